@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api.h"
+
+int pyxdp_placeholder(void)
+{
+	return 0;
+}

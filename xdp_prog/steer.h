@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * steer.h - what the XDP program and userspace agree on: the record in front of
+ * the split-off headers, the flow keys, and the reasons behind each verdict.
+ *
+ * A received packet, seen from userspace (D is the start of a device page):
+ *
+ *      D - 160             D - hdr_len          D
+ *   ...|rx_info |  unused  | Ethernet, IP, TCP  | payload ...
+ *      '------- XDP metadata: 160 bytes --------'
+ *        host page                                device page
+ *
+ * Included by the BPF program and by the C core; holds no policy.
+ */
+#ifndef DEVMEMTCP_STEER_H
+#define DEVMEMTCP_STEER_H
+
+#include <linux/types.h>
+
+#define RX_META_LEN 160 /* multiple of 4, at most 252: what bpf_xdp_adjust_meta() takes */
+#define RX_INFO_LEN 16
+#define RX_HDR_MAX (RX_META_LEN - RX_INFO_LEN) /* 144 >= 14 + 4 + 60 + 60 */
+#define RX_INFO_MAGIC 0xd3e7
+#define RX_MIN_LINEAR 14 /* bpf_xdp_adjust_head() leaves at least ETH_HLEN bytes */
+
+enum rx_csum {
+	RX_CSUM_NONE, /* never seen by userspace: such packets are dropped */
+	RX_CSUM_VERIFIED, /* the full one's complement sum was right */
+	RX_CSUM_PARTIAL, /* a local sender's unfinished sum (CHECKSUM_PARTIAL) */
+	RX_CSUM_TRUSTED, /* not summed: the listener asked for it */
+};
+
+struct rx_info {
+	__u16 magic;
+	__u8 hdr_len; /* bytes of headers that end at D; at most RX_HDR_MAX */
+	__u8 l3_off; /* from the start of the headers */
+	__u8 l4_off;
+	__u8 family; /* 4 or 6 */
+	__u8 csum; /* enum rx_csum */
+	__u8 grown; /* bytes of zeros appended so that RX_MIN_LINEAR remain */
+	__u32 payload_len; /* TCP payload, all chunks together, no padding */
+	__u32 queue; /* rx_queue_index */
+};
+
+/* A listening address. IPv4 as ::ffff:a.b.c.d; the unspecified address matches any. */
+struct steer_key {
+	__u8 addr[16];
+	__be16 port;
+	__u16 family; /* 4 or 6 */
+};
+
+#define STEER_CSUM_TRUST 0x1 /* skip the payload sum */
+
+struct steer_value {
+	__u32 flags;
+};
+
+/* Why a packet took the way it took. Order is ABI between program and userspace. */
+#define STEER_COUNTERS(X)                                                           \
+	X(redirect) /* to the XSK of its queue */                                   \
+	X(pass_not_ip)                                                              \
+	X(pass_vlan) /* a foreign VLAN */                                           \
+	X(pass_not_tcp)                                                             \
+	X(pass_no_listener)                                                         \
+	X(pass_ip_fragment)                                                         \
+	X(pass_no_socket) /* no XSK on this queue */                                \
+	X(pass_headers_too_long) /* more than RX_HDR_MAX */                         \
+	X(drop_ip_malformed)                                                        \
+	X(drop_ip_csum)                                                             \
+	X(drop_tcp_malformed)                                                       \
+	X(drop_tcp_csum)                                                            \
+	X(drop_adjust_failed)                                                       \
+	X(drop_redirect_failed)                                                     \
+	X(csum_verified)                                                            \
+	X(csum_partial)                                                             \
+	X(csum_trusted)                                                             \
+	X(redirect_bytes) /* payload bytes redirected */
+
+enum steer_counter {
+#define STEER_ENUM(name) STEER_##name,
+	STEER_COUNTERS(STEER_ENUM)
+#undef STEER_ENUM
+	STEER_COUNTER_MAX,
+};
+
+#endif
