@@ -64,6 +64,11 @@ struct stack;
 /* Bytes of memory stack_init() needs for this configuration; 0 if it is not valid. */
 size_t stack_size(const struct stack_config *config);
 
+/* Bytes of shared memory config->channel must point to; 0 if the configuration is not valid.
+ * stack_init() formats it. Both rings hold more than the tokens and connections there can be,
+ * so that an application that keeps to the rules never finds one full. */
+size_t stack_channel_size(const struct stack_config *config);
+
 /* Build a stack in `mem` (zeroed, stack_size() bytes, 64-byte aligned).
  * Returns 0, or -EINVAL when the configuration is not valid. */
 int stack_init(struct stack *mem, const struct stack_config *config);

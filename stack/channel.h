@@ -37,7 +37,7 @@ enum channel_event_kind {
 	EVENT_EOF, /* flow: the peer's FIN, after all of its bytes */
 	EVENT_RESET, /* flow: reset or given up; arg: errno; no more events but CLOSED */
 	EVENT_SENT, /* flow; arg: reply bytes that the peer has acknowledged */
-	EVENT_CLOSED, /* flow: the id is free for another connection */
+	EVENT_CLOSED, /* flow: closed by the application and over; the id means nothing any more */
 };
 
 struct channel_event {
@@ -55,7 +55,7 @@ enum channel_request_kind {
 	REQUEST_DONTNEED, /* flow, a: first token, b: count */
 	REQUEST_SEND, /* flow, a: position in the reply bytes, b: length */
 	REQUEST_SHUTDOWN, /* flow: no more to send (FIN) */
-	REQUEST_CLOSE, /* flow: done with it; unread data resets, RFC 9293 3.6.1 */
+	REQUEST_CLOSE, /* flow: done with it, tokens included; undelivered data resets (RFC 1122 4.2.2.13) */
 	REQUEST_ABORT, /* flow: RST now */
 };
 
@@ -96,5 +96,45 @@ _Static_assert(sizeof(struct channel_event) == 32, "channel_event is shared memo
 _Static_assert(sizeof(struct channel_request) == 16, "channel_request is shared memory");
 _Static_assert(sizeof(struct channel_conn) == 64, "channel_conn is shared memory");
 _Static_assert(sizeof(struct channel_header) == 512, "channel_header is shared memory");
+
+/* Where things lie. Each side computes this once, from capacities it has checked, and
+ * keeps it in its own memory: what the header says later is not looked at again. */
+struct channel_layout {
+	uint32_t nr_events, nr_requests, nr_conns;
+	size_t events, requests, conns, replies; /* byte offsets */
+	size_t size; /* bytes of the whole channel */
+};
+
+#define CHANNEL_MAX_ENTRIES (1u << 24)
+
+static inline bool channel_capacity_ok(uint32_t n)
+{
+	return n && n <= CHANNEL_MAX_ENTRIES && !(n & (n - 1));
+}
+
+/* Returns false when the capacities are not ones that a stack would have chosen. */
+static inline bool channel_lay_out(struct channel_layout *l, uint32_t nr_events,
+				   uint32_t nr_requests, uint32_t nr_conns)
+{
+	if (!channel_capacity_ok(nr_events) || !channel_capacity_ok(nr_requests) || !nr_conns ||
+	    nr_conns > CHANNEL_MAX_ENTRIES)
+		return false;
+	l->nr_events = nr_events;
+	l->nr_requests = nr_requests;
+	l->nr_conns = nr_conns;
+	l->events = sizeof(struct channel_header);
+	l->requests = l->events + (size_t)nr_events * sizeof(struct channel_event);
+	l->conns = l->requests + (size_t)nr_requests * sizeof(struct channel_request);
+	l->replies = l->conns + (size_t)nr_conns * sizeof(struct channel_conn);
+	l->size = l->replies + CHANNEL_REPLY_BYTES;
+	return true;
+}
+
+/* The slot of a flow id; ids are slot + generation, and slots are < nr_conns. */
+#define CHANNEL_FLOW_SLOT_BITS 20
+#define CHANNEL_FLOW_SLOT(id) ((id) & ((1u << CHANNEL_FLOW_SLOT_BITS) - 1))
+
+/* Bytes of unacknowledged replies one connection may have; more resets it with ENOBUFS. */
+#define CHANNEL_REPLY_MAX (64u * 1024u)
 
 #endif
