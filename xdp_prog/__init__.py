@@ -1,1 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The XDP program: where its object is, and how to speak to its maps.
+
+The object holds two programs with the same logic, ``steer_frags`` (multi-buffer
+packets, ``xdp.frags``) and ``steer_linear``, and three maps for userspace:
+
+========== ============ ================================== ===========================
+map        type         key                                value
+========== ============ ================================== ===========================
+xsks       XSKMAP       rx_queue_index, u32                AF_XDP socket fd, u32
+listeners  HASH         :func:`listener_key`               :func:`listener_value`
+counters   PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible CPU
+========== ============ ================================== ===========================
+
+``steer.h``, which is installed beside this file, is the authority on all layouts.
+"""
+
+import re
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+__all__ = [
+    "COUNTERS",
+    "PROGRAM_FRAGS",
+    "PROGRAM_LINEAR",
+    "listener_key",
+    "listener_value",
+    "object_path",
+    "read_counters",
+]
+
+PROGRAM_FRAGS = "steer_frags"
+PROGRAM_LINEAR = "steer_linear"
+
+_CSUM_TRUST = 0x1  # STEER_CSUM_TRUST
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
+
+
+def object_path() -> Traversable:
+    """The compiled object, ``devmemtcp.bpf.o``, in a wheel or an editable install."""
+    return resources.files(__name__) / "devmemtcp.bpf.o"
+
+
+def _counter_names() -> tuple[str, ...]:
+    header = (resources.files(__name__) / "steer.h").read_text(encoding="ascii")
+    return tuple(re.findall(r"^\tX\((\w+)\)", header, flags=re.MULTILINE))
+
+
+COUNTERS: tuple[str, ...] = _counter_names()
+"""Names of the counters in the order of ``enum steer_counter``, read from steer.h."""
+
+
+def listener_key(ip: str | IPv4Address | IPv6Address, port: int) -> bytes:
+    """``struct steer_key``, 20 bytes: address (16), port (2, big endian), family (2, native).
+
+    IPv4 addresses are stored as ``::ffff:a.b.c.d``; ``0.0.0.0`` and ``::`` listen on
+    every address of their family, and an exact address goes before them.
+
+    Raises:
+        ValueError: *ip* is not an address, or *port* not within 1..65535.
+    """
+    address = ip_address(ip)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} is not within 1..65535")
+    packed = address.packed if address.version == 6 else _V4_MAPPED + address.packed
+    return packed + struct.pack("=HH", socket.htons(port), address.version)
+
+
+def listener_value(csum_trust: bool = False) -> bytes:
+    """``struct steer_value``, 4 bytes: flags (u32, native).
+
+    *csum_trust* skips the sum over TCP header and payload; the IPv4 header
+    checksum and all length checks stay.
+    """
+    return struct.pack("=I", _CSUM_TRUST if csum_trust else 0)
+
+
+def read_counters(percpu_values: Iterable[Sequence[int]]) -> dict[str, int]:
+    """Counter values by name, summed over the CPUs.
+
+    *percpu_values* holds, for each index of the ``counters`` map in order, its
+    value on every possible CPU.
+
+    Raises:
+        ValueError: there are more or fewer indices than counters, so the map
+            belongs to a program of another version.
+    """
+    totals = [sum(values) for values in percpu_values]
+    if len(totals) != len(COUNTERS):
+        raise ValueError(f"{len(totals)} counters in the map, {len(COUNTERS)} in steer.h")
+    return dict(zip(COUNTERS, totals, strict=True))

@@ -1,12 +1,102 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * devmemtcp.bpf.c - what a devmem NIC does in hardware: flow steering, checksum
+ * validation and header split, in front of an AF_XDP socket.
+ *
+ * parse the destination -> find its listener -> find the queue's socket ->
+ * check lengths and checksums -> split -> redirect. The first stage to object
+ * ends it, with a reason that is both counter and verdict (steer.h). A frame is
+ * changed only after the last check, so that every XDP_PASS is the frame as it
+ * came.
+ *
+ * Two entry points with the same logic: steer_frags where the driver hands out
+ * multi-buffer packets, steer_linear where driver or kernel cannot.
+ */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "steer.h"
+#include "maps.h"
+#include "parse.h"
+#include "csum.h"
+#include "split.h"
+
+/* The exact address first, then the unspecified address of its family. */
+static __always_inline struct steer_value *find_listener(const struct steer_key *dst)
+{
+	struct steer_key any = {.port = dst->port, .family = dst->family};
+	struct steer_value *listener = bpf_map_lookup_elem(&listeners, dst);
+
+	if (listener)
+		return listener;
+	if (any.family == 4)
+		*(__be16 *)&any.addr[10] = 0xffff;
+	return bpf_map_lookup_elem(&listeners, &any);
+}
+
+static __always_inline enum steer_counter check_segment(struct xdp_md *ctx, struct segment *seg,
+							__u32 flags, enum rx_csum *csum)
+{
+	enum steer_counter reason;
+
+	reason = parse_lengths(ctx, seg);
+	if (reason)
+		return reason;
+	reason = check_ip_csum(ctx, seg);
+	if (reason)
+		return reason;
+	return check_tcp_csum(ctx, seg, flags, csum);
+}
+
+static __always_inline enum steer_counter take(struct xdp_md *ctx)
+{
+	__u32 queue = ctx->rx_queue_index;
+	enum rx_csum csum = RX_CSUM_NONE;
+	struct steer_value *listener;
+	enum steer_counter reason;
+	struct segment seg = {};
+
+	reason = parse_destination(ctx, &seg);
+	if (reason)
+		return reason;
+	listener = find_listener(&seg.dst);
+	if (!listener)
+		return STEER_pass_no_listener;
+	if (!bpf_map_lookup_elem(&xsks, &queue))
+		return STEER_pass_no_socket;
+	reason = check_segment(ctx, &seg, listener->flags, &csum);
+	if (reason)
+		return reason;
+	reason = split_headers(ctx, &seg, csum);
+	if (reason)
+		return reason;
+	/* The socket may have gone since it was looked up. */
+	if (bpf_redirect_map(&xsks, queue, XDP_DROP) != XDP_REDIRECT)
+		return STEER_drop_redirect_failed;
+	count(STEER_csum_verified + csum - RX_CSUM_VERIFIED);
+	count_n(STEER_redirect_bytes, seg.payload_len);
+	return STEER_redirect;
+}
+
+static __always_inline int steer(struct xdp_md *ctx)
+{
+	enum steer_counter reason = take(ctx);
+
+	count(reason);
+	if (reason == STEER_redirect)
+		return XDP_REDIRECT;
+	return reason < STEER_DROP_FIRST ? XDP_PASS : XDP_DROP;
+}
 
 SEC("xdp.frags")
 int steer_frags(struct xdp_md *ctx)
 {
-	return XDP_PASS;
+	return steer(ctx);
+}
+
+SEC("xdp")
+int steer_linear(struct xdp_md *ctx)
+{
+	return steer(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

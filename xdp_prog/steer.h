@@ -55,32 +55,41 @@ struct steer_value {
 	__u32 flags;
 };
 
-/* Why a packet took the way it took. Order is ABI between program and userspace. */
-#define STEER_COUNTERS(X)                                                           \
-	X(redirect) /* to the XSK of its queue */                                   \
-	X(pass_not_ip)                                                              \
-	X(pass_vlan) /* a foreign VLAN */                                           \
-	X(pass_not_tcp)                                                             \
-	X(pass_no_listener)                                                         \
-	X(pass_ip_fragment)                                                         \
-	X(pass_no_socket) /* no XSK on this queue */                                \
-	X(pass_headers_too_long) /* more than RX_HDR_MAX */                         \
-	X(drop_ip_malformed)                                                        \
-	X(drop_ip_csum)                                                             \
-	X(drop_tcp_malformed)                                                       \
-	X(drop_tcp_csum)                                                            \
-	X(drop_adjust_failed)                                                       \
-	X(drop_redirect_failed)                                                     \
-	X(csum_verified)                                                            \
-	X(csum_partial)                                                             \
-	X(csum_trusted)                                                             \
+/*
+ * Why a packet took the way it took. Order is ABI between program and userspace,
+ * and the verdict follows from it: redirect, then the reasons for XDP_PASS, then
+ * those for XDP_DROP. Each packet counts once among these; what follows them
+ * tells more about the redirected ones.
+ */
+#define STEER_COUNTERS(X)                                                                          \
+	X(redirect) /* to the XSK of its queue */                                                  \
+	X(pass_not_unicast) /* a group address, Ethernet's or IP's */                              \
+	X(pass_not_ip)                                                                             \
+	X(pass_vlan) /* tagged, VID 0 too: the kernel knows whose it is */                         \
+	X(pass_not_tcp)                                                                            \
+	X(pass_malformed) /* so much so that no destination port can be told */                    \
+	X(pass_no_listener)                                                                        \
+	X(pass_ip_fragment)                                                                        \
+	X(pass_ipv6_routing) /* segments left: we are not the last destination */                  \
+	X(pass_no_socket) /* no XSK on this queue */                                               \
+	X(pass_headers_too_long) /* more than RX_HDR_MAX, or too many IPv6 extensions */           \
+	X(drop_ip_malformed) /* IP length beyond the frame */                                      \
+	X(drop_ip_csum)                                                                            \
+	X(drop_tcp_malformed) /* TCP header cut short, or its length impossible */                 \
+	X(drop_tcp_csum)                                                                           \
+	X(drop_adjust_failed) /* no room for the metadata, or a kernel that allows less */         \
+	X(drop_redirect_failed)                                                                    \
+	X(csum_verified) /* the redirected ones by enum rx_csum, in its order */                   \
+	X(csum_partial)                                                                            \
+	X(csum_trusted)                                                                            \
 	X(redirect_bytes) /* payload bytes redirected */
 
 enum steer_counter {
 #define STEER_ENUM(name) STEER_##name,
 	STEER_COUNTERS(STEER_ENUM)
 #undef STEER_ENUM
-	STEER_COUNTER_MAX,
+		STEER_COUNTER_MAX,
+	STEER_DROP_FIRST = STEER_drop_ip_malformed,
 };
 
 #endif

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * split.h - turn headers into metadata, so that packet data is payload alone.
+ *
+ * The headers are never moved: data is moved past them, and the metadata in
+ * front of data is declared to be RX_META_LEN bytes, of which they are the end.
+ *
+ *   before   |            | Ethernet, IP, TCP | payload | padding |
+ *            ^headroom    ^data                                   ^data_end
+ *   after    |rx_info|    | Ethernet, IP, TCP | payload |
+ *            ^data_meta                       ^data     ^data_end
+ *
+ * Each adjust invalidates every packet pointer. Once one has succeeded, the
+ * packet is no longer what the sender sent, and may be redirected or dropped
+ * but not passed to the kernel.
+ */
+#ifndef DEVMEMTCP_SPLIT_H
+#define DEVMEMTCP_SPLIT_H
+
+#include "parse.h"
+
+/* Metadata of an earlier program or a driver would be moved over the headers. */
+static __always_inline int drop_old_metadata(struct xdp_md *ctx)
+{
+	int len = (int)ctx->data - (int)ctx->data_meta;
+
+	return len ? bpf_xdp_adjust_meta(ctx, len) : 0;
+}
+
+/*
+ * Cuts what follows the IP packet, then grows the frame (the kernel zeroes what
+ * it adds) until bpf_xdp_adjust_head() can leave its minimum. In this order even
+ * where both apply, so that no padding byte is left in what is grown.
+ */
+static __always_inline int fit_tail(struct xdp_md *ctx, struct segment *seg, __u32 *grown)
+{
+	int padding = seg->frame_len - seg->l3_end;
+
+	*grown = seg->payload_len < RX_MIN_LINEAR ? RX_MIN_LINEAR - seg->payload_len : 0;
+	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
+		return -1;
+	return *grown ? bpf_xdp_adjust_tail(ctx, *grown) : 0;
+}
+
+static __always_inline int write_rx_info(struct xdp_md *ctx, struct segment *seg, enum rx_csum csum,
+					 __u32 grown)
+{
+	struct rx_info *info = (void *)(long)ctx->data_meta;
+
+	if ((void *)(info + 1) > (void *)(long)ctx->data)
+		return -1;
+	*info = (struct rx_info){
+		.magic = RX_INFO_MAGIC,
+		.hdr_len = seg->hdr_len,
+		.l3_off = seg->l3_off,
+		.l4_off = seg->l4_off,
+		.family = seg->dst.family,
+		.csum = csum,
+		.grown = grown,
+		.payload_len = seg->payload_len,
+		.queue = ctx->rx_queue_index,
+	};
+	return 0;
+}
+
+static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, struct segment *seg,
+							enum rx_csum csum)
+{
+	__u32 grown;
+
+	if (drop_old_metadata(ctx) || fit_tail(ctx, seg, &grown) ||
+	    bpf_xdp_adjust_head(ctx, seg->hdr_len) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
+	    write_rx_info(ctx, seg, csum, grown))
+		return STEER_drop_adjust_failed;
+	return STEER_redirect;
+}
+
+#endif
