@@ -202,10 +202,13 @@ class Runtime:
         """
         raise NotImplementedError
 
-    def poll(self, timeout: float | None = None) -> list[Listener | Connection]:
+    def poll(
+        self, timeout: float | None = None, *, wake_fd: int = -1
+    ) -> list[Listener | Connection]:
         """Wait until something can be accepted or received (or has ended), and return what.
 
-        Level-triggered, like select(): what is not taken is returned again. [] after `timeout`.
+        Level-triggered, like select(): what is not taken is returned again. [] after `timeout`,
+        or as soon as the descriptor `wake_fd` is readable (signal.set_wakeup_fd()'s other end).
         """
         raise NotImplementedError
 
