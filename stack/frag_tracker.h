@@ -28,6 +28,7 @@
 #ifndef DEVMEMTCP_FRAG_TRACKER_H
 #define DEVMEMTCP_FRAG_TRACKER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "api.h"
@@ -73,6 +74,9 @@ void frag_move(struct frag_tracker *t, netmem_ref netmem, enum frag_state from, 
 /* A net_iov in use gets one more part, in state `state` (RECEIVED, OOO or LENT). */
 void frag_split(struct frag_tracker *t, netmem_ref netmem, enum frag_state state);
 
+/* Is it a legal move for a buffer of this kind, or for a part of it? */
+bool frag_may_move(enum frag_kind kind, enum frag_state from, enum frag_state to);
+
 enum frag_state frag_state_of(const struct frag_tracker *t, netmem_ref netmem);
 
 /* Parts of a net_iov in use; 0 in the other states. */
@@ -90,7 +94,8 @@ int frag_tracker_record(const struct frag_tracker *t, uint32_t n, struct frag_re
 
 /*
  * Every invariant of every buffer (listed in frag_tracker.c). Returns 0, or
- * -(1 + n) for the first buffer n that breaks one. Linear; for tests and debugging.
+ * -(1 + n) for the first buffer n that breaks one; n is one past the last buffer
+ * when it is the sums that do. Linear; for tests and debugging.
  */
 int frag_tracker_check(const struct frag_tracker *t);
 

@@ -18,7 +18,7 @@
 
 #include "netmem.h"
 
-struct page_pool;
+#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 
 struct memory_provider_ops {
 	/*
@@ -57,11 +57,23 @@ struct memory_provider {
 	uint32_t refs; /* 1 (whoever made it) + pools + get_netmem()s */
 };
 
-/* For providers: fill the stack; add and remove a pool. */
+/* For providers: fill the stack; add and remove a pool; count a user who is no pool. */
 void memory_provider_init(struct memory_provider *mp, const struct memory_provider_ops *ops,
 			  uint32_t *free, uint32_t nr_bufs);
 void memory_provider_add_pool(struct memory_provider *mp, struct page_pool *pool);
 void memory_provider_del_pool(struct memory_provider *mp, struct page_pool *pool);
+void memory_provider_get(struct memory_provider *mp);
+void memory_provider_put(struct memory_provider *mp);
+
+/*
+ * The whole of alloc_netmems() but for `take`, which readies buffer `index` for
+ * the pool. A batch, where the kernel's devmem takes one buffer at a time out of
+ * genpool: a pool comes here when a burst has emptied it, and wants more than one.
+ */
+netmem_ref memory_provider_alloc(struct page_pool *pool,
+				 netmem_ref (*take)(struct page_pool *pool, uint32_t index));
+
+#define MEMORY_ALIGN(bytes) (((size_t)(bytes) + 63) & ~(size_t)63) /* to a cache line */
 
 /* ---- the device region ---- */
 

@@ -121,8 +121,9 @@ struct net_iov_area {
 	unsigned long base_virtual; /* offset of niovs[0] in the region, bytes */
 };
 
-/* Bits of page _flags; the rest of the word is the NUMA node. */
+/* Bits of _flags. In a page the upper half of the word is the NUMA node. */
 #define PAGE_FLAG_PFMEMALLOC 0x1UL /* from the emergency reserves: must not be recycled */
+#define NETMEM_FLAG_RESTING 0x2UL /* in cache or ring: page_pool.c's, debug builds only */
 #define PAGE_NID_SHIFT 16
 
 /* Descriptor of one 4096-byte host page. */
@@ -139,7 +140,7 @@ struct page {
 		};
 	};
 	void *virtual_address;
-	long _refcount; /* get_page/put_page; 1 at rest, at 0 it goes back to its provider */
+	long _refcount; /* get_page/put_page; 1 while in a pool's care, 0 in its provider's */
 };
 
 #define NET_IOV_ASSERT_OFFSET(desc_field, iov_field)                                               \

@@ -61,16 +61,15 @@ struct page_pool_recycle_stats {
 
 struct page_pool {
 	uint32_t cache_count;
-	int32_t pages_state_hold_cnt; /* buffers taken from the provider, ever */
-	int32_t pages_state_release_cnt; /* and given back; both wrap */
+	uint32_t pages_state_hold_cnt; /* buffers taken from the provider, ever */
+	uint32_t pages_state_release_cnt; /* and given back; both wrap */
 	netmem_ref cache[PP_ALLOC_CACHE_SIZE]; /* LIFO: the next out is the last in */
 
 	uint32_t ring_head; /* next in; free-running, masked when used */
 	uint32_t ring_tail; /* next out */
 	uint32_t ring_mask;
-	bool destroyed;
 	struct page_pool_params p;
-	struct memory_provider *mp;
+	struct memory_provider *mp; /* NULL once destroyed */
 	struct page_pool *mp_next; /* in mp->pools */
 	struct page_pool_alloc_stats alloc_stats;
 	struct page_pool_recycle_stats recycle_stats;
@@ -84,9 +83,9 @@ size_t page_pool_size(const struct page_pool_params *params);
  * `mem`: page_pool_size() bytes, 64-byte aligned. Returns 0 or
  *   -EINVAL      an unknown flag; DMA_MAP with a direction in which the device
  *                does not write; DMA_SYNC_DEV without DMA_MAP or without max_len
- *   -EOPNOTSUPP  no DMA_MAP and DMA_SYNC_DEV, which providers need; or device
- *                memory for a pool without ALLOW_UNREADABLE_NETMEM
  *   -EFAULT      no provider, or one without operations
+ *   -EOPNOTSUPP  device memory for a pool without DMA_MAP, DMA_SYNC_DEV and
+ *                ALLOW_UNREADABLE_NETMEM (host pages need none of them)
  *   -E2BIG       order is not 0
  */
 int page_pool_init(struct page_pool *mem, const struct page_pool_params *params);
@@ -101,13 +100,36 @@ void page_pool_put_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_
 void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct);
 
 /* One more user. */
-void page_pool_ref_netmem(netmem_ref netmem);
+static inline void page_pool_ref_netmem(netmem_ref netmem)
+{
+	++*netmem_get_pp_ref_count_ref(netmem);
+}
 
-/* The caller will split the buffer into `nr` pieces, each put on its own. */
-void page_pool_fragment_netmem(netmem_ref netmem, long nr);
+/* The caller, sole user, will split the buffer into `nr` pieces, each put on its own. */
+static inline void page_pool_fragment_netmem(netmem_ref netmem, long nr)
+{
+	*netmem_get_pp_ref_count_ref(netmem) = nr;
+}
 
-/* Drop `nr` references; returns how many are left, and at 0 the count is back at rest (1). */
-long page_pool_unref_netmem(netmem_ref netmem, long nr);
+/*
+ * Drop `nr` references; returns how many are left. At 0 the count is back at
+ * rest (1), which for the common sole user of an unsplit buffer it already is:
+ * nothing is written then. Fewer references than `nr` are a bug: warns.
+ */
+static inline long page_pool_unref_netmem(netmem_ref netmem, long nr)
+{
+	long *pp_ref_count = netmem_get_pp_ref_count_ref(netmem);
+	long left;
+
+	if (*pp_ref_count == nr) {
+		if (nr != 1)
+			*pp_ref_count = 1;
+		return 0;
+	}
+	left = *pp_ref_count -= nr;
+	NETMEM_WARN_ON_ONCE(left < 0);
+	return left;
+}
 
 /* Buffers outside the provider: in use, and resting in cache and ring too. */
 int32_t page_pool_inflight(const struct page_pool *pool);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * netmem.c - the little of netmem that is not inline: warnings, and references
+ * that a user takes on the memory's owner instead of on the pool.
+ */
+#include "memory_provider.h"
+#include "netmem.h"
+
+struct netmem_warning netmem_warning;
+
+/*
+ * Cold and never inlined, so a check costs its caller one branch, and the return
+ * address says which function that was. The counters are atomic although a stack
+ * is not: they are the process's, which may run a stack in each of two threads.
+ */
+__attribute__((cold, noinline)) void netmem_warn(bool *warned, const char *file, unsigned int line)
+{
+	__atomic_fetch_add(&netmem_warning.hits, 1, __ATOMIC_RELAXED);
+	if (__atomic_exchange_n(warned, true, __ATOMIC_RELAXED))
+		return;
+	netmem_warning.file = file;
+	netmem_warning.line = line;
+	netmem_warning.caller = __builtin_return_address(0);
+	__atomic_fetch_add(&netmem_warning.count, 1, __ATOMIC_RELEASE);
+}
+
+static struct memory_provider *net_devmem_provider(const struct net_iov *niov)
+{
+	return &container_of(net_iov_owner(niov), struct device_provider, area)->mp;
+}
+
+void get_netmem(netmem_ref netmem)
+{
+	if (!netmem_is_net_iov(netmem))
+		get_page(__netmem_to_page(netmem));
+	else if (net_is_devmem_iov(netmem_to_net_iov(netmem)))
+		memory_provider_get(net_devmem_provider(netmem_to_net_iov(netmem)));
+}
+
+void put_netmem(netmem_ref netmem)
+{
+	if (!netmem_is_net_iov(netmem))
+		put_page(__netmem_to_page(netmem));
+	else if (net_is_devmem_iov(netmem_to_net_iov(netmem)))
+		memory_provider_put(net_devmem_provider(netmem_to_net_iov(netmem)));
+}
