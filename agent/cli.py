@@ -1,7 +1,349 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line."""
+"""The command line: verbs, options, and what becomes of errors.
+
+stdout belongs to the result: a table, or with --json exactly one JSON document,
+also for a failure. Everything said on the way goes to stderr. Exit codes:
+
+    0    all is well
+    1    it was tried and failed
+    2    it cannot work as asked for; nothing was changed
+    130  Ctrl-C (128 + the signal's number for other signals)
+
+The verbs import what they need when they run, so that --help needs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from devmemtcp.agent import bench as bench_verbs
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from devmemtcp.agent.demo import Progress
+
+app = typer.Typer(
+    name="devmemtcp",
+    help="Devmem TCP without the special NIC: TCP payload lands in device memory over AF_XDP.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(bench_verbs.app, name="bench")
 
 
-def main() -> None:
-    """Entry point of `devmemtcp`."""
-    raise SystemExit(2)
+class ModeChoice(StrEnum):
+    """How the XDP program is attached."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+class CsumChoice(StrEnum):
+    """What is done about TCP checksums."""
+
+    VERIFY = "verify"
+    TRUST = "trust"
+
+
+class PressureChoice(StrEnum):
+    """What happens when the application is slower than the sender."""
+
+    WINDOW = "window"
+    DROP = "drop"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Mode = Annotated[
+    ModeChoice, typer.Option(help="How to attach the XDP program; auto: native if possible.")
+]
+RegionSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")
+]
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=lambda on: _show_version(on),
+            help="Show the version.",
+        ),
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from devmemtcp import __version__
+
+        print(f"devmemtcp {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def demo(
+    size: Annotated[str, typer.Option(metavar="SIZE", help="Bytes to send, e.g. 64M, 1G.")] = "1G",
+    mtu: Annotated[int, typer.Option(help="Bytes of an IP packet on the veth.")] = 1500,
+    mode: Mode = ModeChoice.AUTO,
+    region_size: RegionSize = "64M",
+    pattern: Annotated[
+        int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")
+    ] = 251,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send a stream between two namespaces into device memory and check every byte of it.
+
+    Makes two network namespaces and a veth pair, and removes them again. Needs root.
+    """
+    from devmemtcp.agent.demo import run_demo
+    from devmemtcp.agent.sizes import parse_size
+
+    total = parse_size(size, what="--size", minimum=1)
+    with _progress(total) as progress:
+        report = run_demo(
+            size=total,
+            mtu=mtu,
+            mode=mode.value,
+            region_size=parse_size(region_size, what="--region-size"),
+            pattern=pattern,
+            progress=progress,
+        )
+    for failure in report.failures:
+        logging.error("%s", failure)
+    _finish(report, as_json, title="devmemtcp demo", exit_code=0 if report.ok else 1)
+
+
+@app.command()
+def recv(
+    interface: Annotated[
+        str, typer.Option("--interface", "-i", metavar="IF", help="Interface to receive on.")
+    ],
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDR:PORT", help="Where to listen; :PORT is every address. Repeatable."
+        ),
+    ] = None,
+    close_first: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDR:PORT",
+            help="Listen here, too, but half-close as soon as the first bytes arrive. Repeatable.",
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write each connection's bytes to DIR/<peer port>; when that file exists, "
+            "to <peer port>.1, .2, ...",
+        ),
+    ] = None,
+    validate: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Check for bytes 1 ... N-1 and a newline, repeated."),
+    ] = None,
+    region_size: RegionSize = "64M",
+    mode: Mode = ModeChoice.AUTO,
+    rx_csum: Annotated[
+        CsumChoice, typer.Option(help="Verify TCP checksums, or trust the NIC and the link.")
+    ] = CsumChoice.VERIFY,
+    pressure: Annotated[
+        PressureChoice,
+        typer.Option(help="When buffers run low: close the window, or drop as the kernel does."),
+    ] = PressureChoice.WINDOW,
+    connections: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="End after N connections. Default: run until stopped."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow the interface of the default route.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Receive TCP streams of an interface into device memory.
+
+    SIGUSR1 stops consuming, SIGUSR2 resumes. SIGINT and SIGTERM end it: exit code 0 when
+    every connection had ended cleanly.
+    """
+    from devmemtcp.agent.endpoint import parse_listen
+    from devmemtcp.agent.recv import RecvOptions, receive
+    from devmemtcp.agent.sizes import parse_size
+
+    report = receive(
+        RecvOptions(
+            interface=interface,
+            listen=tuple(parse_listen(text) for text in listen or ()),
+            close_first=tuple(parse_listen(text) for text in close_first or ()),
+            output_dir=output_dir,
+            validate=validate,
+            region_size=parse_size(region_size, what="--region-size"),
+            mode=mode.value,
+            rx_csum=rx_csum.value,
+            pressure=pressure.value,
+            connections=connections,
+            force=force,
+        )
+    )
+    _finish(report, as_json, title="devmemtcp recv", exit_code=report.exit_code)
+
+
+@app.command()
+def send(
+    peer: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where to send to.")],
+    size: Annotated[str, typer.Option(metavar="SIZE", help="Bytes to send, e.g. 64M, 1G.")],
+    pattern: Annotated[
+        int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")
+    ] = 251,
+    congestion: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Congestion control. Default: cubic if there is one."),
+    ] = None,
+    connect_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to try to connect.")
+    ] = 10.0,
+    die_with_parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send a byte pattern over plain kernel TCP and wait for the acknowledged end."""
+    from devmemtcp.agent.endpoint import split_endpoint
+    from devmemtcp.agent.process import die_with_parent as tie_to_parent
+    from devmemtcp.agent.send import send as send_stream
+    from devmemtcp.agent.sizes import parse_size
+
+    if die_with_parent is not None:
+        tie_to_parent(die_with_parent)
+    result = send_stream(
+        split_endpoint(peer),
+        parse_size(size, what="--size"),
+        pattern=pattern,
+        congestion=congestion,
+        connect_timeout=connect_timeout,
+    )
+    _finish(result, as_json, title="devmemtcp send", exit_code=0)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """A progress bar on stderr, when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda received: None
+        return
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("received", total=total)
+        yield lambda received: bar.update(task, completed=received)
+
+
+def _finish(report: Any, as_json: bool, *, title: str, exit_code: int) -> NoReturn:
+    """Print a report (a dataclass) and leave with `exit_code`."""
+    document = dataclasses.asdict(report)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(_table(document, title))
+    raise typer.Exit(exit_code)
+
+
+def _table(document: dict[str, Any], title: str) -> Table:
+    """One row a value; rows that say nothing are left out."""
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            continue  # the connections: each had its line when it ended
+        if value not in (None, "", [], {}):
+            table.add_row(name.replace("_", " "), _cell(value))
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {count:,}" for name, count in value.items())
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return str(value)
+
+
+def main() -> NoReturn:
+    """Entry point of `devmemtcp`: run a verb and turn what it raises into one line and a code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="devmemtcp: %(message)s")
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        # Without standalone mode typer returns the code of typer.Exit and raises its errors.
+        sys.exit(app(standalone_mode=False, prog_name="devmemtcp"))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_failed("interrupted", 128 + signal.SIGINT))
+    except Exception as error:
+        if "--debug" in sys.argv:
+            logging.exception("traceback of the error below")
+        sys.exit(_failed(*_worded(error)))
+
+
+def _on_term(number: int, frame: FrameType | None) -> NoReturn:
+    """End by unwinding: what was made is undone on the way."""
+    raise SystemExit(128 + number)
+
+
+def _worded(error: Exception) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    # typer's own errors are click's, from click or from the copy inside newer versions of typer.
+    if callable(usage := getattr(error, "format_message", None)):
+        return f"{usage().rstrip('.')} (see 'devmemtcp --help')", 2
+
+    from devmemtcp.agent.errors import ConfigError, Unsupported
+
+    if isinstance(error, (ConfigError, Unsupported)):
+        return str(error), 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", 1
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+
+
+def _failed(text: str, exit_code: int) -> int:
+    """Say what is wrong: one line on stderr, and a JSON document if that was asked for."""
+    line = " ".join(text.split())
+    print(f"devmemtcp: error: {line}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"ok": False, "error": line, "exit_code": exit_code}, indent=2))
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A record of what a run has made, so that a later run can remove it.
+
+Namespaces with a name outlive the process that made them, also when it is
+killed with SIGKILL. Each run therefore writes down every name *before* it makes
+the thing, in one file of its own that it keeps locked (flock) while it lives:
+
+    /run/devmemtcp/<pid>.journal        "netns devmemtcp-<pid>-near\\n" ...
+
+The lock, not the pid, tells the living from the dead: the kernel drops it with
+the process. sweep() undoes what unlocked journals list.
+
+A journal is read as if an enemy had written it: only a plain file of our own in
+a directory that nobody else can write to, only lines of exactly the form above,
+and only names that carry that file's pid. So the worst a garbled journal can do
+is to leave something behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from pyroute2 import netns
+
+from devmemtcp.agent.errors import ConfigError
+
+RUN_DIRECTORY = Path("/run/devmemtcp")
+MAX_BYTES = 64 * 1024
+
+_FILE = re.compile(r"([1-9][0-9]{0,9})\.journal", re.ASCII)
+_LINE = re.compile(r"netns (devmemtcp-([1-9][0-9]{0,9})-(?:near|far))", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The list of one run; a context manager that undoes what is still on it when it ends."""
+
+    def __init__(self, directory: Path = RUN_DIRECTORY) -> None:
+        """Open this process's journal in `directory`, which is made (0700) if it is missing.
+
+        Raises ConfigError when the directory is not ours alone, FileExistsError when a
+        live run has this pid's journal (another pid namespace that shares /run).
+        """
+        self.path = directory / f"{os.getpid()}.journal"
+        self._fd = _create_locked(self.path)
+        self._names: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def make_netns(self, side: str) -> str:
+        """Create the network namespace `devmemtcp-<pid>-<side>` and return its name.
+
+        `side` is `near` or `far`. Raises OSError as netns creation does; what was there
+        before under that name is then left alone.
+        """
+        name = f"devmemtcp-{os.getpid()}-{side}"
+        if _LINE.fullmatch(f"netns {name}") is None:
+            raise ValueError(f"a namespace is near or far, not {side!r}")
+        if os.path.lexists(os.path.join(netns.NETNS_RUN_DIR, name)):
+            raise FileExistsError(
+                errno.EEXIST, "namespace exists already and is not of this run", name
+            )
+        os.write(self._fd, f"netns {name}\n".encode())
+        self._names.append(name)
+        netns.create(name)
+        return name
+
+    def close(self) -> None:
+        """Remove what this run made, in reverse, then the journal itself. Idempotent.
+
+        Raises OSError if something could not be removed; the journal then stays, for
+        the next run's sweep().
+        """
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            while self._names:
+                _remove_netns(self._names[-1])
+                self._names.pop()
+            self.path.unlink()
+            _remove_if_empty(self.path.parent)
+        finally:
+            os.close(fd)
+
+
+def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
+    """Undo what killed runs left behind and return the names that were removed.
+
+    What a live run owns is not touched. A journal that makes no sense is reported to
+    the log and left where it is. Raises ConfigError when the directory is not ours alone.
+    """
+    removed: list[str] = []
+    _open_directory(directory)
+    for entry in sorted(_entries(directory)):
+        match = _FILE.fullmatch(entry.name)
+        if match is None:
+            log.warning("%s is not a journal; left alone", entry)
+            continue
+        with _locked_if_dead(entry) as fd:
+            if fd is None:
+                continue
+            try:
+                for name in _read_names(fd, pid=match.group(1), path=entry):
+                    if _remove_netns(name):
+                        removed.append(name)
+                entry.unlink()
+            except OSError as error:
+                log.warning("%s: %s; will be tried again by the next run", entry, error)
+    _remove_if_empty(directory)
+    return removed
+
+
+def _open_directory(directory: Path) -> None:
+    """Make sure that `directory` exists and that nobody but this user can put files into it."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return  # removed since: who needs it makes it again
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise ConfigError(
+            f"{directory} must be a directory of this user with mode 0700; remove it and run again"
+        )
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError as error:
+        # ENOENT: another run was quicker.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def _create_locked(path: Path) -> int:
+    """Create `path`, and its directory when it is missing, and lock it; returns the descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    while True:
+        _open_directory(path.parent)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            continue  # a run that ended just now took the empty directory with it
+        # A sweep may have met the file between its creation and the lock and removed it as
+        # an empty journal of a dead run: only a locked file that still has its name counts.
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink == 1:
+            return fd
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _locked_if_dead(path: Path) -> Iterator[int | None]:
+    """Yield the locked descriptor of a dead run's journal, or None when it must be left alone."""
+    try:
+        # O_NONBLOCK: a FIFO under a journal's name must not stop us.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # ENOENT: its run ended just now
+            log.warning("%s cannot be read (%s); left alone", path, error.strerror)
+        yield None
+        return
+    try:
+        yield fd if _is_dead(fd, path) else None
+    finally:
+        os.close(fd)
+
+
+def _is_dead(fd: int, path: Path) -> bool:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        log.warning("%s is not a plain file of this user; left alone", path)
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(fd).st_nlink == 1
+
+
+def _read_names(fd: int, *, pid: str, path: Path) -> list[str]:
+    """Return the names to remove, last made first."""
+    names: list[str] = []
+    text = os.read(fd, MAX_BYTES).decode("utf-8", "replace")
+    for line in text.split("\n"):
+        match = _LINE.fullmatch(line)
+        if match is not None and match.group(2) == pid:
+            names.insert(0, match.group(1))
+        elif line:
+            log.warning("%s: a line that no run writes; skipped", path)
+    return names
+
+
+def _remove_netns(name: str) -> bool:
+    """Remove a named namespace; False when it is gone already.
+
+    The veth pair needs no entry of its own: it is born inside the namespaces and goes
+    with them.
+    """
+    try:
+        netns.remove(name)
+    except FileNotFoundError:
+        return False
+    return True

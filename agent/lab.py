@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two network namespaces joined by a veth pair: a receiver's host and a sender's, on one machine.
+
+      near                               far
+    +-----------------+               +-----------------+
+    | veth0 192.0.2.1 |---------------| veth1 192.0.2.2 |
+    +-----------------+               +-----------------+
+
+The names are in the journal before the namespaces exist (see journal.py), and the
+veth pair is born inside them, so the caller's own namespace never sees a device.
+While a lab lives, `ip netns exec <name> ss -ti` and the like look inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pyroute2 import NetlinkError, NetNS, netns
+
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.journal import RUN_DIRECTORY, Journal, sweep
+
+MTU_MIN = 576  # RFC 1122 3.3.3: what every IPv4 host can take
+MTU_MAX = 65535  # ETH_MAX_MTU, the most that veth allows
+
+_IFA_F_NODAD = 0x02
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of the lab. Addresses are in documentation ranges (RFC 5737, RFC 3849)."""
+
+    netns: str
+    ifname: str
+    ip4: str
+    ip6: str
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the calling thread, and what it starts meanwhile, into this namespace."""
+        netns.pushns(self.netns)
+        try:
+            yield
+        finally:
+            netns.popns()
+
+
+class Lab:
+    """A context manager: the namespaces exist inside the `with` block."""
+
+    def __init__(self, *, mtu: int = 1500, directory: Path = RUN_DIRECTORY) -> None:
+        """Remove what killed runs left behind, then build a lab with `mtu` bytes a packet.
+
+        Raises ConfigError for an MTU that veth cannot have and without the right to make
+        namespaces; OSError when the kernel refuses for another reason.
+        """
+        if not MTU_MIN <= mtu <= MTU_MAX:
+            raise ConfigError(f"MTU {mtu} is out of range; choose {MTU_MIN} to {MTU_MAX}")
+        if os.geteuid() != 0:
+            raise ConfigError("making network namespaces needs root; run it with sudo")
+        for name in sweep(directory):
+            log.warning("removed %s, left behind by a killed run", name)
+        self.mtu = mtu
+        self._undo = contextlib.ExitStack()
+        try:
+            journal = self._undo.enter_context(Journal(directory))
+            self.near = Side(journal.make_netns("near"), "veth0", "192.0.2.1", "2001:db8::1")
+            self.far = Side(journal.make_netns("far"), "veth1", "192.0.2.2", "2001:db8::2")
+            self._join()
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the lab. Processes that are still inside keep their namespace until they end."""
+        self._undo.close()
+
+    def _join(self) -> None:
+        with NetNS(self.near.netns) as near, NetNS(self.far.netns) as far:
+            peer = {"ifname": self.far.ifname, "net_ns_fd": self.far.netns, "mtu": self.mtu}
+            try:
+                near.link("add", ifname=self.near.ifname, kind="veth", mtu=self.mtu, peer=peer)
+            except NetlinkError as error:
+                raise OSError(error.code, f"cannot make a veth pair: {error}") from error
+            _configure(near, self.near)
+            _configure(far, self.far)
+
+
+def _configure(handle: NetNS, side: Side) -> None:
+    handle.link("set", index=handle.link_lookup(ifname="lo")[0], state="up")
+    (index,) = handle.link_lookup(ifname=side.ifname)
+    handle.addr("add", index=index, address=side.ip4, prefixlen=24)
+    if handle.link("get", index=index)[0].get_attr("IFLA_MTU") >= 1280:  # RFC 8200 section 5
+        handle.addr("add", index=index, address=side.ip6, prefixlen=64, flags=_IFA_F_NODAD)
+    handle.link("set", index=index, state="up")
