@@ -10,10 +10,14 @@
 #ifndef DEVMEMTCP_CSUM_H
 #define DEVMEMTCP_CSUM_H
 
+#include <linux/version.h>
 #include "parse.h"
 
 #define CSUM_OK 0xffff
-#define CSUM_PIECES (0x10000 / SCRATCH_LEN) /* a segment is shorter than 64 KiB */
+#define CSUM_DIFF_MAX 512 /* bytes bpf_csum_diff() takes at a time before Linux 6.13 */
+#define CSUM_PIECES (0x10000 / CSUM_DIFF_MAX) /* a segment is shorter than 64 KiB */
+
+extern int LINUX_KERNEL_VERSION __kconfig;
 
 static __always_inline __u16 csum_fold(__u64 sum)
 {
@@ -24,6 +28,39 @@ static __always_inline __u16 csum_fold(__u64 sum)
 	return sum;
 }
 
+struct csum_walk {
+	struct xdp_md *ctx;
+	struct scratch *scratch;
+	__u32 piece_len;
+	__u32 off; /* of what is not summed yet, and its length */
+	__u32 left;
+	__u64 sum;
+};
+
+/* One piece; a bpf_loop() callback, so 0 goes on and 1 ends the walk, early if left. */
+static long csum_piece(__u32 index, void *arg)
+{
+	struct csum_walk *walk = arg;
+	__be32 *words = walk->scratch->words;
+	__u32 n = walk->piece_len;
+	__s64 sum;
+
+	if (walk->left < n)
+		n = walk->left;
+	if (n == 0 || n > SCRATCH_LEN)
+		return 1;
+	words[n / 4] = 0;
+	if (bpf_xdp_load_bytes(walk->ctx, walk->off, words, n))
+		return 1;
+	sum = bpf_csum_diff(NULL, 0, words, (n + 3) & ~3, 0);
+	if (sum < 0)
+		return 1;
+	walk->sum += sum;
+	walk->off += n;
+	walk->left -= n;
+	return walk->left == 0;
+}
+
 /*
  * Adds the len bytes at off, whichever fragments they lie in. Pieces have an
  * even length, so a byte's place in its 16-bit word never changes from piece to
@@ -31,36 +68,29 @@ static __always_inline __u16 csum_fold(__u64 sum)
  */
 static __noinline int csum_range(struct xdp_md *ctx, __u32 off, __u32 len, __u64 *sum)
 {
+	struct csum_walk walk = {.ctx = ctx, .off = off, .left = len, .sum = *sum};
 	__u32 key = 0;
-	struct scratch *s = bpf_map_lookup_elem(&scratch, &key);
 
-	if (!s)
+	walk.piece_len =
+		LINUX_KERNEL_VERSION < KERNEL_VERSION(6, 13, 0) ? CSUM_DIFF_MAX : SCRATCH_LEN;
+	walk.scratch = bpf_map_lookup_elem(&scratch, &key);
+	if (!walk.scratch)
 		return -1;
-	for (int i = 0; i < CSUM_PIECES && len; i++) {
-		__u32 n = len < SCRATCH_LEN ? len : SCRATCH_LEN;
-		__s64 piece;
-
-		s->words[n / 4] = 0;
-		if (bpf_xdp_load_bytes(ctx, off, s->words, n))
-			return -1;
-		piece = bpf_csum_diff(NULL, 0, s->words, (n + 3) & ~3, 0);
-		if (piece < 0)
-			return -1;
-		*sum += piece;
-		off += n;
-		len -= n;
-	}
-	return len ? -1 : 0;
+	if (bpf_loop(CSUM_PIECES, csum_piece, &walk, 0) < 0 || walk.left)
+		return -1;
+	*sum = walk.sum;
+	return 0;
 }
 
 /* IPv6 has no header checksum. parse_ipv4() has summed all but the options. */
 static __always_inline enum steer_counter check_ip_csum(struct xdp_md *ctx, struct segment *seg)
 {
 	__u32 options = seg->l3_off + sizeof(struct iphdr);
+	__u32 len = seg->l4_off - options;
 
 	if (seg->dst.family != 4)
 		return STEER_redirect;
-	if (csum_range(ctx, options, seg->l4_off - options, &seg->ip_sum))
+	if (len && csum_range(ctx, options, len, &seg->ip_sum))
 		return STEER_drop_ip_malformed;
 	return csum_fold(seg->ip_sum) == CSUM_OK ? STEER_redirect : STEER_drop_ip_csum;
 }
