@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line from outside: one clear line, the right exit code, and clean JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli"]
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=60)
+
+
+def one_line(process: subprocess.CompletedProcess[str]) -> str:
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1, process.stderr
+    assert lines[0].startswith("devmemtcp: error: ")
+    return lines[0].removeprefix("devmemtcp: error: ")
+
+
+RECV = ["recv", "-i", "nowhere0"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "Missing command"),
+        (["fly"], "fly"),
+        (["send"], "HOST:PORT"),
+        (["send", "192.0.2.1:1"], "--size"),
+        (["send", "192.0.2.1:1", "--size", "1M", "--fast"], "--fast"),
+        (["send", "192.0.2.1", "--size", "1M"], "no port"),
+        (["send", ":80", "--size", "1M"], "no host"),
+        (["send", "host.invalid:80", "--size", "1M"], "cannot resolve 'host.invalid'"),
+        (["send", "192.0.2.1:1", "--size", "huge"], "--size 'huge'"),
+        (["send", "192.0.2.1:1", "--size", "1M", "--pattern", "0"], "1 to 256"),
+        (["send", "192.0.2.1:1", "--size", "1M", "--congestion", "magic"], "'magic'"),
+        (["recv", "--listen", ":80"], "--interface"),
+        (RECV, "--listen"),
+        ([*RECV, "--listen", ":80", "--mode", "turbo"], "'turbo'"),
+        ([*RECV, "--listen", ":80", "--rx-csum", "skip"], "'skip'"),
+        ([*RECV, "--listen", ":80", "--pressure", "high"], "'high'"),
+        ([*RECV, "--listen", ":0"], "1 to 65535"),
+        ([*RECV, "--listen", "name:80"], "not an IP address"),
+        ([*RECV, "--listen", ":80", "--listen", ":80"], "twice"),
+        ([*RECV, "--listen", ":80", "--connections", "0"], "--connections 0"),
+        ([*RECV, "--listen", ":80", "--validate", "257"], "1 to 256"),
+        ([*RECV, "--listen", ":80", "--region-size", "lots"], "--region-size 'lots'"),
+        ([*RECV, "--listen", ":80", "--output-dir", "/nonexistent"], "/nonexistent does not exist"),
+        ([*RECV, "--listen", ":80", "--output-dir", "/etc/passwd"], "is not a directory"),
+        (["demo", "--size", "0"], "--size '0'"),
+        (["demo", "--size", "1M", "--pattern", "1000"], "1 to 256"),
+        (["demo", "--size", "1M", "--mtu", "100"], "MTU 100"),
+    ],
+)
+def test_wrong_input_is_one_line_and_2(args: list[str], says: str) -> None:
+    process = run(*args)
+    assert process.returncode == 2
+    assert says in one_line(process)
+    assert process.stdout == ""
+
+
+def test_json_of_an_error() -> None:
+    process = run("send", "192.0.2.1", "--size", "1M", "--json")
+    document = json.loads(process.stdout)
+    assert document == {"ok": False, "error": one_line(process), "exit_code": 2}
+
+
+def test_debug_shows_where() -> None:
+    process = run("send", "192.0.2.1", "--size", "1M", "--debug")
+    assert process.returncode == 2
+    assert "Traceback" in process.stderr
+    assert "split_endpoint" in process.stderr
+
+
+@pytest.mark.parametrize("verb", [[], ["demo"], ["recv"], ["send"], ["bench"]])
+def test_help_says_what_each_option_is_for(verb: list[str]) -> None:
+    process = run(*verb, "--help")
+    assert process.returncode == 0
+    assert "--help" in process.stdout
+
+
+def test_version() -> None:
+    process = run("--version")
+    assert (process.returncode, process.stdout) == (0, "devmemtcp 0.1.0\n")
+
+
+def test_help_is_quick() -> None:
+    """--help must not load what only the verbs need."""
+    heavy = ("pyroute2", "devmemtcp.pyxdp", "devmemtcp.agent.runtime")
+    script = (
+        "import sys\n"
+        "from devmemtcp.agent import cli\n"
+        "sys.argv = ['devmemtcp', '--help']\n"
+        "try:\n"
+        "    cli.main()\n"
+        "except SystemExit:\n"
+        f"    print('HEAVY', [name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert output.endswith("HEAVY []\n")
+
+
+def test_without_root_nothing_is_made() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give it up")
+
+    # The modules are loaded as root: an installation below /root is not readable without.
+    script = (
+        "import os, sys\n"
+        "from devmemtcp.agent import cli, demo\n"
+        "sys.argv = ['devmemtcp', 'demo', '--size', '1M']\n"
+        "os.setgid(65534)\n"
+        "os.setuid(65534)\n"
+        "cli.main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "root" in one_line(process)
+
+
+# ---- send, against kernel sockets on the loopback device ----
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.settimeout(30)
+        yield sock
+
+
+def address(listener: socket.socket) -> str:
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def start_send(listener: socket.socket, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "send", address(listener), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_send_sends_exactly_the_pattern(listener: socket.socket) -> None:
+    size = 3 * (1 << 20) + 17
+    process = start_send(listener, "--size", str(size), "--pattern", "7", "--json")
+    with listener.accept()[0] as conn, conn.makefile("rb") as stream:
+        received = stream.read()
+        conn.sendall(b"thanks")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert received == (b"\1\2\3\4\5\6\n" * (size // 7 + 1))[:size]
+    document = json.loads(output)
+    assert document["bytes_sent"] == size
+    assert document["bytes_replied"] == 6
+    assert document["pattern"] == 7
+    assert document["goodput_gbps"] > 0
+    with open("/proc/sys/net/ipv4/tcp_available_congestion_control") as file:
+        if "cubic" in file.read().split():
+            assert document["congestion"] == "cubic"
+
+
+def test_send_waits_for_the_receivers_end(listener: socket.socket) -> None:
+    process = start_send(listener, "--size", "100")
+    conn, _ = listener.accept()
+    with conn:
+        assert len(conn.recv(1000, socket.MSG_WAITALL)) == 100  # returns at the sender's FIN
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    assert process.wait(30) == 0
+
+
+def test_send_waits_when_the_receiver_half_closes_first(listener: socket.socket) -> None:
+    """The receiver's FIN comes first: what was sent is not acknowledged yet."""
+    size = 16 << 20  # more than both socket buffers hold
+    process = start_send(listener, "--size", str(size))
+    with listener.accept()[0] as conn:
+        conn.shutdown(socket.SHUT_WR)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        with conn.makefile("rb") as stream:
+            assert len(stream.read()) == size
+    assert process.wait(30) == 0
+
+
+def test_a_refused_connection_is_one_line_and_1(listener: socket.socket) -> None:
+    where = address(listener)
+    listener.close()
+    process = run("send", where, "--size", "1")
+    assert process.returncode == 1
+    assert one_line(process) == f"cannot connect to {where}: Connection refused"
+
+
+def test_a_reset_connection_is_one_line_and_1(listener: socket.socket) -> None:
+    process = start_send(listener, "--size", "64M")
+    conn, _ = listener.accept()
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() resets
+    conn.close()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"connection to {address(listener)} failed: " in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_signals_end_it_with_the_shells_code(
+    listener: socket.socket, number: int, code: int
+) -> None:
+    process = start_send(listener, "--size", "1G", "--json")
+    with listener.accept()[0]:
+        process.send_signal(number)
+        assert process.wait(30) == code
+    process.communicate()
+
+
+def test_the_sender_of_a_dead_parent_dies(listener: socket.socket) -> None:
+    """What the demo relies on when it is killed."""
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, sys\n"
+            "subprocess.run(sys.argv[1:] + ['--die-with-parent', str(os.getpid())])\n",
+            *COMMAND,
+            *("send", address(listener), "--size", "1G"),
+        ]
+    )
+    with listener.accept()[0] as conn:
+        assert conn.recv(1) == b"\1"
+        parent.kill()
+        parent.wait()
+        ended = threading.Event()
+
+        def drain() -> None:
+            while conn.recv(1 << 20):
+                pass
+            ended.set()
+
+        threading.Thread(target=drain, daemon=True).start()
+        assert ended.wait(10), "the sender goes on"
