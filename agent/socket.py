@@ -45,6 +45,10 @@ class FragBatch:
         """
         raise NotImplementedError
 
+    def device_bytes(self, view: RegionView) -> int:
+        """Bytes of the fragments that lie wholly inside the mapping; all of them are meant to."""
+        raise NotImplementedError
+
     def write_to(self, fd: int, view: RegionView) -> int:
         """Write all bytes to a file descriptor, straight from the mapping. Returns `nbytes`."""
         raise NotImplementedError
