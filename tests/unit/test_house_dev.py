@@ -1,37 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""./dev, seen from outside: what it says and the code it exits with."""
+"""./dev, seen from outside: what it says and the code it exits with.
 
+Nothing here sets the checkout up: that would replace the .venv that runs the tests.
+"""
+
+import os
 import re
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
 
 
-def dev(
-    *args: str, cwd: Path = ROOT, script: Path = ROOT / "dev"
-) -> subprocess.CompletedProcess[str]:
+def dev(*args: str, script: Path = ROOT / "dev", **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [script, *args], cwd=cwd, capture_output=True, text=True, check=False, timeout=100
+        [script, *args], capture_output=True, text=True, check=False, timeout=60, **kwargs
     )
+
+
+@pytest.fixture
+def bare() -> Iterator[Path]:
+    """A checkout that was never set up, on a machine without sudo and with no package installed.
+
+    Not below tmp_path, which only its owner may enter.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "checkout").mkdir()
+        for file in ("dev", "pyproject.toml", "meson.build", "meson_options.txt"):
+            shutil.copy(ROOT / file, folder / "checkout")
+        shutil.copy(ROOT / "requirements.lock", folder / "checkout")
+        (folder / "bin").mkdir()
+        for tool in ("bash", "cat", "dirname", "env", "flock", "readlink", "sha256sum"):
+            found = shutil.which(tool)
+            assert found is not None
+            (folder / "bin" / tool).symlink_to(found)
+        (folder / "bin/dpkg-query").symlink_to("/bin/false")
+        yield folder
+
+
+def as_a_user(folder: Path) -> dict[str, Any]:
+    """Arguments of run(): the bare machine, and no privilege."""
+    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    return {"env": {"PATH": str(folder / "bin")}, "cwd": "/", **who}
 
 
 def test_an_unknown_verb_is_one_line_and_exit_code_2() -> None:
     done = dev("lnit")
-    assert done.returncode == 2
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"dev: unknown verb 'lnit'.*\n", done.stderr)
 
 
 def test_help_lists_each_verb() -> None:
     done = dev("help")
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     for verb in ("setup", "demo", "test", "lint", "bench", "run"):
         assert re.search(rf"^  {verb}\b", done.stdout, re.MULTILINE)
 
 
-def test_works_by_symlink_and_from_another_directory(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(ROOT / "dev")
-    done = dev("setup", cwd=tmp_path, script=tmp_path / "link")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert list(tmp_path.iterdir()) == [tmp_path / "link"]
+def test_missing_packages_without_sudo_are_one_line_and_exit_code_2(bare: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(bare / "checkout", NOBODY, NOBODY)
+    done = dev("setup", script=bare / "checkout/dev", **as_a_user(bare))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"dev: .*no sudo.* apt-get install clang .*libxdp-dev.*\n", done.stderr)
+
+
+def test_a_symlink_leads_to_the_checkout(bare: Path) -> None:
+    (bare / "link").symlink_to(bare / "checkout/dev")
+    (bare / "checkout").chmod(0o555)
+    done = dev("run", script=bare / "link", **as_a_user(bare))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"dev: {bare}/checkout is not set up.*\n", done.stderr)
