@@ -36,7 +36,8 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "G", "-1", "1.5G", "1X", "1GG", "1 G", "0x10", "١٢", "1e9", "9" * 21, "9999999999T"]
+    "text",
+    ["", "G", "-1", "1.5G", "1X", "1GG", "1 G", "0x10", "١٢", "1e9", "9" * 21, "9999999999T"],
 )
 def test_what_is_not_a_size(text: str) -> None:
     with pytest.raises(ConfigError, match="--size"):
