@@ -31,7 +31,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "api.h"
+#include "stack.h"
 #include "memory_provider.h"
 #include "netmem.h"
 

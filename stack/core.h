@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * core.h - struct stack, and which file does what with it.
+ *
+ *   stack.c       memory layout, frames in and out, levels and dumps
+ *   tcp_listen.c  segments without a flow: SYNs, and RSTs for the rest
+ *   tcp_input.c   segments of a flow: the steps of RFC 9293 3.10.7.4
+ *   tcp_output.c  what we send: ACKs, replies, FIN, RST
+ *   tcp_timer.c   one deadline a flow, in a heap
+ *   window.c      what is advertised, against what is free
+ *   delivery.c    in-order frags to the application, as tokens
+ *   requests.c    what the application wants
+ *
+ * All of it runs on one thread. Everything is allocated in stack_init().
+ */
+#ifndef DEVMEMTCP_CORE_H
+#define DEVMEMTCP_CORE_H
+
+#include <assert.h>
+
+#include "channel.h"
+#include "flow.h"
+#include "frag_tracker.h"
+#include "page_pool.h"
+#include "stack.h"
+#include "tcp_state.h"
+#include "token.h"
+#include "wire.h"
+
+#define NS_PER_US 1000ULL
+#define NS_PER_MS 1000000ULL
+#define NS_PER_S 1000000000ULL
+
+/* Frames built and not yet handed to the NIC, one FIFO a queue. */
+struct tx_queue {
+	struct tx_frame *ring;
+	uint32_t head, tail, mask;
+};
+
+struct rx_queue {
+	uint32_t fill; /* net_iovs in its fill ring */
+	uint32_t promised; /* buffers its flows' windows may ask for */
+};
+
+/* The stack's half of the channel. The layout is a private copy. */
+struct channel_end {
+	struct channel_header *header;
+	struct channel_event *events;
+	struct channel_request *requests;
+	struct channel_conn *conns;
+	const uint8_t *replies;
+	struct channel_layout layout;
+	uint32_t event_head; /* ahead of the shared one until published */
+	uint32_t request_tail; /* the shared one is the application's to read, not ours */
+	uint32_t pushed; /* events since stack_events_pushed() */
+};
+
+struct timer_heap {
+	uint32_t *slot; /* flow slots, [1 .. nr], by flow.heap_when */
+	uint32_t nr;
+};
+
+struct stack {
+	struct stack_config cfg;
+
+	/* memory */
+	struct device_provider *device;
+	struct host_provider *host;
+	struct page_pool *rx_pool; /* net_iovs */
+	struct page_pool *tx_pool; /* host pages */
+	struct frag_tracker *tracker;
+	struct frag_pool frag_pool;
+	struct token_table tokens;
+	uint32_t reserve; /* buffers never promised: SYNs, ACKs, duplicates */
+	uint32_t promised; /* by all flows */
+
+	/* queues */
+	struct rx_queue rx[STACK_MAX_QUEUES];
+	struct tx_queue tx[STACK_MAX_QUEUES];
+	uint8_t *page_sent; /* by host page: with the NIC */
+
+	/* connections */
+	struct flow_table flows;
+	struct listener *listeners;
+	struct list_node ack_list;
+	struct list_node starved;
+	struct list_node deliver_list;
+	struct list_node orphans; /* TIME-WAIT, oldest first */
+	struct timer_heap timers;
+
+	struct channel_end channel;
+	uint64_t now; /* of the last call that brought it */
+	struct stack_stats stats;
+};
+
+/* ---- stack.c ---- */
+
+/* All frags of a payload are cut: give each chunk the references it needs and its state,
+ * or put it back if nothing of it was taken. Once a payload. */
+void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p,
+			  enum frag_state state);
+/* Frags that will not be delivered: give their parts back. */
+void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from);
+
+/* ---- tcp_listen.c ---- */
+
+enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now);
+
+/* ---- tcp_input.c ---- */
+
+enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
+		    uint64_t now);
+void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event);
+/* The connection is over without agreement: `err` is what the application gets to know. */
+void tcp_reset(struct stack *s, struct flow *f, int err);
+/* Free the slot if neither side needs it any more. */
+void tcp_reap(struct stack *s, struct flow *f);
+void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now);
+
+/* ---- tcp_output.c ---- */
+
+void tcp_send_ack(struct stack *s, struct flow *f, uint64_t now);
+void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now);
+/* RST for a segment that nobody wants (RFC 9293 3.10.7.1). Never answers a RST. */
+void tcp_send_rst_for(struct stack *s, const struct seg *seg);
+void tcp_send_rst(struct stack *s, struct flow *f);
+/* As much of replies and FIN as windows allow. */
+void tcp_push(struct stack *s, struct flow *f, uint64_t now);
+/* Send again what is unacknowledged, from snd_una: one segment. */
+void tcp_resend_first(struct stack *s, struct flow *f, uint64_t now);
+/* The end-of-batch decision: now, later, or not at all. */
+void tcp_ack_decide(struct stack *s, struct flow *f, uint64_t now);
+/* Queue reply bytes; -ENOBUFS when too much is unacknowledged or no page is free. */
+int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_t len);
+void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes);
+void tcp_reply_free(struct stack *s, struct flow *f);
+uint32_t tcp_tsval(const struct flow *f, uint64_t now);
+
+/* ---- tcp_timer.c ---- */
+
+#define TCP_RTO_INITIAL (1 * NS_PER_S) /* RFC 6298 2.1 */
+
+void timer_heap_init(struct timer_heap *h);
+/* After any t_* of the flow was set or cleared. */
+void timer_update(struct stack *s, struct flow *f);
+void timer_remove(struct stack *s, struct flow *f);
+void timers_expire(struct stack *s, uint64_t now);
+/* (Re)start the retransmission timer with the current back-off. */
+void tcp_rexmit_arm(struct stack *s, struct flow *f, uint64_t now);
+/* A round-trip time was measured (RFC 6298 2.2, 2.3). */
+void tcp_rtt_sample(struct flow *f, uint64_t rtt_ns);
+
+/* ---- window.c ---- */
+
+/* The window to put into the next segment, in bytes; moves rcv_adv. */
+uint32_t window_advertise(struct stack *s, struct flow *f);
+/* rcv_nxt moved, or the flow ended: what is still promised to it? */
+void window_account(struct stack *s, struct flow *f);
+void window_forget(struct stack *s, struct flow *f);
+/* A packet of `bytes` payload took `bufs` buffers. */
+void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs);
+/* Buffers came back: tell flows that wait for a larger window. */
+void window_reopen(struct stack *s, uint64_t now);
+/* How many net_iovs the fill ring of this queue should hold. */
+uint32_t window_fill_target(const struct stack *s, uint32_t queue);
+
+/* ---- delivery.c ---- */
+
+void channel_format(struct stack *s);
+/* Make pushed events visible. */
+void channel_publish(struct stack *s);
+/* Push whatever the application has not been told of this flow. */
+void flow_deliver(struct stack *s, struct flow *f);
+/* Flows that found the events ring full: is there room now? */
+void deliver_pending(struct stack *s);
+/* A token came back. False: it is not one of this flow's. */
+bool token_return(struct stack *s, struct flow *f, uint32_t token);
+void tokens_reclaim(struct stack *s, struct flow *f);
+
+#endif

@@ -1,0 +1,592 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp_input.c - a segment of a known connection, in the steps and the order of
+ * RFC 9293 3.10.7.4, with RFC 7323 (timestamps, PAWS) and RFC 5961 (blind attacks).
+ *
+ *   tcp_input() -> reopen_time_wait -> check_syn_received -> check_timestamps
+ *               -> check_sequence -> check_rst -> check_syn -> check_ack
+ *               -> take_payload -> take_fin
+ *
+ * Each step says: go on (DROP_NONE), or why the segment ends here. A segment is
+ * answered at most once: an ACK that is due is noted (ack_now, the ack list) and sent
+ * when the batch is over, except where the RFCs want one for each segment.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core.h"
+
+#define PAWS_IDLE_NS (24ULL * 24 * 3600 * NS_PER_S) /* RFC 7323 5.5: ts_recent is too old */
+#define CHALLENGE_PERIOD_NS (500 * NS_PER_MS)
+#define CHALLENGE_BUDGET 10 /* ACKs a period to what an attacker may have sent */
+
+/* ---- states ---- */
+
+static const char is_over[TCP_STATES] = {[TCP_CLOSED] = 1, [TCP_TIME_WAIT] = 1};
+
+void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
+{
+	const enum tcp_state from = f->state;
+	const enum tcp_state to = tcp_next_state(from, event);
+
+	assert(to != TCP_STATES);
+	if (to == TCP_STATES)
+		return; /* a bug of ours; in a release build stay where we are */
+	f->state = (uint8_t)to;
+	if (from == TCP_SYN_RECEIVED)
+		s->listeners[f->listener].embryos--;
+	if (event == TCP_EV_SYN_ACKED)
+		s->stats.flows_established++;
+	if (is_over[to] && !is_over[from]) {
+		f->t_rexmit = 0;
+		f->t_delack = 0;
+		window_forget(s, f);
+		list_del(&f->starved_node);
+		tcp_reply_free(s, f);
+		if (!f->app_open && from != TCP_SYN_RECEIVED)
+			f->closed_untold = true;
+	}
+	if (to == TCP_CLOSED) {
+		f->t_linger = 0;
+		list_del(&f->ack_node);
+		list_del(&f->orphan_node);
+		flow_unhash(&s->flows, f);
+		s->stats.flows_closed++;
+	}
+	timer_update(s, f);
+	if (f->closed_untold)
+		flow_deliver(s, f);
+}
+
+static void drop_ooo(struct stack *s, struct flow *f)
+{
+	struct frag_list list = {0};
+
+	assembler_clear(&f->ooo, &s->frag_pool, &list);
+	stack_drop_frags(s, &list, FRAG_OOO);
+}
+
+void tcp_reset(struct stack *s, struct flow *f, int err)
+{
+	const bool accepted = f->state != TCP_SYN_RECEIVED;
+
+	drop_ooo(s, f);
+	s->stats.flows_reset++;
+	if (accepted && f->app_open) {
+		f->reset_untold = true;
+		f->reset_errno = (uint8_t)err;
+	}
+	tcp_set_state(s, f, TCP_EV_RESET);
+	flow_deliver(s, f);
+	tcp_reap(s, f);
+}
+
+void tcp_reap(struct stack *s, struct flow *f)
+{
+	if (f->state != TCP_CLOSED || f->app_open || f->rcvq.nr || f->accept_untold ||
+	    f->reset_untold || f->closed_untold)
+		return;
+	timer_remove(s, f);
+	flow_free(&s->flows, f);
+}
+
+void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
+{
+	drop_ooo(s, f);
+	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
+	list_del(&f->orphan_node);
+	list_add_tail(&s->orphans, &f->orphan_node);
+	timer_update(s, f);
+}
+
+/* ---- helpers of the steps ---- */
+
+static uint32_t rcv_wnd(const struct flow *f)
+{
+	return (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt);
+}
+
+static void ack_at_batch_end(struct stack *s, struct flow *f, bool now)
+{
+	f->ack_now |= now;
+	list_add_tail(&s->ack_list, &f->ack_node);
+}
+
+/* An ACK that a blind attacker could ask for: not more than a few a second (RFC 5961 7). */
+static void challenge_ack(struct stack *s, struct flow *f, uint64_t now)
+{
+	if (now - f->challenge_since >= CHALLENGE_PERIOD_NS) {
+		f->challenge_since = now;
+		f->challenge_budget = CHALLENGE_BUDGET;
+	}
+	if (!f->challenge_budget)
+		return;
+	f->challenge_budget--;
+	tcp_send_ack(s, f, now);
+}
+
+/* ---- the steps ---- */
+
+/* RFC 6191, RFC 9293 3.10.7.4 MAY-2: a SYN that cannot be an old one may reopen a
+ * connection in TIME-WAIT. */
+static bool reopens_time_wait(const struct flow *f, const struct seg *seg)
+{
+	if (f->state != TCP_TIME_WAIT || f->app_open ||
+	    (seg->flags & (TCPF_SYN | TCPF_ACK | TCPF_RST | TCPF_FIN)) != TCPF_SYN)
+		return false;
+	if (f->ts_ok && seg->has_ts && seg->tsval != f->ts_recent)
+		return ts_lt(f->ts_recent, seg->tsval);
+	return seq_lt(f->rcv_nxt, seg->seq);
+}
+
+/* A SYN again, or an ACK that acknowledges something else than our SYN. */
+static enum drop check_syn_received(struct stack *s, struct flow *f, const struct seg *seg,
+				    uint64_t now)
+{
+	if (f->state != TCP_SYN_RECEIVED || seg->flags & TCPF_RST)
+		return DROP_NONE;
+	if ((seg->flags & (TCPF_SYN | TCPF_ACK)) == TCPF_SYN && seq_eq(seg->seq, f->irs)) {
+		tcp_send_synack(s, f, now);
+		return DROP_DUPLICATE;
+	}
+	if (seg->flags & TCPF_ACK && !(seg->flags & TCPF_SYN) && !seq_eq(seg->ack, f->snd_nxt)) {
+		tcp_send_rst_for(s, seg);
+		return DROP_FUTURE_ACK;
+	}
+	return DROP_NONE;
+}
+
+/* RFC 7323 5.3 R1, and 3.2 for a segment that lost its timestamps. RSTs are exempt. */
+static enum drop check_timestamps(struct stack *s, struct flow *f, const struct seg *seg,
+				  uint64_t now)
+{
+	if (!f->ts_ok || seg->flags & (TCPF_RST | TCPF_SYN))
+		return DROP_NONE;
+	if (!seg->has_ts)
+		return DROP_NO_TIMESTAMP;
+	if (ts_lt(seg->tsval, f->ts_recent) && now - f->ts_recent_at < PAWS_IDLE_NS) {
+		if (seg_space(seg))
+			tcp_send_ack(s, f, now);
+		else
+			challenge_ack(s, f, now);
+		return DROP_PAWS;
+	}
+	return DROP_NONE;
+}
+
+/* Is any of it inside the window (RFC 9293 3.4, table 6)? A pure ACK may sit at the right
+ * edge exactly: that is where a sender stands that has filled the window. */
+static bool acceptable(const struct flow *f, const struct seg *seg)
+{
+	const uint32_t wnd = rcv_wnd(f);
+	const uint32_t space = seg_space(seg);
+
+	if (!space)
+		return seq_eq(seg->seq, f->rcv_nxt) || seq_in_window(seg->seq, f->rcv_nxt, wnd + 1);
+	return seq_lt(f->rcv_nxt, seq_add(seg->seq, space)) && seq_lt(seg->seq, f->rcv_adv);
+}
+
+/* Is what a segment says of the other direction still good when its own place in the
+ * sequence space is not? With a zero window ACKs must be heard (MUST-66). */
+static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now);
+
+static enum drop check_sequence(struct stack *s, struct flow *f, const struct seg *seg,
+				uint64_t now)
+{
+	if (acceptable(f, seg))
+		return DROP_NONE;
+	if (seg->flags & TCPF_RST)
+		return DROP_RST_OUT_OF_WINDOW;
+	if (seg->flags & TCPF_SYN) {
+		challenge_ack(s, f, now);
+		return DROP_CHALLENGE;
+	}
+	if (f->state == TCP_TIME_WAIT && seg->flags & TCPF_FIN)
+		tcp_enter_time_wait(s, f, now); /* restart 2 MSL, MUST-13 */
+	if (seq_leq(seq_add(seg->seq, seg_space(seg)), f->rcv_nxt)) {
+		if (seg->len) { /* RFC 2883 4.1.1 */
+			f->dsack_start = seg->seq;
+			f->dsack_end = seq_add(seg->seq, seg->len);
+			s->stats.rx_dup_bytes += seg->len;
+		}
+		if (seg->flags & TCPF_ACK)
+			hear_window_probe(s, f, seg, now);
+		if (f->state == TCP_CLOSED)
+			return DROP_OLD_SEQ;
+		if (seg_space(seg))
+			tcp_send_ack(s, f, now);
+		else
+			challenge_ack(s, f, now);
+		return DROP_OLD_SEQ;
+	}
+	if (seg->flags & TCPF_ACK && seq_eq(seg->seq, f->rcv_nxt))
+		hear_window_probe(s, f, seg, now);
+	if (f->state != TCP_CLOSED)
+		challenge_ack(s, f, now);
+	return DROP_OUT_OF_WINDOW;
+}
+
+/* RFC 5961 3.2: only the exact next sequence number resets. */
+static enum drop check_rst(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (!(seg->flags & TCPF_RST))
+		return DROP_NONE;
+	if (!seq_eq(seg->seq, f->rcv_nxt)) {
+		if (!seq_in_window(seg->seq, f->rcv_nxt, rcv_wnd(f)))
+			return DROP_RST_OUT_OF_WINDOW;
+		challenge_ack(s, f, now);
+		return DROP_CHALLENGE;
+	}
+	/* In TIME-WAIT a RST would end the quiet time early (RFC 1337): ignored. */
+	if (f->state != TCP_TIME_WAIT)
+		tcp_reset(s, f, ECONNRESET);
+	return DROP_NO_FLOW;
+}
+
+/* RFC 5961 4.2: whatever its sequence number. */
+static enum drop check_syn(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (!(seg->flags & TCPF_SYN))
+		return DROP_NONE;
+	challenge_ack(s, f, now);
+	return DROP_CHALLENGE;
+}
+
+static void tell_accept(struct stack *s, struct flow *f)
+{
+	f->app_open = true;
+	f->accept_untold = true;
+	flow_deliver(s, f);
+}
+
+static void update_send_window(struct flow *f, const struct seg *seg)
+{
+	if (seq_lt(f->snd_wl1, seg->seq) ||
+	    (seq_eq(f->snd_wl1, seg->seq) && seq_leq(f->snd_wl2, seg->ack))) {
+		f->snd_wnd = seg->wnd << f->snd_wscale;
+		if (f->snd_wnd > f->snd_wnd_max)
+			f->snd_wnd_max = f->snd_wnd;
+		f->snd_wl1 = seg->seq;
+		f->snd_wl2 = seg->ack;
+	}
+}
+
+/* RFC 5681 3.1: slow start, then one segment a round trip. */
+static void grow_cwnd(struct flow *f, uint32_t acked)
+{
+	if (f->cwnd < f->ssthresh)
+		f->cwnd += acked < f->snd_mss ? acked : f->snd_mss;
+	else
+		f->cwnd += f->snd_mss * f->snd_mss / f->cwnd + 1;
+	if (f->cwnd > CHANNEL_REPLY_MAX)
+		f->cwnd = CHANNEL_REPLY_MAX; /* more can never be outstanding */
+}
+
+/* SND.UNA < SEG.ACK <= SND.NXT */
+static void new_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	uint32_t acked = (uint32_t)seq_sub(seg->ack, f->snd_una);
+	const bool fin = f->fin_sent && acked == f->replies.bytes + 1;
+
+	f->snd_una = seg->ack;
+	f->snd_resend = seq_max(f->snd_resend, f->snd_una);
+	if (f->rtt_start && seq_leq(f->rtt_seq, seg->ack)) {
+		tcp_rtt_sample(f, now - f->rtt_start);
+		f->rtt_start = 0;
+	}
+	f->backoff = 0;
+	f->dup_acks = 0;
+	acked -= fin;
+	if (acked) {
+		grow_cwnd(f, acked);
+		tcp_reply_acked(s, f, acked);
+		f->sent_untold += acked;
+		flow_deliver(s, f);
+	}
+	if (seq_eq(f->snd_una, f->snd_nxt)) {
+		f->t_rexmit = 0;
+		timer_update(s, f);
+	} else {
+		tcp_rexmit_arm(s, f, now);
+	}
+	if (fin) {
+		tcp_set_state(s, f, TCP_EV_FIN_ACKED);
+		if (f->state == TCP_TIME_WAIT)
+			tcp_enter_time_wait(s, f, now);
+		else if (f->state == TCP_FIN_WAIT_2 && !f->app_open) {
+			f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
+			timer_update(s, f);
+		}
+	}
+}
+
+/* RFC 5681 2: no data, same window, same ACK, and something is outstanding. */
+static void dup_ack(struct stack *s, struct flow *f, const struct seg *seg, uint32_t old_wnd,
+		    uint64_t now)
+{
+	if (seg->len || seg->flags & TCPF_FIN || f->snd_wnd != old_wnd ||
+	    seq_eq(f->snd_una, f->snd_nxt))
+		return;
+	if (++f->dup_acks != 3)
+		return;
+	f->ssthresh = (uint32_t)seq_sub(f->snd_nxt, f->snd_una) / 2;
+	if (f->ssthresh < 2 * f->snd_mss)
+		f->ssthresh = 2 * f->snd_mss;
+	f->cwnd = f->ssthresh;
+	tcp_resend_first(s, f, now);
+}
+
+static void process_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	const uint32_t old_wnd = f->snd_wnd;
+
+	update_send_window(f, seg);
+	if (seq_lt(f->snd_una, seg->ack))
+		new_ack(s, f, seg, now);
+	else if (seq_eq(f->snd_una, seg->ack))
+		dup_ack(s, f, seg, old_wnd, now);
+	if (f->state != TCP_CLOSED && f->state != TCP_TIME_WAIT)
+		tcp_push(s, f, now);
+}
+
+static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (f->state != TCP_SYN_RECEIVED && seq_leq(f->snd_una, seg->ack) &&
+	    seq_leq(seg->ack, f->snd_nxt)) {
+		process_ack(s, f, seg, now);
+		tcp_reap(s, f);
+	}
+}
+
+static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (!(seg->flags & TCPF_ACK))
+		return DROP_FLAGS;
+	if (f->state == TCP_SYN_RECEIVED) { /* check_syn_received() has seen that it fits */
+		f->snd_una = seg->ack;
+		f->snd_wnd = seg->wnd << f->snd_wscale;
+		f->snd_wnd_max = f->snd_wnd;
+		f->snd_wl1 = seg->seq;
+		f->snd_wl2 = seg->ack;
+		f->t_rexmit = 0;
+		f->backoff = 0;
+		f->t_first_unacked = 0;
+		tcp_set_state(s, f, TCP_EV_SYN_ACKED);
+		tell_accept(s, f);
+		return DROP_NONE;
+	}
+	if (seq_lt(f->snd_nxt, seg->ack)) {
+		challenge_ack(s, f, now);
+		return DROP_FUTURE_ACK;
+	}
+	/* RFC 5961 5.2 */
+	if (seq_lt(seg->ack, f->snd_una) &&
+	    (uint32_t)seq_sub(f->snd_una, seg->ack) > f->snd_wnd_max) {
+		challenge_ack(s, f, now);
+		return DROP_OLD_ACK;
+	}
+	process_ack(s, f, seg, now);
+	return f->state == TCP_CLOSED ? DROP_NO_FLOW : DROP_NONE;
+}
+
+/* The peer's route or its hash may change: answer where the last good segment came from. */
+static void follow_path(struct stack *s, struct flow *f, const struct seg *seg)
+{
+	f->link = seg->link;
+	if (f->queue == seg->queue)
+		return;
+	window_forget(s, f);
+	f->queue = seg->queue;
+	window_account(s, f);
+}
+
+/* RFC 7323 4.3: the timestamp to echo is that of the segment the next ACK answers. */
+static void note_timestamp(struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (f->ts_ok && seg->has_ts && !ts_lt(seg->tsval, f->ts_recent) &&
+	    seq_leq(seg->seq, f->last_ack_sent)) {
+		f->ts_recent = seg->tsval;
+		f->ts_recent_at = now;
+	}
+}
+
+/*
+ * What is left of the payload when the part before rcv_nxt and the part behind the
+ * window (or behind the peer's FIN) are cut off:
+ *
+ *      seg.seq          rcv_nxt                    rcv_adv or fin_seq
+ *        |---- skip -----|======= taken ===============|--- cut ---|
+ */
+struct cut {
+	seq_t start;
+	uint32_t skip;
+	uint32_t bytes;
+};
+
+static struct cut trim(struct flow *f, struct seg *seg)
+{
+	const seq_t right = f->fin_known ? seq_min(f->fin_seq, f->rcv_adv) : f->rcv_adv;
+	seq_t end = seq_add(seg->seq, seg->len);
+	struct cut c = {.start = seq_max(seg->seq, f->rcv_nxt)};
+
+	if (seq_lt(right, end)) {
+		end = right;
+		seg->flags &= (uint8_t)~TCPF_FIN;
+	}
+	c.skip = (uint32_t)seq_sub(c.start, seg->seq);
+	c.bytes = seq_lt(c.start, end) ? (uint32_t)seq_sub(end, c.start) : 0;
+	return c;
+}
+
+/* The straightforward case: next in line, nothing waiting behind a hole. */
+static int take_in_order(struct stack *s, struct flow *f, struct payload *p, const struct cut *c)
+{
+	if (!payload_cut(&s->frag_pool, p, c->skip, c->bytes, &f->rcvq))
+		return -ENOMEM;
+	f->rcv_nxt = seq_add(f->rcv_nxt, c->bytes);
+	return 0;
+}
+
+/* Above a hole, or filling one. */
+static int take_out_of_order(struct stack *s, struct flow *f, struct payload *p,
+			     const struct cut *c)
+{
+	struct frag_list ready = {0};
+	struct sack_block dup;
+	int64_t added;
+
+	added = assembler_add(&f->ooo, &s->frag_pool, p, c->start, c->skip, c->bytes, &dup);
+	if (!seq_eq(dup.start, dup.end)) {
+		f->dsack_start = dup.start;
+		f->dsack_end = dup.end;
+		s->stats.rx_dup_bytes += (uint32_t)seq_sub(dup.end, dup.start);
+	}
+	stack_settle_payload(s, f, p, FRAG_OOO);
+	f->rcv_nxt = assembler_take(&f->ooo, &s->frag_pool, f->rcv_nxt, &ready);
+	for (struct rx_frag *frag = ready.head; frag; frag = frag->next)
+		frag_move(s->tracker, frag->frag.netmem, FRAG_OOO, FRAG_RECEIVED);
+	frag_list_join(&f->rcvq, &ready);
+	return added < 0 ? (int)added : 0;
+}
+
+static bool takes_data(enum tcp_state state)
+{
+	return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT_1 || state == TCP_FIN_WAIT_2;
+}
+
+static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
+			      uint64_t now)
+{
+	const seq_t before = f->rcv_nxt;
+	const bool had_hole = f->ooo.nr;
+	struct cut c;
+	int rc;
+
+	if (!takes_data(f->state))
+		return DROP_AFTER_FIN;
+	if (!f->app_open) { /* data after close: nobody will ever read it (RFC 9293 3.6.1) */
+		tcp_send_rst(s, f);
+		tcp_reset(s, f, ECONNRESET);
+		return DROP_NO_FLOW;
+	}
+	c = trim(f, seg);
+	if (!c.bytes)
+		return DROP_AFTER_FIN;
+	if (seq_lt(seg->seq, before)) { /* RFC 2883 4.2: the part that we had */
+		f->dsack_start = seg->seq;
+		f->dsack_end = before;
+		s->stats.rx_dup_bytes += c.skip;
+	}
+	if (!had_hole && seq_eq(c.start, f->rcv_nxt)) {
+		rc = take_in_order(s, f, p, &c);
+		stack_settle_payload(s, f, p, FRAG_RECEIVED);
+	} else {
+		rc = take_out_of_order(s, f, p, &c);
+		s->stats.rx_ooo_segments++;
+	}
+	window_learn(f, seg->len, p->nr);
+	if (seg->len > f->rcv_mss)
+		f->rcv_mss = (uint16_t)(seg->len < s->cfg.mtu ? seg->len : s->cfg.mtu);
+	f->rx_bytes += (uint32_t)seq_sub(f->rcv_nxt, before);
+	f->ack_pending += (uint32_t)seq_sub(f->rcv_nxt, before);
+	window_account(s, f);
+	flow_deliver(s, f);
+
+	/* RFC 5681 4.2: at once, and for each segment, while there is a hole; at once when
+	 * one was filled; otherwise when the batch is over. */
+	if (seq_eq(before, f->rcv_nxt) || rc)
+		tcp_send_ack(s, f, now);
+	else
+		ack_at_batch_end(s, f, had_hole || !seq_eq(f->dsack_start, f->dsack_end));
+	return rc ? DROP_NO_MEMORY : DROP_NONE;
+}
+
+/* The application wants the first bytes to end our sending side (LISTEN_CLOSE_FIRST). */
+static void close_first(struct stack *s, struct flow *f, uint64_t now)
+{
+	if (f->app_shut || !(s->listeners[f->listener].flags & LISTEN_CLOSE_FIRST) || !f->rx_bytes)
+		return;
+	if (f->state != TCP_ESTABLISHED && f->state != TCP_CLOSE_WAIT)
+		return;
+	f->app_shut = true;
+	tcp_set_state(s, f, TCP_EV_CLOSE);
+	tcp_push(s, f, now);
+}
+
+static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (seg->flags & TCPF_FIN && !f->fin_known && takes_data(f->state)) {
+		const seq_t at = seq_add(seg->seq, seg->len);
+
+		if (seq_lt(at, assembler_end(&f->ooo, at)))
+			return; /* there is data behind it already: one of the two lies */
+		f->fin_known = true;
+		f->fin_seq = at;
+		if (!seq_eq(at, f->rcv_nxt))
+			tcp_send_ack(s, f, now);
+	}
+	if (!f->fin_known || !seq_eq(f->fin_seq, f->rcv_nxt) || !takes_data(f->state))
+		return;
+	f->rcv_nxt = seq_add(f->rcv_nxt, 1);
+	f->rcv_adv = seq_max(f->rcv_adv, f->rcv_nxt);
+	ack_at_batch_end(s, f, true);
+	tcp_set_state(s, f, TCP_EV_FIN);
+	if (f->state == TCP_TIME_WAIT)
+		tcp_enter_time_wait(s, f, now);
+	flow_deliver(s, f);
+}
+
+/* The SYN of a new connection on the four-tuple of one that waits out its 2 MSL. */
+static enum drop reopen(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	tcp_set_state(s, f, TCP_EV_TIMEOUT);
+	tcp_reap(s, f);
+	return tcp_listen_input(s, seg, now);
+}
+
+enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
+		    uint64_t now)
+{
+	const uint32_t id = f->id;
+	enum drop drop;
+
+	if (reopens_time_wait(f, seg))
+		return reopen(s, f, seg, now);
+	if ((drop = check_syn_received(s, f, seg, now)) ||
+	    (drop = check_timestamps(s, f, seg, now)) || (drop = check_sequence(s, f, seg, now)) ||
+	    (drop = check_rst(s, f, seg, now)) || (drop = check_syn(s, f, seg, now)))
+		return drop;
+	follow_path(s, f, seg);
+	note_timestamp(f, seg, now);
+	drop = check_ack(s, f, seg, now);
+	if (!drop && seg->len)
+		drop = take_payload(s, f, seg, p, now);
+	/* The connection may be over, and its slot another's, by now. */
+	if (f->id == id && (drop == DROP_NONE || drop == DROP_AFTER_FIN))
+		take_fin(s, f, seg, now);
+	if (f->id == id)
+		close_first(s, f, now);
+	if (f->id == id)
+		tcp_reap(s, f);
+	return drop;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp_listen.c - segments that belong to no connection: the CLOSED and LISTEN parts of
+ * RFC 9293 3.10.7.1 and 3.10.7.2.
+ */
+#include <string.h>
+
+#include "core.h"
+#include "siphash.h"
+
+/* RFC 6528: a 4 us clock plus a keyed hash of the four-tuple, so that numbers of one
+ * tuple go up and those of another cannot be told from them. */
+static seq_t initial_seq(const struct stack *s, const struct tuple *t, uint64_t now)
+{
+	return seq((uint32_t)(now / (4 * NS_PER_US)) +
+		   (uint32_t)siphash(t, sizeof(*t), s->cfg.isn_key));
+}
+
+static uint16_t our_mss(const struct stack *s, int family)
+{
+	const uint32_t mss = s->cfg.mtu - TCP_HLEN - (family == 4 ? IPV4_HLEN : IPV6_HLEN);
+
+	return mss > 0xffff ? 0xffff : (uint16_t)mss;
+}
+
+static uint8_t our_wscale(uint32_t rcv_wnd_max)
+{
+	uint8_t shift = 0;
+
+	while (shift < TCP_WSCALE_MAX && rcv_wnd_max >> shift > 0xffff)
+		shift++;
+	return shift;
+}
+
+static void take_options(const struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
+{
+	const bool v4 = f->tuple.family == 4;
+	uint32_t mss = syn->mss;
+
+	if (!mss)
+		mss = v4 ? TCP_MSS_DEFAULT_V4 : TCP_MSS_DEFAULT_V6;
+	if (mss > our_mss(s, f->tuple.family))
+		mss = our_mss(s, f->tuple.family);
+	if (mss < 64) /* a peer cannot make us send a header for each byte */
+		mss = 64;
+	f->rcv_mss = TCP_MSS_DEFAULT_V4;
+	f->ts_ok = syn->has_ts;
+	f->ts_recent = syn->tsval;
+	f->ts_recent_at = now;
+	f->snd_mss = mss - (f->ts_ok ? 12 : 0);
+	f->sack_ok = syn->sack_ok;
+	f->wscale_ok = syn->has_wscale;
+	if (f->wscale_ok) {
+		f->snd_wscale = syn->wscale;
+		f->rcv_wscale = our_wscale(s->cfg.rcv_wnd_max);
+	}
+}
+
+static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
+{
+	uint32_t mss = our_mss(s, f->tuple.family);
+
+	f->link = syn->link;
+	f->queue = syn->queue;
+	f->irs = syn->seq;
+	f->rcv_nxt = f->rcv_adv = f->last_ack_sent = seq_add(syn->seq, 1);
+	f->iss = initial_seq(s, &f->tuple, now);
+	f->snd_una = f->iss;
+	f->snd_nxt = f->snd_resend = seq_add(f->iss, 1);
+	f->snd_wnd = f->snd_wnd_max = syn->wnd; /* never scaled on a SYN, RFC 7323 2.2 */
+	f->snd_wl1 = syn->seq;
+	f->snd_wl2 = f->iss;
+	f->ts_offset = (uint32_t)(siphash(&f->tuple, sizeof(f->tuple), s->cfg.isn_key) >> 32);
+	f->bytes_per_buf = mss < STACK_CHUNK_DATA ? mss : STACK_CHUNK_DATA;
+	f->rto_ns = TCP_RTO_INITIAL;
+	f->quick_acks = 16;
+	assembler_init(&f->ooo);
+	take_options(s, f, syn, now);
+	f->cwnd = 10 * f->snd_mss; /* RFC 6928 */
+	f->ssthresh = UINT32_MAX;
+}
+
+/* A table full of connections that only wait out their 2 MSL still has room: the oldest
+ * goes (RFC 9293 3.10.7.4 allows it for new connections; better than refusing a client). */
+static struct flow *make_room(struct stack *s, const struct tuple *tuple)
+{
+	struct flow *f = flow_new(&s->flows, tuple);
+
+	for (struct list_node *n = s->orphans.next; !f && n != &s->orphans;) {
+		struct flow *old = container_of(n, struct flow, orphan_node);
+
+		n = n->next;
+		if (old->app_open)
+			continue; /* its slot is the application's until it closes */
+		tcp_set_state(s, old, TCP_EV_TIMEOUT);
+		tcp_reap(s, old);
+		f = flow_new(&s->flows, tuple);
+	}
+	return f;
+}
+
+static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn, uint64_t now)
+{
+	struct listener *l = &s->listeners[listener];
+	struct flow *f;
+
+	if (l->embryos >= l->backlog)
+		return DROP_BACKLOG;
+	f = make_room(s, &syn->tuple);
+	if (!f)
+		return DROP_NO_MEMORY;
+	f->listener = (uint16_t)listener;
+	f->state = TCP_LISTEN;
+	open_flow(s, f, syn, now);
+	l->embryos++;
+	s->stats.flows_opened++;
+	tcp_set_state(s, f, TCP_EV_SYN);
+	/* Data on the SYN is not taken: our SYN-ACK covers the SYN alone and the peer
+	 * sends it again. */
+	tcp_send_synack(s, f, now);
+	tcp_rexmit_arm(s, f, now);
+	return DROP_NONE;
+}
+
+enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now)
+{
+	const int listener = listener_find(s->listeners, s->cfg.max_listeners, &seg->tuple);
+
+	if (seg->flags & TCPF_RST)
+		return DROP_NO_FLOW;
+	if (listener < 0) {
+		tcp_send_rst_for(s, seg);
+		return DROP_NO_LISTENER;
+	}
+	if (seg->flags & TCPF_ACK) {
+		tcp_send_rst_for(s, seg);
+		return DROP_NO_FLOW;
+	}
+	if ((seg->flags & (TCPF_SYN | TCPF_FIN)) != TCPF_SYN)
+		return DROP_FLAGS;
+	return accept_syn(s, listener, seg, now);
+}

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp_output.c - everything we send is built here, each frame in a host page of its own:
+ *
+ *   tcp_send_ack/synack/rst, tcp_push -> emit() -> tx_queue -> stack_tx() -> the NIC
+ *                                                  stack_tx_done() -> page_pool
+ *
+ * A frame is built once and never looked at again: what has to be sent again is built
+ * again, from the reply pages and the flow. If no host page is free nothing is lost: an
+ * ACK stays due (ack list), data and FIN are the retransmission timer's.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core.h"
+
+#define PAGE_BYTES NETMEM_PAGE_SIZE
+
+/* ---- frames ---- */
+
+/* A host page for the transmit path; NETMEM_NONE when there is none. */
+static netmem_ref take_page(struct stack *s, uint32_t owner)
+{
+	const netmem_ref netmem = page_pool_alloc_netmem(s->tx_pool);
+
+	if (netmem_is_none(netmem))
+		s->stats.tx_no_page++;
+	else
+		frag_track(s->tracker, netmem, FRAG_TX, owner);
+	return netmem;
+}
+
+/* Build the frame in `page`, whose payload is in place already, and queue it. */
+static void queue_frame(struct stack *s, uint32_t queue, const struct out_seg *out,
+			struct page *page)
+{
+	struct tx_queue *q = &s->tx[queue];
+	const uint32_t len = wire_build(out, page_address(page));
+
+	/* The ring has a place for every host page, so it cannot be full. */
+	q->ring[q->head++ & q->mask] =
+		(struct tx_frame){.addr = page->dma_addr, .len = len, .page = page_index(page)};
+	s->stats.tx_segments++;
+}
+
+static bool emit(struct stack *s, uint32_t queue, const struct out_seg *out)
+{
+	const netmem_ref netmem = take_page(s, 0);
+	struct page *page;
+
+	if (netmem_is_none(netmem))
+		return false;
+	page = netmem_to_page(netmem);
+	if (!page)
+		return false;
+	queue_frame(s, queue, out, page);
+	return true;
+}
+
+/* ---- what every segment of a flow carries ---- */
+
+uint32_t tcp_tsval(const struct flow *f, uint64_t now)
+{
+	return (uint32_t)(now / NS_PER_MS) + f->ts_offset;
+}
+
+/* DSACK first (RFC 2883 4), then the islands, as many as fit (RFC 2018 4). */
+static void add_sack(struct flow *f, struct out_seg *out)
+{
+	const uint32_t max = f->ts_ok ? TCP_SACK_BLOCKS_MAX - 1 : TCP_SACK_BLOCKS_MAX;
+	const struct island *around;
+
+	if (!f->sack_ok)
+		return;
+	if (!seq_eq(f->dsack_start, f->dsack_end)) {
+		out->sack[out->nr_sack++] = (struct sack_block){f->dsack_start, f->dsack_end};
+		around = assembler_find(&f->ooo, f->dsack_start);
+		if (around) /* the block that contains it comes second (RFC 2883 4.1.2) */
+			out->sack[out->nr_sack++] = (struct sack_block){around->start, around->end};
+		f->dsack_end = f->dsack_start; /* reported once */
+	}
+	struct sack_block recent[TCP_SACK_BLOCKS_MAX];
+	const uint32_t nr = assembler_sack(&f->ooo, recent, TCP_SACK_BLOCKS_MAX);
+
+	for (uint32_t i = 0; i < nr && out->nr_sack < max; i++) {
+		if (out->nr_sack > 1 && seq_eq(out->sack[1].start, recent[i].start))
+			continue;
+		out->sack[out->nr_sack++] = recent[i];
+	}
+}
+
+/* Header fields of a segment of an open connection; acknowledges what has come so far. */
+static struct out_seg out_of(struct stack *s, struct flow *f, uint64_t now, uint8_t flags)
+{
+	struct out_seg out = {
+		.tuple = &f->tuple,
+		.link = &f->link,
+		.seq = f->snd_nxt,
+		.ack = f->rcv_nxt,
+		.flags = flags | TCPF_ACK,
+		.wscale = -1,
+		.has_ts = f->ts_ok,
+		.tsval = tcp_tsval(f, now),
+		.tsecr = f->ts_recent,
+	};
+	uint32_t wnd = window_advertise(s, f) >> f->rcv_wscale;
+
+	out.wnd = wnd > 0xffff ? 0xffff : (uint16_t)wnd;
+	return out;
+}
+
+/* An ACK went out with this segment: nothing is owed any more. */
+static void acked_now(struct stack *s, struct flow *f)
+{
+	f->last_ack_sent = f->rcv_nxt;
+	f->ack_pending = 0;
+	f->ack_now = false;
+	list_del(&f->ack_node);
+	if (f->t_delack) {
+		f->t_delack = 0;
+		timer_update(s, f);
+	}
+}
+
+/* ---- ACKs ---- */
+
+void tcp_send_ack(struct stack *s, struct flow *f, uint64_t now)
+{
+	struct out_seg out = out_of(s, f, now, 0);
+
+	add_sack(f, &out);
+	if (!emit(s, f->queue, &out)) {
+		f->ack_now = true;
+		list_add_tail(&s->ack_list, &f->ack_node);
+		return;
+	}
+	if (seq_eq(f->last_ack_sent, f->rcv_nxt))
+		s->stats.tx_dup_acks++;
+	acked_now(s, f);
+}
+
+/* RFC 9293 3.8.6.3, RFC 5681 4.2: every second full-sized segment at the latest. */
+void tcp_ack_decide(struct stack *s, struct flow *f, uint64_t now)
+{
+	if (f->ack_now || f->ack_pending >= 2u * f->rcv_mss || (f->quick_acks && f->ack_pending)) {
+		f->quick_acks -= f->quick_acks > 0;
+		s->stats.tx_acks_immediate++;
+		tcp_send_ack(s, f, now);
+		return;
+	}
+	list_del(&f->ack_node);
+	if (f->ack_pending && !f->t_delack) {
+		f->t_delack = now + s->cfg.delack_ns;
+		timer_update(s, f);
+	}
+}
+
+void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
+{
+	const uint32_t ip_hlen = f->tuple.family == 4 ? IPV4_HLEN : IPV6_HLEN;
+	const uint32_t mss = s->cfg.mtu - ip_hlen - TCP_HLEN;
+	struct out_seg out;
+	uint32_t wnd;
+
+	/* The window of a SYN is never scaled (RFC 7323 2.2). */
+	wnd = window_advertise(s, f);
+	out = (struct out_seg){
+		.tuple = &f->tuple,
+		.link = &f->link,
+		.seq = f->iss,
+		.ack = f->rcv_nxt,
+		.flags = TCPF_SYN | TCPF_ACK,
+		.wnd = wnd > 0xffff ? 0xffff : (uint16_t)wnd,
+		.mss = mss > 0xffff ? 0xffff : (uint16_t)mss,
+		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,
+		.sack_permitted = f->sack_ok,
+		.has_ts = f->ts_ok,
+		.tsval = tcp_tsval(f, now),
+		.tsecr = f->ts_recent,
+	};
+	if (emit(s, f->queue, &out))
+		f->last_ack_sent = f->rcv_nxt;
+}
+
+/* ---- RST ---- */
+
+void tcp_send_rst_for(struct stack *s, const struct seg *seg)
+{
+	struct out_seg out = {
+		.tuple = &seg->tuple, .link = &seg->link, .flags = TCPF_RST, .wscale = -1};
+
+	if (seg->flags & TCPF_RST)
+		return;
+	if (seg->flags & TCPF_ACK) {
+		out.seq = seg->ack;
+	} else {
+		out.flags |= TCPF_ACK;
+		out.ack = seq_add(seg->seq, seg_space(seg));
+	}
+	if (emit(s, seg->queue, &out))
+		s->stats.tx_rst++;
+}
+
+void tcp_send_rst(struct stack *s, struct flow *f)
+{
+	const struct out_seg out = {.tuple = &f->tuple,
+				    .link = &f->link,
+				    .seq = f->snd_nxt,
+				    .ack = f->rcv_nxt,
+				    .flags = TCPF_RST | TCPF_ACK,
+				    .wscale = -1};
+
+	if (emit(s, f->queue, &out))
+		s->stats.tx_rst++;
+}
+
+/* ---- replies ----
+ *
+ *      snd_una                     snd_resend        snd_nxt
+ *         |==== sent, not acked ======|== sent before ==|--- not sent ---| FIN
+ *         '---- replies.bytes: kept in host pages until acknowledged ----'
+ */
+
+int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_t len)
+{
+	struct reply_buffer *r = &f->replies;
+
+	if (len > CHANNEL_REPLY_MAX || r->bytes + len > CHANNEL_REPLY_MAX)
+		return -ENOBUFS;
+	while (len) {
+		struct reply_page *last = &r->page[(r->first + r->nr - 1) % REPLY_PAGES];
+		struct page *page;
+		uint32_t part;
+
+		if (!r->nr || last->len == PAGE_BYTES) {
+			const netmem_ref netmem =
+				r->nr < REPLY_PAGES ? take_page(s, f->id) : NETMEM_NONE;
+
+			if (netmem_is_none(netmem))
+				return -ENOBUFS;
+			last = &r->page[(r->first + r->nr++) % REPLY_PAGES];
+			*last = (struct reply_page){.netmem = netmem};
+		}
+		page = netmem_to_page(last->netmem);
+		if (!page)
+			return -EFAULT;
+		part = PAGE_BYTES - last->len < len ? PAGE_BYTES - last->len : len;
+		memcpy((uint8_t *)page_address(page) + last->len, bytes, part);
+		last->len += part;
+		r->bytes += part;
+		bytes += part;
+		len -= part;
+	}
+	return 0;
+}
+
+static void free_reply_page(struct stack *s, netmem_ref netmem)
+{
+	frag_track(s->tracker, netmem, FRAG_FREE, 0);
+	page_pool_put_netmem(s->tx_pool, netmem, true);
+}
+
+void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes)
+{
+	struct reply_buffer *r = &f->replies;
+
+	r->bytes -= bytes;
+	r->head += bytes;
+	while (r->nr && r->head >= r->page[r->first].len) {
+		r->head -= r->page[r->first].len;
+		free_reply_page(s, r->page[r->first].netmem);
+		r->first = (r->first + 1) % REPLY_PAGES;
+		r->nr--;
+	}
+}
+
+void tcp_reply_free(struct stack *s, struct flow *f)
+{
+	tcp_reply_acked(s, f, f->replies.bytes);
+}
+
+/* Copy reply bytes [off, off + len) from the pages into a frame. */
+static void copy_reply(const struct reply_buffer *r, uint32_t off, uint32_t len, uint8_t *to)
+{
+	uint32_t i = r->first;
+
+	for (off += r->head; len; i = (i + 1) % REPLY_PAGES) {
+		const struct reply_page *p = &r->page[i];
+		const struct page *page = netmem_to_page(p->netmem);
+		uint32_t part;
+
+		if (off >= p->len) {
+			off -= p->len;
+			continue;
+		}
+		part = p->len - off < len ? p->len - off : len;
+		if (page)
+			memcpy(to, (const uint8_t *)page_address(page) + off, part);
+		to += part;
+		len -= part;
+		off = 0;
+	}
+}
+
+/* One segment from `snd_resend` on: `len` reply bytes, the FIN if `fin`. */
+static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, uint64_t now)
+{
+	const uint32_t off = (uint32_t)seq_sub(f->snd_resend, f->snd_una);
+	const bool again = seq_lt(f->snd_resend, f->snd_nxt);
+	const netmem_ref netmem = take_page(s, 0);
+	struct out_seg out;
+	struct page *page;
+
+	if (netmem_is_none(netmem))
+		return false;
+	page = netmem_to_page(netmem);
+	if (!page)
+		return false;
+	out = out_of(s, f, now, fin ? TCPF_FIN : 0);
+	out.seq = f->snd_resend;
+	out.len = len;
+	if (len && off + len == f->replies.bytes)
+		out.flags |= TCPF_PSH;
+	copy_reply(&f->replies, off, len, (uint8_t *)page_address(page) + wire_headers_len(&out));
+	queue_frame(s, f->queue, &out, page);
+
+	f->snd_resend = seq_add(f->snd_resend, len + fin);
+	if (again) {
+		s->stats.tx_retransmits++;
+		f->rtt_start = 0; /* Karn: an ACK could be for either copy */
+	} else if (!f->rtt_start) {
+		f->rtt_start = now;
+		f->rtt_seq = f->snd_resend;
+	}
+	f->snd_nxt = seq_max(f->snd_nxt, f->snd_resend);
+	f->fin_sent |= fin;
+	acked_now(s, f);
+	if (!f->t_rexmit)
+		tcp_rexmit_arm(s, f, now);
+	return true;
+}
+
+/* Room for a frame's payload in one host page, whatever the MTU is. */
+static uint32_t send_mss(const struct flow *f)
+{
+	const uint32_t room = PAGE_BYTES - WIRE_HEADERS_MAX;
+
+	return f->snd_mss < room ? f->snd_mss : room;
+}
+
+void tcp_push(struct stack *s, struct flow *f, uint64_t now)
+{
+	const uint32_t wnd = f->snd_wnd < f->cwnd ? f->snd_wnd : f->cwnd;
+
+	if (f->state == TCP_SYN_RECEIVED || f->state == TCP_CLOSED)
+		return;
+	for (;;) {
+		const uint32_t off = (uint32_t)seq_sub(f->snd_resend, f->snd_una);
+		uint32_t len;
+
+		if (off > f->replies.bytes)
+			return; /* the FIN is out */
+		len = f->replies.bytes - off;
+		if (!len) {
+			if (f->app_shut)
+				send_data(s, f, 0, true, now);
+			return;
+		}
+		if (len > send_mss(f))
+			len = send_mss(f);
+		if (off >= wnd || (off && len > wnd - off)) { /* sender's SWS avoidance */
+			if (!off && !f->t_rexmit)
+				tcp_rexmit_arm(s, f, now); /* zero window: probe it */
+			return;
+		}
+		if (len > wnd - off)
+			len = wnd - off;
+		if (!send_data(s, f, len, false, now)) {
+			if (!f->t_rexmit)
+				tcp_rexmit_arm(s, f, now);
+			return;
+		}
+	}
+}
+
+void tcp_resend_first(struct stack *s, struct flow *f, uint64_t now)
+{
+	const seq_t resume = f->snd_resend;
+	uint32_t len = f->replies.bytes;
+
+	if (f->state == TCP_SYN_RECEIVED) {
+		tcp_send_synack(s, f, now);
+		s->stats.tx_retransmits++;
+		return;
+	}
+	if (len > send_mss(f))
+		len = send_mss(f);
+	/* A zero window gets one byte: enough to be answered (RFC 9293 3.8.6.1). */
+	if (!f->snd_wnd && len > 1)
+		len = 1;
+	if (!len && !f->app_shut)
+		return;
+	f->snd_resend = f->snd_una;
+	send_data(s, f, len, !len, now);
+	f->snd_resend = seq_max(f->snd_resend, resume);
+}

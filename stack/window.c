@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * window.c - the advertised windows of all flows against the free device buffers.
+ *
+ * A byte of window is a promise to have a buffer when it arrives. Promises are kept in
+ * *buffers*: a flow's window divided by what a buffer has been carrying on it (3840
+ * bytes for large packets, one MSS or less for small ones). A flow may be promised as
+ * much as would be left unpromised afterwards (the dynamic threshold of Choudhury and
+ * Hahne): one flow gets half of the free buffers, n flows 1/(n + 1) each, and a new one
+ * always finds something.
+ *
+ *      nr_niovs
+ *      |= lent, queued =|== promised: flow 1 | flow 2 | ... ==|== spare ==| reserve |
+ *
+ * A promise is never taken back (the right edge never moves left, RFC 9293 SHLD-14), it
+ * is used up by the data that arrives.
+ */
+#include "core.h"
+
+#define FILL_SLACK 64 /* buffers in a fill ring beyond what is promised: a batch of bare segments */
+
+#define REOPEN_BUDGET 64
+
+/* Device buffers that hold nothing: at rest in the pool, or in fill rings. */
+static uint32_t free_niovs(const struct stack *s)
+{
+	return page_pool_available(s->rx_pool) + frag_count(s->tracker, FRAG_NET_IOV, FRAG_FILL);
+}
+
+static uint32_t buffers_for(const struct flow *f, uint32_t bytes)
+{
+	return (bytes + f->bytes_per_buf - 1) / f->bytes_per_buf;
+}
+
+static void promise(struct stack *s, struct flow *f, uint32_t bufs)
+{
+	s->promised += bufs - f->promised;
+	s->rx[f->queue].promised += bufs - f->promised;
+	f->promised = bufs;
+}
+
+void window_forget(struct stack *s, struct flow *f)
+{
+	promise(s, f, 0);
+}
+
+static uint32_t rcv_wnd(const struct flow *f)
+{
+	return (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt);
+}
+
+void window_account(struct stack *s, struct flow *f)
+{
+	const uint32_t wnd = rcv_wnd(f);
+
+	/* What lies out of order inside the window has its buffers already. */
+	promise(s, f, wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0);
+}
+
+/* Down quickly, up slowly: too small an estimate costs throughput, too large a drop. */
+void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs)
+{
+	const uint32_t seen = bytes / bufs ? bytes / bufs : 1;
+	const int32_t diff = (int32_t)seen - (int32_t)f->bytes_per_buf;
+
+	f->bytes_per_buf += (uint32_t)(diff < 0 ? diff / 4 : (diff + 15) / 16);
+}
+
+/* The largest window this flow could be given now, in bytes. */
+static uint32_t window_room(const struct stack *s, const struct flow *f)
+{
+	uint64_t bytes;
+	int64_t spare;
+
+	if (s->cfg.pressure == PRESSURE_DROP)
+		return s->cfg.rcv_wnd_max -
+		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
+	spare = (int64_t)free_niovs(s) - s->reserve - (s->promised - f->promised);
+	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
+	return bytes < s->cfg.rcv_wnd_max ? (uint32_t)bytes : s->cfg.rcv_wnd_max;
+}
+
+/* The smallest step worth telling: RFC 9293 3.8.6.2.2 (receiver's SWS avoidance). */
+static uint32_t smallest_step(const struct stack *s, const struct flow *f)
+{
+	const uint32_t half = s->cfg.rcv_wnd_max / 2;
+
+	return f->rcv_mss < half ? f->rcv_mss : half;
+}
+
+uint32_t window_advertise(struct stack *s, struct flow *f)
+{
+	const uint32_t now = rcv_wnd(f);
+	uint32_t room = window_room(s, f);
+
+	/* Until scaling is in force, and without it for ever, 16 bits are all there is. */
+	const uint32_t most =
+		f->state == TCP_SYN_RECEIVED || !f->rcv_wscale ? 0xffff : 0xffffu << f->rcv_wscale;
+
+	room = room < most ? room : most;
+	if (room >= now + smallest_step(s, f)) {
+		f->rcv_adv = seq_add(f->rcv_nxt, room);
+		window_account(s, f);
+	}
+	if (rcv_wnd(f) < s->cfg.rcv_wnd_max / 2)
+		list_add_tail(&s->starved, &f->starved_node);
+	else
+		list_del(&f->starved_node);
+	return rcv_wnd(f);
+}
+
+/* Would this flow's peer gain from an update? As Linux: when the window at least doubles. */
+static bool worth_telling(const struct stack *s, const struct flow *f)
+{
+	const uint32_t wnd = rcv_wnd(f), room = window_room(s, f);
+
+	return f->state != TCP_SYN_RECEIVED && room >= 2 * wnd && room >= wnd + smallest_step(s, f);
+}
+
+void window_reopen(struct stack *s, uint64_t now)
+{
+	const struct list_node *first = NULL;
+
+	/* A few a call, in turn: ten thousand hungry flows must not stall the loop. */
+	for (int budget = REOPEN_BUDGET; budget && !list_empty(&s->starved); budget--) {
+		struct list_node *n = s->starved.next;
+		struct flow *f = container_of(n, struct flow, starved_node);
+
+		if (n == first)
+			break;
+		first = first ? first : n;
+		list_del(n);
+		list_add_tail(&s->starved, n);
+		if (!worth_telling(s, f))
+			continue;
+		s->stats.tx_window_updates++;
+		tcp_send_ack(s, f, now);
+	}
+}
+
+uint32_t window_fill_target(const struct stack *s, uint32_t queue)
+{
+	uint32_t want = s->rx[queue].promised + FILL_SLACK;
+
+	if (s->cfg.pressure == PRESSURE_DROP || want > s->cfg.fill_max)
+		return s->cfg.fill_max;
+	return want < s->cfg.fill_min ? s->cfg.fill_min : want;
+}
