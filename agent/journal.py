@@ -29,8 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from pyroute2 import netns
-
+from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 
 RUN_DIRECTORY = Path("/run/devmemtcp")
@@ -70,13 +69,13 @@ class Journal:
         name = f"devmemtcp-{os.getpid()}-{side}"
         if _LINE.fullmatch(f"netns {name}") is None:
             raise ValueError(f"a namespace is near or far, not {side!r}")
-        if os.path.lexists(os.path.join(netns.NETNS_RUN_DIR, name)):
+        if namespaces.exists(name):
             raise FileExistsError(
                 errno.EEXIST, "namespace exists already and is not of this run", name
             )
         os.write(self._fd, f"netns {name}\n".encode())
         self._names.append(name)
-        netns.create(name)
+        namespaces.create(name)
         return name
 
     def close(self) -> None:
@@ -221,7 +220,7 @@ def _remove_netns(name: str) -> bool:
     with them.
     """
     try:
-        netns.remove(name)
+        namespaces.remove(name)
     except FileNotFoundError:
         return False
     return True

@@ -16,13 +16,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pyroute2 import NetlinkError, NetNS, netns
+from pyroute2 import IPRoute, NetlinkError
 
+from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal import RUN_DIRECTORY, Journal, sweep
 
@@ -43,14 +45,9 @@ class Side:
     ip4: str
     ip6: str
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Put the calling thread, and what it starts meanwhile, into this namespace."""
-        netns.pushns(self.netns)
-        try:
-            yield
-        finally:
-            netns.popns()
+    def entered(self) -> AbstractContextManager[None]:
+        """Put the calling thread, and the processes that it starts meanwhile, into this end."""
+        return namespaces.entered(self.netns)
 
 
 class Lab:
@@ -90,20 +87,23 @@ class Lab:
         self._undo.close()
 
     def _join(self) -> None:
-        with NetNS(self.near.netns) as near, NetNS(self.far.netns) as far:
-            peer = {"ifname": self.far.ifname, "net_ns_fd": self.far.netns, "mtu": self.mtu}
+        size = {"mtu": self.mtu}
+        peer = {"ifname": self.far.ifname, "net_ns_fd": self.far.netns, **size}
+        with self.near.entered(), IPRoute() as netlink:
             try:
-                near.link("add", ifname=self.near.ifname, kind="veth", mtu=self.mtu, peer=peer)
+                netlink.link("add", ifname=self.near.ifname, kind="veth", peer=peer, **size)
             except NetlinkError as error:
                 raise OSError(error.code, f"cannot make a veth pair: {error}") from error
-            _configure(near, self.near)
-            _configure(far, self.far)
+        for side in (self.near, self.far):
+            with side.entered(), IPRoute() as netlink:
+                _configure(netlink, side, self.mtu)
 
 
-def _configure(handle: NetNS, side: Side) -> None:
-    handle.link("set", index=handle.link_lookup(ifname="lo")[0], state="up")
-    (index,) = handle.link_lookup(ifname=side.ifname)
-    handle.addr("add", index=index, address=side.ip4, prefixlen=24)
-    if handle.link("get", index=index)[0].get_attr("IFLA_MTU") >= 1280:  # RFC 8200 section 5
-        handle.addr("add", index=index, address=side.ip6, prefixlen=64, flags=_IFA_F_NODAD)
-    handle.link("set", index=index, state="up")
+def _configure(netlink: IPRoute, side: Side, mtu: int) -> None:
+    """Addresses and links up, in the namespace that `netlink` was opened in."""
+    netlink.link("set", index=socket.if_nametoindex("lo"), state="up")
+    index = socket.if_nametoindex(side.ifname)
+    netlink.addr("add", index=index, address=side.ip4, prefixlen=24)
+    if mtu >= 1280:  # RFC 8200 section 5: below that there is no IPv6
+        netlink.addr("add", index=index, address=side.ip6, prefixlen=64, flags=_IFA_F_NODAD)
+    netlink.link("set", index=index, state="up")

@@ -24,12 +24,14 @@ DEAD = 4194305  # above PID_MAX_LIMIT: no process ever has it
 
 
 class Namespaces:
-    """Stands in for pyroute2.netns: a namespace is a file in NETNS_RUN_DIR."""
+    """Stands in for devmemtcp.agent.namespaces."""
 
     def __init__(self, directory: Path) -> None:
-        self.NETNS_RUN_DIR = str(directory)
         directory.mkdir()
         self.directory = directory
+
+    def exists(self, name: str) -> bool:
+        return (self.directory / name).exists()
 
     def create(self, name: str) -> None:
         (self.directory / name).touch(exist_ok=False)
@@ -44,7 +46,7 @@ class Namespaces:
 @pytest.fixture
 def namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespaces:
     stand_in = Namespaces(tmp_path / "netns")
-    monkeypatch.setattr(journal, "netns", stand_in)
+    monkeypatch.setattr(journal, "namespaces", stand_in)
     return stand_in
 
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab: two namespaces that carry traffic and never outlive their use."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from devmemtcp.agent.journal import sweep
+from devmemtcp.agent.lab import Lab, Side
+
+NETNS = Path("/run/netns")
+
+pytestmark = pytest.mark.usefixtures("_clean_slate")  # skips without root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def exist(*sides: Side) -> list[bool]:
+    return [(NETNS / side.netns).exists() for side in sides]
+
+
+@contextmanager
+def lab_in_another_process(run: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A process that holds a lab until it is ended; yields it and its namespaces' names."""
+    script = (
+        "import json, signal, sys\n"
+        "from pathlib import Path\n"
+        "from devmemtcp.agent.lab import Lab\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "with Lab(directory=Path(sys.argv[1])) as lab:\n"
+        "    print(json.dumps([lab.near.netns, lab.far.netns]), flush=True)\n"
+        "    signal.pause()\n"
+    )
+    command = [sys.executable, "-c", script, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("family", "mtu"),
+    [
+        (socket.AF_INET, 576),  # too small for IPv6, RFC 8200 section 5
+        (socket.AF_INET, 1500),
+        (socket.AF_INET, 65535),
+        (socket.AF_INET6, 1280),
+        (socket.AF_INET6, 9000),
+    ],
+)
+def test_the_lab_carries_tcp(run: Path, family: socket.AddressFamily, mtu: int) -> None:
+    with Lab(mtu=mtu, directory=run) as lab:
+        address = lab.near.ip4 if family == socket.AF_INET else lab.near.ip6
+        with lab.near.entered():
+            server = socket.create_server((address, 0), family=family)
+        with server:
+            where = server.getsockname()[:2]
+            thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"hello"))
+            thread.start()
+            with lab.far.entered():
+                client = socket.create_connection(where, timeout=10)
+            with client:
+                assert client.recv(100) == b"hello"
+            thread.join()
+        assert exist(lab.near, lab.far) == [True, True]
+    assert exist(lab.near, lab.far) == [False, False]
+    assert not run.exists()
+
+
+def test_entering_a_side_is_for_the_block_only(run: Path) -> None:
+    home = os.stat("/proc/self/ns/net").st_ino
+    with Lab(directory=run) as lab:
+        with lab.far.entered():
+            assert os.stat("/proc/self/ns/net").st_ino == (NETNS / lab.far.netns).stat().st_ino
+        assert os.stat("/proc/self/ns/net").st_ino == home
+        with pytest.raises(ZeroDivisionError), lab.far.entered():
+            _ = 1 // 0
+        assert os.stat("/proc/self/ns/net").st_ino == home
+
+
+def test_an_error_in_the_block_undoes_it(run: Path) -> None:
+    with pytest.raises(RuntimeError), Lab(directory=run) as lab:
+        raise RuntimeError
+    assert exist(lab.near, lab.far) == [False, False]
+
+
+def test_a_lab_that_cannot_be_finished_is_undone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(NETNS.iterdir())
+
+    def refuse(lab: Lab) -> None:
+        assert len(set(NETNS.iterdir()) - before) == 2
+        raise OSError("no veth today")
+
+    monkeypatch.setattr(Lab, "_join", refuse)
+    with pytest.raises(OSError, match="no veth today"):
+        Lab(directory=run)
+    assert not run.exists()
+    assert not (NETNS / f"devmemtcp-{os.getpid()}-near").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing(run: Path, number: signal.Signals) -> None:
+    with lab_in_another_process(run) as (process, names):
+        process.send_signal(number)
+        process.wait(30)
+    assert not any((NETNS / name).exists() for name in names)
+    assert not run.exists()
+
+
+def test_the_next_lab_undoes_a_killed_one_and_spares_a_live_one(run: Path) -> None:
+    with lab_in_another_process(run) as (_, live):
+        with lab_in_another_process(run) as (process, dead):
+            process.kill()
+            process.wait()
+        assert all((NETNS / name).exists() for name in dead + live)
+        with Lab(directory=run):
+            assert not any((NETNS / name).exists() for name in dead)
+        assert all((NETNS / name).exists() for name in live)
+        assert all(
+            f"netns {name}\n" in "".join(p.read_text() for p in run.iterdir()) for name in live
+        )
+    assert sorted(sweep(run)) == sorted(live)
+    assert not run.exists()
+
+
+def test_the_callers_namespace_never_sees_a_device(run: Path) -> None:
+    before = socket.if_nameindex()
+    with Lab(directory=run):
+        assert socket.if_nameindex() == before
