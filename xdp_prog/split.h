@@ -42,12 +42,20 @@ static __always_inline int fit_tail(struct xdp_md *ctx, struct segment *seg, __u
 	return *grown ? bpf_xdp_adjust_tail(ctx, *grown) : 0;
 }
 
-static __always_inline int write_rx_info(struct xdp_md *ctx, struct segment *seg, enum rx_csum csum,
-					 __u32 grown)
+/*
+ * Fills in the metadata up to the headers. The bytes between the record and the
+ * headers are headroom, where the last user of the page may have left anything,
+ * another flow's payload included: zeroed, so that none of it leaves the kernel.
+ * volatile, because what the compiler would make of the loop is a memset() call.
+ */
+static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *seg,
+					  enum rx_csum csum, __u32 grown)
 {
-	struct rx_info *info = (void *)(long)ctx->data_meta;
+	void *meta = (void *)(long)ctx->data_meta;
+	struct rx_info *info = meta;
+	__u32 unused_end = RX_META_LEN - seg->hdr_len;
 
-	if ((void *)(info + 1) > (void *)(long)ctx->data)
+	if (meta + RX_META_LEN > (void *)(long)ctx->data)
 		return -1;
 	*info = (struct rx_info){
 		.magic = RX_INFO_MAGIC,
@@ -60,6 +68,8 @@ static __always_inline int write_rx_info(struct xdp_md *ctx, struct segment *seg
 		.payload_len = seg->payload_len,
 		.queue = ctx->rx_queue_index,
 	};
+	for (__u32 off = RX_INFO_LEN; off < RX_HDR_MAX && off < unused_end; off += 2)
+		*(volatile __u16 *)(meta + off) = 0;
 	return 0;
 }
 
@@ -70,7 +80,7 @@ static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, stru
 
 	if (drop_old_metadata(ctx) || fit_tail(ctx, seg, &grown) ||
 	    bpf_xdp_adjust_head(ctx, seg->hdr_len) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
-	    write_rx_info(ctx, seg, csum, grown))
+	    write_metadata(ctx, seg, csum, grown))
 		return STEER_drop_adjust_failed;
 	return STEER_redirect;
 }
