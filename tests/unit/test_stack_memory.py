@@ -3,7 +3,7 @@
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -49,7 +49,7 @@ def new_memory(niovs: int = NR_NIOVS, pages: int = NR_PAGES, ring: int = RING) -
 
 
 @pytest.fixture
-def memory() -> Iterator[Any]:
+def memory() -> Any:
     return new_memory()
 
 
@@ -163,8 +163,9 @@ class MemoryMachine(RuleBasedStateMachine):
         self.owner: dict[int, int] = {}
         self.tx: dict[int, int] = {}
 
-    def pick(self, data: st.DataObject, buffers: Any) -> int:
-        return data.draw(st.sampled_from(sorted(buffers)))
+    def pick(self, data: st.DataObject, buffers: Iterable[int]) -> int:
+        buffer: int = data.draw(st.sampled_from(sorted(buffers)))
+        return buffer
 
     def with_part(self, *states: State) -> list[int]:
         return [n for n, parts in self.parts.items() if any(parts[state] for state in states)]
