@@ -400,6 +400,11 @@ static void lent_without_reference(void)
 	*netmem_get_pp_ref_count_ref(niov_ref(2)) = 0;
 }
 
+static void fill_without_reference(void)
+{
+	*netmem_get_pp_ref_count_ref(niov_ref(1)) = 0;
+}
+
 static void fewer_references_than_parts(void)
 {
 	*netmem_get_pp_ref_count_ref(niov_ref(3)) = 1;
@@ -525,6 +530,7 @@ static const struct damage {
 	DAMAGE(fill_with_owner, 1),
 	DAMAGE(lent_without_owner, 2),
 	DAMAGE(lent_without_reference, 2),
+	DAMAGE(fill_without_reference, 1),
 	DAMAGE(fewer_references_than_parts, 3),
 	DAMAGE(lent_without_parts, 2),
 	DAMAGE(fill_with_parts, 1),
