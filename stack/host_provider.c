@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include "list.h"
 #include "memory_provider.h"
 #include "page_pool.h"
 

@@ -18,8 +18,6 @@
 
 #include "netmem.h"
 
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
-
 struct memory_provider_ops {
 	/*
 	 * Cache and ring are empty: returns one netmem, NETMEM_NONE when there is

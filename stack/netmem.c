@@ -3,6 +3,7 @@
  * netmem.c - the little of netmem that is not inline: warnings, and references
  * that a user takes on the memory's owner instead of on the pool.
  */
+#include "list.h"
 #include "memory_provider.h"
 #include "netmem.h"
 
