@@ -1,7 +1,3 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api.h"
-
-int pyxdp_placeholder(void)
-{
-	return 0;
-}
+/* What the generated module sees before its wrappers: the libraries, then our list of calls. */
+#include "pyxdp.h"

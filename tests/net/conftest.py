@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import NetNS, netns
 
 _PREFIX = "dmt-"
 _NETNS_DIR = Path("/var/run/netns")
@@ -73,10 +74,12 @@ class VethEnd:
         with self.enter():
             return subprocess.Popen(args, **kwargs)
 
-    def run(self, args: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[Any]:
-        """Run a command in this end's namespace; ``check=True`` unless told otherwise."""
+    def run(
+        self, args: Sequence[str], *, check: bool = True, timeout: float = 60, **kwargs: Any
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a command in this end's namespace, to its end."""
         with self.enter():
-            return subprocess.run(args, **{"check": True, "timeout": 60} | kwargs)
+            return subprocess.run(args, check=check, timeout=timeout, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,14 @@ def _configure(end: NetNS, ifname: str, ip4: str, ip6: str) -> tuple[int, str]:
     return ifindex, mac
 
 
+def _await_carrier(handle: NetNS, ifindex: int) -> None:
+    """The kernel drops what is sent before its link watch has seen the carrier."""
+    deadline = time.monotonic() + 5
+    while handle.link("get", index=ifindex)[0].get_attr("IFLA_OPERSTATE") != "UP":
+        assert time.monotonic() < deadline, "the veth pair has no carrier"
+        time.sleep(0.002)
+
+
 @contextmanager
 def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
     """Two namespaces and a veth pair between them, removed again in reverse order."""
@@ -149,6 +160,8 @@ def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
             ifname, ip4, ip6 = f"veth{index}", f"10.77.0.{index + 1}", f"fd00:77::{index + 1}"
             ifindex, mac = _configure(handle, ifname, ip4, ip6)
             ends.append(VethEnd(name, ifname, ifindex, ip4, ip6, mac))
+        for handle, end in zip((left, right), ends, strict=True):
+            _await_carrier(handle, end.ifindex)
         yield Veth(*ends)
 
 
