@@ -55,7 +55,7 @@ struct flow {
 	bool hashed;
 	bool app_open; /* between EVENT_ACCEPT and REQUEST_CLOSE */
 	bool app_shut; /* REQUEST_SHUTDOWN or REQUEST_CLOSE: a FIN is due or sent */
-	bool first_bytes_seen;
+	bool close_first; /* LISTEN_CLOSE_FIRST: a FIN as soon as the first bytes arrive */
 
 	/* receive sequence space (RFC 9293 3.3.1):
 	 *

@@ -45,8 +45,7 @@ static bool request_send(struct stack *s, struct flow *f, uint32_t at, uint32_t 
 static bool request_shutdown(struct stack *s, struct flow *f, uint64_t now)
 {
 	if (f->app_shut)
-		return f->listener < s->cfg.max_listeners &&
-		       s->listeners[f->listener].flags & LISTEN_CLOSE_FIRST;
+		return f->close_first; /* done already, and not the application's mistake */
 	f->app_shut = true;
 	tcp_set_state(s, f, TCP_EV_CLOSE);
 	tcp_push(s, f, now);

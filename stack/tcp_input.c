@@ -186,8 +186,7 @@ static bool acceptable(const struct flow *f, const struct seg *seg)
 	return seq_lt(f->rcv_nxt, seq_add(seg->seq, space)) && seq_lt(seg->seq, f->rcv_adv);
 }
 
-/* Is what a segment says of the other direction still good when its own place in the
- * sequence space is not? With a zero window ACKs must be heard (MUST-66). */
+/* Next in line, but our window is shut: its ACK must be heard all the same (MUST-66). */
 static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now);
 
 static enum drop check_sequence(struct stack *s, struct flow *f, const struct seg *seg,
@@ -209,10 +208,6 @@ static enum drop check_sequence(struct stack *s, struct flow *f, const struct se
 			f->dsack_end = seq_add(seg->seq, seg->len);
 			s->stats.rx_dup_bytes += seg->len;
 		}
-		if (seg->flags & TCPF_ACK)
-			hear_window_probe(s, f, seg, now);
-		if (f->state == TCP_CLOSED)
-			return DROP_OLD_SEQ;
 		if (seg_space(seg))
 			tcp_send_ack(s, f, now);
 		else
@@ -341,6 +336,10 @@ static void process_ack(struct stack *s, struct flow *f, const struct seg *seg, 
 	const uint32_t old_wnd = f->snd_wnd;
 
 	update_send_window(f, seg);
+	if (!f->snd_wnd)
+		f->t_first_unacked = now; /* it answers: alive, only not ready (RFC 9293 3.8.6.1) */
+	else if (!old_wnd)
+		f->snd_resend = f->snd_una; /* probes sent into the shut window were lost */
 	if (seq_lt(f->snd_una, seg->ack))
 		new_ack(s, f, seg, now);
 	else if (seq_eq(f->snd_una, seg->ack))
@@ -524,7 +523,7 @@ static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, 
 /* The application wants the first bytes to end our sending side (LISTEN_CLOSE_FIRST). */
 static void close_first(struct stack *s, struct flow *f, uint64_t now)
 {
-	if (f->app_shut || !(s->listeners[f->listener].flags & LISTEN_CLOSE_FIRST) || !f->rx_bytes)
+	if (f->app_shut || !f->close_first || !f->rx_bytes)
 		return;
 	if (f->state != TCP_ESTABLISHED && f->state != TCP_CLOSE_WAIT)
 		return;
@@ -551,6 +550,8 @@ static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uin
 	f->rcv_adv = seq_max(f->rcv_adv, f->rcv_nxt);
 	ack_at_batch_end(s, f, true);
 	tcp_set_state(s, f, TCP_EV_FIN);
+	window_account(s, f);
+	list_del(&f->starved_node);
 	if (f->state == TCP_TIME_WAIT)
 		tcp_enter_time_wait(s, f, now);
 	flow_deliver(s, f);

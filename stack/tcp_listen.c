@@ -110,6 +110,7 @@ static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn
 	if (!f)
 		return DROP_NO_MEMORY;
 	f->listener = (uint16_t)listener;
+	f->close_first = l->flags & LISTEN_CLOSE_FIRST;
 	f->state = TCP_LISTEN;
 	open_flow(s, f, syn, now);
 	l->embryos++;

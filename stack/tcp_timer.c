@@ -142,8 +142,8 @@ static void rexmit_due(struct stack *s, struct flow *f, uint64_t now)
 	const bool syn = f->state == TCP_SYN_RECEIVED;
 	const bool probing = !syn && !f->snd_wnd && f->app_open;
 
-	/* A peer that keeps its window shut but answers is alive (RFC 9293 3.8.6.1);
-	 * t_first_unacked starts anew with each answer. */
+	/* A peer that keeps its window shut but answers is alive (RFC 9293 3.8.6.1):
+	 * process_ack() starts the clock anew with each answer. */
 	if (now - f->t_first_unacked >= (syn ? GIVE_UP_SYN : GIVE_UP_DATA)) {
 		if (!syn)
 			tcp_send_rst(s, f);

@@ -49,9 +49,16 @@ static uint32_t rcv_wnd(const struct flow *f)
 	return (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt);
 }
 
+/* May the peer still send data? After its FIN, and once all is over, no buffer is due. */
+static bool may_receive(const struct flow *f)
+{
+	return f->state == TCP_SYN_RECEIVED || f->state == TCP_ESTABLISHED ||
+	       f->state == TCP_FIN_WAIT_1 || f->state == TCP_FIN_WAIT_2;
+}
+
 void window_account(struct stack *s, struct flow *f)
 {
-	const uint32_t wnd = rcv_wnd(f);
+	const uint32_t wnd = may_receive(f) ? rcv_wnd(f) : 0;
 
 	/* What lies out of order inside the window has its buffers already. */
 	promise(s, f, wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0);
@@ -91,12 +98,15 @@ static uint32_t smallest_step(const struct stack *s, const struct flow *f)
 uint32_t window_advertise(struct stack *s, struct flow *f)
 {
 	const uint32_t now = rcv_wnd(f);
-	uint32_t room = window_room(s, f);
+	uint32_t room;
 
 	/* Until scaling is in force, and without it for ever, 16 bits are all there is. */
 	const uint32_t most =
 		f->state == TCP_SYN_RECEIVED || !f->rcv_wscale ? 0xffff : 0xffffu << f->rcv_wscale;
 
+	if (!may_receive(f))
+		return now;
+	room = window_room(s, f);
 	room = room < most ? room : most;
 	if (room >= now + smallest_step(s, f)) {
 		f->rcv_adv = seq_add(f->rcv_nxt, room);
