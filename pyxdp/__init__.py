@@ -9,7 +9,7 @@ state are context managers and close in reverse order. Interfaces, and sockets b
 are those of the calling thread's network namespace.
 """
 
-from .attach import (
+from devmemtcp.pyxdp.attach import (
     AttachedProgram,
     Attachment,
     Mode,
@@ -17,11 +17,13 @@ from .attach import (
     attach,
     attached_programs,
 )
-from .dispatcher import DispatcherSupport, dispatcher_supported
-from .errors import Unsupported, XdpError
-from .map import Map, XskMap
-from .object import BpfObject
-from .program import (
+from devmemtcp.pyxdp.dispatcher import DispatcherSupport, dispatcher_supported
+from devmemtcp.pyxdp.errors import Unsupported, XdpError
+from devmemtcp.pyxdp.features import Features, features
+from devmemtcp.pyxdp.map import Map, XskMap
+from devmemtcp.pyxdp.netdev import XdpAct
+from devmemtcp.pyxdp.object import BpfObject
+from devmemtcp.pyxdp.program import (
     LIVE_FRAMES,
     XDP_ABORTED,
     XDP_DROP,
@@ -32,7 +34,7 @@ from .program import (
     TestRun,
     XdpContext,
 )
-from .ring import (
+from devmemtcp.pyxdp.ring import (
     XDP_PKT_CONTD,
     CompRing,
     ConsumerRing,
@@ -43,8 +45,8 @@ from .ring import (
     RxRing,
     TxRing,
 )
-from .socket import BindFlags, XskOptions, XskSocket, XskStatistics
-from .umem import Umem
+from devmemtcp.pyxdp.socket import BindFlags, XskOptions, XskSocket, XskStatistics
+from devmemtcp.pyxdp.umem import Umem
 
 __all__ = [
     "LIVE_FRAMES",
@@ -62,6 +64,7 @@ __all__ = [
     "ConsumerRing",
     "Desc",
     "DispatcherSupport",
+    "Features",
     "FillRing",
     "Map",
     "Mode",
@@ -74,6 +77,7 @@ __all__ = [
     "TxRing",
     "Umem",
     "Unsupported",
+    "XdpAct",
     "XdpContext",
     "XdpError",
     "XskMap",
@@ -83,4 +87,5 @@ __all__ = [
     "attach",
     "attached_programs",
     "dispatcher_supported",
+    "features",
 ]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from ._xdp import ffi, lib
-from .dispatcher import DISPATCHER_NAME, DispatcherSlot, dispatcher_supported
-from .errors import Unsupported, XdpError, captured_log, check
-from .interface import resolve
-from .program import Program
-from .resource import Resource
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.dispatcher import DISPATCHER_NAME, DispatcherSlot, dispatcher_supported
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, captured_log, check
+from devmemtcp.pyxdp.interface import resolve
+from devmemtcp.pyxdp.program import Program
+from devmemtcp.pyxdp.resource import Resource
 
 _XDP_FLAGS_SKB_MODE = 1 << 1
 _XDP_FLAGS_DRV_MODE = 1 << 2
@@ -65,7 +65,7 @@ def attached_programs(interface: str | int) -> list[AttachedProgram]:
         (raw.generic_id, Mode.GENERIC),
         (raw.offload_id, Mode.NATIVE),
     )
-    return [AttachedProgram(id, _program_name(id), mode) for id, mode in found if id]
+    return [AttachedProgram(prog, _program_name(prog), where) for prog, where in found if prog]
 
 
 def _program_name(program_id: int) -> str:

@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ._xdp import ffi, lib
-from .errors import Unsupported, XdpError, captured_log
-from .program import Program
-from .resource import Resource
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, captured_log
+from devmemtcp.pyxdp.program import Program
+from devmemtcp.pyxdp.resource import Resource
 
 #: Name of the program that libxdp puts on an interface, and by which it knows it again.
 DISPATCHER_NAME = "xdp_dispatcher"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ._xdp import ffi, lib
+from devmemtcp.pyxdp._xdp import ffi, lib
 
 # Room for what one call makes libbpf say; a verifier log keeps its end, which holds the reason.
 _LOG_SIZE = 128 * 1024
@@ -36,7 +36,7 @@ class XdpError(OSError):
         return f"{text}\n{self.log}" if self.log else text
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818 - what callers skip on, not always an error
     """This kernel, driver or interface lacks what was asked for; the message says which."""
 
 

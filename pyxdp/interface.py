@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from .errors import XdpError
+from devmemtcp.pyxdp.errors import XdpError
 
 
 def resolve(interface: str | int) -> tuple[int, str]:

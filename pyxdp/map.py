@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ._xdp import ffi, lib
-from .errors import check
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import check
 
 if TYPE_CHECKING:
-    from .socket import XskSocket
+    from devmemtcp.pyxdp.socket import XskSocket
 
 _BPF_MAP_TYPE_XSKMAP = 17
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from ._xdp import ffi, lib
-from .errors import XdpError, captured_log
-from .map import Map, make_map
-from .program import Program
-from .resource import Resource
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import XdpError, captured_log
+from devmemtcp.pyxdp.map import Map, make_map
+from devmemtcp.pyxdp.program import Program
+from devmemtcp.pyxdp.resource import Resource
 
 _NO_PERMISSION = "loading BPF needs CAP_BPF and CAP_NET_ADMIN (be root)"
 

@@ -7,11 +7,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._xdp import ffi, lib
-from .errors import check
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import check
 
 if TYPE_CHECKING:
-    from .object import BpfObject
+    from devmemtcp.pyxdp.object import BpfObject
 
 #: ``flags`` of :meth:`Program.test_run`: packets really go where the program sends them
 #: (BPF_F_TEST_XDP_LIVE_FRAMES, kernel 5.18).

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ._xdp import ffi, lib
+from devmemtcp.pyxdp._xdp import ffi, lib
 
 #: Descriptor option: the packet goes on in the next descriptor.
 XDP_PKT_CONTD = 1 << 0

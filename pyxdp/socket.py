@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
-from ._xdp import ffi, lib
-from .errors import Unsupported, XdpError, check
-from .interface import resolve
-from .resource import Resource
-from .ring import CompRing, FillRing, RxRing, TxRing
-from .umem import Umem, check_ring_size
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, check
+from devmemtcp.pyxdp.interface import resolve
+from devmemtcp.pyxdp.resource import Resource
+from devmemtcp.pyxdp.ring import CompRing, FillRing, RxRing, TxRing
+from devmemtcp.pyxdp.umem import Umem, check_ring_size
 
 _XDP_OPTIONS_ZEROCOPY = 1 << 0
+_RELEASE_POLL = 0.002  # seconds between looks whether xp_release_deferred() has run
 
 
 class BindFlags(IntFlag):
@@ -63,12 +65,16 @@ class XskSocket(Resource):
         rx_size: int = 2048,
         tx_size: int = 256,
         bind_flags: BindFlags = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP,
+        busy_timeout: float = 0.5,
     ) -> None:
         """Bind to ``queue`` of ``interface`` (name or index). Sizes are descriptors.
 
         The first socket on ``umem`` binds with ``bind_flags``; those that share it inherit them
         (the kernel takes none with XDP_SHARED_UMEM) and must name the same. Sockets on the same
         queue share one fill and one completion ring.
+
+        A queue whose socket has just been closed is still taken for some 30 ms, until the kernel
+        gets round to releasing it; so a taken queue is tried for ``busy_timeout`` seconds.
 
         Raises ``ValueError`` for sizes and flags that cannot be, :class:`XdpError` (EBUSY: the
         queue is taken, EINVAL: no such queue or flag, EPERM: no CAP_NET_RAW), and
@@ -86,9 +92,12 @@ class XskSocket(Resource):
         config = ffi.new("struct pyxdp_socket_config *", (rx_size, tx_size, bind_flags))
         handle = ffi.new("struct xsk_socket **")
         key, queue_rings = umem._take(self.ifindex, queue, bind_flags)
-        result = lib.pyxdp_socket_create(
-            handle, self.ifname.encode(), queue, umem._handle, rings, queue_rings, config
-        )
+        arguments = (self.ifname.encode(), queue, umem._handle, rings, queue_rings, config)
+        deadline = time.monotonic() + busy_timeout
+        while (result := lib.pyxdp_socket_create(handle, *arguments)) == -errno.EBUSY:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_RELEASE_POLL)
         if result:
             umem._give_back(key)
             raise self._refused(-result)
@@ -169,7 +178,7 @@ class XskSocket(Resource):
             return Unsupported(f"{self.ifname} cannot bind AF_XDP with {self.bind_flags!r}")
         hints = {
             errno.EBUSY: f"{where} has an AF_XDP socket already",
-            errno.EINVAL: f"{where}: no such queue, or the kernel does not know {self.bind_flags!r}",
+            errno.EINVAL: f"{where}: no such queue, or {self.bind_flags!r} is unknown here",
             errno.EPERM: "AF_XDP sockets need CAP_NET_RAW",
             errno.ENETDOWN: f"{self.ifname} is down",
         }

@@ -10,9 +10,9 @@ import resource as rlimits
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ._xdp import ffi, lib
-from .errors import Unsupported, XdpError, check
-from .resource import Resource
+from devmemtcp.pyxdp._xdp import ffi, lib
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, check
+from devmemtcp.pyxdp.resource import Resource
 
 _PAGE = mmap.PAGESIZE
 _MIN_FRAME = 2048  # XDP_UMEM_MIN_CHUNK_SIZE
