@@ -135,7 +135,8 @@ def run_demo(
 @contextlib.contextmanager
 def _sender(lab: Lab, peer: Endpoint, size: int, pattern: int) -> Iterator[subprocess.Popen[str]]:
     """The sender's process, in the far namespace; killed if it still runs at the end."""
-    command = [sys.executable, "-m", "devmemtcp.agent.cli", "send", str(peer), "--json"]
+    # -P: what lies in the current directory is no module of ours.
+    command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "send", str(peer), "--json"]
     command += ["--size", str(size), "--pattern", str(pattern)]
     command += ["--die-with-parent", str(os.getpid())]
     with contextlib.ExitStack() as undo:

@@ -129,6 +129,23 @@ def test_without_root_nothing_is_made() -> None:
     assert "root" in one_line(process)
 
 
+def test_a_missing_kernel_feature_is_one_line_and_2() -> None:
+    """The runtime says Unsupported; which features it misses is its own tests' matter."""
+    script = (
+        "import sys\n"
+        "from devmemtcp.agent import cli, recv\n"
+        "from devmemtcp.agent.errors import Unsupported\n"
+        "def runtime(*args, **kwargs):\n"
+        "    raise Unsupported('the kernel has no AF_XDP (CONFIG_XDP_SOCKETS)')\n"
+        "recv.Runtime = runtime\n"
+        "sys.argv = ['devmemtcp', 'recv', '-i', 'lo', '--listen', ':80']\n"
+        "cli.main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert one_line(process) == "the kernel has no AF_XDP (CONFIG_XDP_SOCKETS)"
+
+
 # ---- send, against kernel sockets on the loopback device ----
 
 

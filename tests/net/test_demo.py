@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`devmemtcp demo`: what it proves, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "demo"]
+NETNS = Path("/run/netns")
+JOURNALS = Path("/run/devmemtcp")
+
+pytestmark = pytest.mark.usefixtures("_clean_slate")  # skips without root
+
+
+def demo(*args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    process = subprocess.run([*COMMAND, "--json", *args], capture_output=True, text=True)
+    assert process.stdout, process.stderr
+    return process, json.loads(process.stdout)
+
+
+def remains(pid: int) -> list[Path]:
+    """What is there of the demo with this pid."""
+    return [*NETNS.glob(f"devmemtcp-{pid}-*"), *JOURNALS.glob(f"{pid}.journal")]
+
+
+def inhabitants(name: str) -> list[int]:
+    """Processes inside a named namespace."""
+    inode = (NETNS / name).stat().st_ino
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.stat(entry / "ns/net").st_ino == inode:
+                found.append(int(entry.name))
+        except FileNotFoundError:
+            continue  # ended since the listing
+    return found
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "never came true"
+        select.select([], [], [], 0.02)
+
+
+def received_bytes(name: str) -> int:
+    command = ["ip", "-n", name, "-s", "-j", "link", "show", "veth0"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    return json.loads(process.stdout)[0]["stats64"]["rx"]["bytes"] if process.stdout else 0
+
+
+@contextmanager
+def running_demo() -> Iterator[subprocess.Popen[str]]:
+    """A demo in the middle of a transfer that would go on for long."""
+    process = subprocess.Popen(
+        [*COMMAND, "--size", "1T"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            near = f"devmemtcp-{process.pid}-near"
+            wait_until(lambda: process.poll() is not None or received_bytes(near) > 1 << 20)
+            assert process.poll() is None, process.communicate()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("mode", "mtu"), [("auto", 1500), ("native", 1500), ("generic", 1500), ("auto", 9000)]
+)
+def test_every_byte_lands_in_the_device_region(mode: str, mtu: int) -> None:
+    size = 64 << 20
+    process, report = demo("--size", "64M", "--mode", mode, "--mtu", str(mtu))
+    assert process.returncode == 0, process.stderr
+    assert report["ok"] is True
+    assert report["failures"] == []
+    assert report["bytes_received"] == report["bytes_device"] == size
+    assert report["bytes_linear"] == 0
+    assert report["frags"] >= size // 3840
+    assert report["validated"] is True
+    assert report["tokens_outstanding"] == 0
+    assert report["unreadable"] is True
+    assert report["mode"] in ("native", "generic") if mode == "auto" else report["mode"] == mode
+    assert report["goodput_gbps"] > 0
+    parts = [report[f"cpu_seconds_{part}"] for part in ("stack", "application", "sender")]
+    assert all(part > 0 for part in parts)
+    assert report["cpu_seconds"] == pytest.approx(sum(parts))
+    assert report["mtu"] == mtu
+    assert report["kernel"] == os.uname().release
+    assert report["congestion"]
+
+
+def test_without_json_there_is_a_table_and_nothing_else() -> None:
+    process = subprocess.run([*COMMAND, "--size", "1M"], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    for row in ("bytes received", "bytes device", "validated", "unreadable", "goodput gbps"):
+        assert row in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_stopped_demo_leaves_nothing(number: int, code: int) -> None:
+    with running_demo() as process:
+        process.send_signal(number)
+        assert process.wait(30) == code
+        assert remains(process.pid) == []
+
+
+def test_the_next_demo_removes_what_a_killed_one_left() -> None:
+    with running_demo() as process:
+        names = [path.name for path in NETNS.glob(f"devmemtcp-{process.pid}-*")]
+        assert len(names) == 2
+        process.kill()
+        process.wait()
+    # Whatever it had started dies with it: the sender, and the process of the stack.
+    wait_until(lambda: not any(inhabitants(name) for name in names))
+    assert len(remains(process.pid)) == 3
+    with running_demo() as live:
+        assert remains(process.pid) == []
+        result, _ = demo("--size", "1M")
+        assert result.returncode == 0
+        assert len(remains(live.pid)) == 3, "a live demo's lab was touched"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--region-size", "64K"), "too small"),
+        (("--region-size", "1000001"), "multiple"),
+        (("--mtu", "70000"), "MTU 70000"),
+        (("--size", "0"), "--size"),
+    ],
+)
+def test_what_cannot_work_makes_nothing(args: tuple[str, str], says: str) -> None:
+    process, report = demo(*args)
+    assert process.returncode == report["exit_code"] == 2
+    assert says in report["error"]
+    assert len(process.stderr.splitlines()) == 1
