@@ -222,6 +222,7 @@ def test_a_refused_connection_is_one_line_and_1(listener: socket.socket) -> None
 def test_a_reset_connection_is_one_line_and_1(listener: socket.socket) -> None:
     process = start_send(listener, "--size", "64M")
     conn, _ = listener.accept()
+    assert conn.recv(1) == b"\1"  # a reset before that would be the connect()'s failure
     conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() resets
     conn.close()
     _, errors = process.communicate(timeout=30)

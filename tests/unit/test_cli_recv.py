@@ -160,7 +160,9 @@ def test_a_file_is_complete_before_the_connection_is_closed(
         Conn(4002, Batch(b"x"), END),
         Conn(4003, END),
     ]
+    open_files = os.listdir("/proc/self/fd")
     report = run(Script(*conns), signals, output_dir=tmp_path)
+    assert os.listdir("/proc/self/fd") == open_files
     assert conns[0].files_at_end["4001"] == b"abcd"
     assert conns[1].files_at_end["4002"] == b"x"
     assert conns[2].files_at_end["4003"] == b""
