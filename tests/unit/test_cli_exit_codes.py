@@ -199,13 +199,14 @@ def test_send_waits_for_the_receivers_end(listener: socket.socket) -> None:
 
 
 def test_send_waits_when_the_receiver_half_closes_first(listener: socket.socket) -> None:
-    """The receiver's FIN comes first: what was sent is not acknowledged yet."""
-    size = 16 << 20  # more than both socket buffers hold
+    """The receiver's FIN comes first, while most of the bytes wait in the sender's buffer."""
+    size = 200_000
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least the kernel grants
     process = start_send(listener, "--size", str(size))
     with listener.accept()[0] as conn:
         conn.shutdown(socket.SHUT_WR)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.3)
+            process.wait(1)
         with conn.makefile("rb") as stream:
             assert len(stream.read()) == size
     assert process.wait(30) == 0
@@ -253,7 +254,7 @@ def test_the_sender_of_a_dead_parent_dies(listener: socket.socket) -> None:
             "import os, subprocess, sys\n"
             "subprocess.run(sys.argv[1:] + ['--die-with-parent', str(os.getpid())])\n",
             *COMMAND,
-            *("send", address(listener), "--size", "1G"),
+            *("send", address(listener), "--size", "1T"),  # it cannot just finish
         ]
     )
     with listener.accept()[0] as conn:
