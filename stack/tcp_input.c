@@ -541,7 +541,7 @@ static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uin
 			return; /* there is data behind it already: one of the two lies */
 		f->fin_known = true;
 		f->fin_seq = at;
-		if (!seq_eq(at, f->rcv_nxt))
+		if (!seq_eq(at, f->rcv_nxt) && !seg->len) /* else its payload was answered */
 			tcp_send_ack(s, f, now);
 	}
 	if (!f->fin_known || !seq_eq(f->fin_seq, f->rcv_nxt) || !takes_data(f->state))
