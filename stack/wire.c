@@ -87,6 +87,8 @@ static enum drop parse_addresses(const uint8_t *ip, int family, struct tuple *t)
 	}
 	if (!is_unicast(t->peer_ip, family) || !is_unicast(t->local_ip, family))
 		return DROP_ADDRESS;
+	if (!memcmp(t->peer_ip, t->local_ip, 16))
+		return DROP_ADDRESS; /* our own address does not come from outside */
 	return DROP_NONE;
 }
 
@@ -145,6 +147,8 @@ static bool record_ok(const struct rx_info *info, const struct rx_packet *packet
 	uint32_t bytes = 0;
 
 	if (info->magic != RX_INFO_MAGIC || (info->family != 4 && info->family != 6))
+		return false;
+	if (info->csum == RX_CSUM_NONE || info->csum > RX_CSUM_TRUSTED)
 		return false;
 	if (info->hdr_len > RX_HDR_MAX || info->l3_off < ETH_HLEN ||
 	    info->l4_off < info->l3_off + ip_hlen || info->l4_off + TCP_HLEN > info->hdr_len)
