@@ -221,6 +221,15 @@ void tcp_send_rst(struct stack *s, struct flow *f)
  *         '---- replies.bytes: kept in host pages until acknowledged ----'
  */
 
+/* A quarter of the host pages is for frames alone: with all of them full of replies to
+ * peers that do not read, nobody would be acknowledged any more. */
+static netmem_ref take_reply_page(struct stack *s, const struct flow *f)
+{
+	if (f->replies.nr == REPLY_PAGES || page_pool_available(s->tx_pool) <= s->cfg.nr_pages / 4)
+		return NETMEM_NONE;
+	return take_page(s, f->id);
+}
+
 int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_t len)
 {
 	struct reply_buffer *r = &f->replies;
@@ -233,8 +242,7 @@ int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_
 		uint32_t part;
 
 		if (!r->nr || last->len == PAGE_BYTES) {
-			const netmem_ref netmem =
-				r->nr < REPLY_PAGES ? take_page(s, f->id) : NETMEM_NONE;
+			const netmem_ref netmem = take_reply_page(s, f);
 
 			if (netmem_is_none(netmem))
 				return -ENOBUFS;
@@ -354,6 +362,8 @@ void tcp_push(struct stack *s, struct flow *f, uint64_t now)
 
 	if (f->state == TCP_SYN_RECEIVED || f->state == TCP_CLOSED)
 		return;
+	if (f->fin_sent && seq_eq(f->snd_una, f->snd_nxt))
+		return; /* all of it is acknowledged, the FIN too */
 	for (;;) {
 		const uint32_t off = (uint32_t)seq_sub(f->snd_resend, f->snd_una);
 		uint32_t len;
@@ -396,8 +406,8 @@ void tcp_resend_first(struct stack *s, struct flow *f, uint64_t now)
 	if (len > send_mss(f))
 		len = send_mss(f);
 	/* A zero window gets one byte: enough to be answered (RFC 9293 3.8.6.1). */
-	if (!f->snd_wnd && len > 1)
-		len = 1;
+	if (len > (f->snd_wnd ? f->snd_wnd : 1))
+		len = f->snd_wnd ? f->snd_wnd : 1;
 	if (!len && !f->app_shut)
 		return;
 	f->snd_resend = f->snd_una;
