@@ -19,6 +19,8 @@
 
 #include "parse.h"
 
+#define SHORT_FRAME_MAX 160 /* at least RX_HDR_MAX + RX_MIN_LINEAR, a multiple of 8 */
+
 /* Metadata of an earlier program or a driver would be moved over the headers. */
 static __always_inline int drop_old_metadata(struct xdp_md *ctx)
 {
@@ -27,19 +29,41 @@ static __always_inline int drop_old_metadata(struct xdp_md *ctx)
 	return len ? bpf_xdp_adjust_meta(ctx, len) : 0;
 }
 
-/*
- * Cuts what follows the IP packet, then grows the frame (the kernel zeroes what
- * it adds) until bpf_xdp_adjust_head() can leave its minimum. In this order even
- * where both apply, so that no padding byte is left in what is grown.
- */
-static __always_inline int fit_tail(struct xdp_md *ctx, struct segment *seg, __u32 *grown)
+static __always_inline int cut_padding(struct xdp_md *ctx, struct segment *seg)
 {
 	int padding = seg->frame_len - seg->l3_end;
 
-	*grown = seg->payload_len < RX_MIN_LINEAR ? RX_MIN_LINEAR - seg->payload_len : 0;
-	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
+	return padding ? bpf_xdp_adjust_tail(ctx, -padding) : 0;
+}
+
+/*
+ * bpf_xdp_adjust_head() leaves at least RX_MIN_LINEAR bytes, so a shorter payload
+ * gets zeros behind it. There may be no room behind the frame (veth rounds it up
+ * to a cache line at most), but there always is in front: the frame is moved
+ * there, by as many bytes as are wanted.
+ *
+ *   before   |     | headers | payload |
+ *   after    | headers | payload | 0 0 |
+ */
+static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u32 *grown)
+{
+	__u32 len = seg->hdr_len + seg->payload_len;
+	__u32 filled_len = seg->hdr_len + RX_MIN_LINEAR;
+	__u32 key = 0;
+	struct scratch *s;
+
+	*grown = 0;
+	if (filled_len > SHORT_FRAME_MAX || len < ETH_HLEN) /* cannot be: for the verifier */
 		return -1;
-	return *grown ? bpf_xdp_adjust_tail(ctx, *grown) : 0;
+	if (len >= filled_len)
+		return 0;
+	*grown = filled_len - len;
+	s = bpf_map_lookup_elem(&scratch, &key);
+	if (!s || bpf_xdp_adjust_head(ctx, -(int)*grown))
+		return -1;
+	__builtin_memset(s->words, 0, SHORT_FRAME_MAX);
+	return bpf_xdp_load_bytes(ctx, *grown, s->words, len) ||
+	       bpf_xdp_store_bytes(ctx, 0, s->words, filled_len);
 }
 
 /*
@@ -78,7 +102,7 @@ static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, stru
 {
 	__u32 grown;
 
-	if (drop_old_metadata(ctx) || fit_tail(ctx, seg, &grown) ||
+	if (drop_old_metadata(ctx) || cut_padding(ctx, seg) || fill_up(ctx, seg, &grown) ||
 	    bpf_xdp_adjust_head(ctx, seg->hdr_len) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
 	    write_metadata(ctx, seg, csum, grown))
 		return STEER_drop_adjust_failed;
