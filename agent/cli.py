@@ -69,7 +69,7 @@ class PressureChoice(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mode = Annotated[
-    ModeChoice, typer.Option(help="How to attach the XDP program; auto: native if possible.")
+    ModeChoice, typer.Option(help="How to attach the XDP program; auto: as suits the driver.")
 ]
 RegionSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")

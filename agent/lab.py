@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,17 +60,20 @@ class Lab:
         """
         if not MTU_MIN <= mtu <= MTU_MAX:
             raise ConfigError(f"MTU {mtu} is out of range; choose {MTU_MIN} to {MTU_MAX}")
-        if os.geteuid() != 0:
-            raise ConfigError("making network namespaces needs root; run it with sudo")
-        for name in sweep(directory):
-            log.warning("removed %s, left behind by a killed run", name)
         self.mtu = mtu
         self._undo = contextlib.ExitStack()
         try:
+            for name in sweep(directory):
+                log.warning("removed %s, left behind by a killed run", name)
             journal = self._undo.enter_context(Journal(directory))
             self.near = Side(journal.make_netns("near"), "veth0", "192.0.2.1", "2001:db8::1")
             self.far = Side(journal.make_netns("far"), "veth1", "192.0.2.2", "2001:db8::2")
             self._join()
+        except PermissionError as error:
+            self._undo.close()
+            raise ConfigError(
+                f"no permission to make network namespaces ({error.strerror}); run it as root"
+            ) from error
         except BaseException:
             self._undo.close()
             raise

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from devmemtcp.agent.errors import ConfigError
 
-MAX_PERIOD = 256
+MIN_PERIOD, MAX_PERIOD = 2, 256
 DEFAULT_PERIOD = 251
 """A prime: no power of two divides it, so a page or a chunk in the wrong place shows."""
 
 
 def one_period(period: int) -> bytes:
-    """Return the `period` bytes of the pattern. Raises ConfigError unless 1 <= period <= 256."""
-    if not 1 <= period <= MAX_PERIOD:
-        raise ConfigError(f"pattern period {period} is out of range; choose 1 to {MAX_PERIOD}")
+    """Return the `period` bytes of the pattern. Raises ConfigError unless 2 <= period <= 256."""
+    if not MIN_PERIOD <= period <= MAX_PERIOD:
+        raise ConfigError(
+            f"pattern period {period} is out of range; choose {MIN_PERIOD} to {MAX_PERIOD}"
+        )
     return bytes(range(1, period)) + b"\n"

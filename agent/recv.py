@@ -195,7 +195,9 @@ class Receiver:
         options = self._options
         for endpoint in dict.fromkeys(options.listen + options.close_first):
             close_first = endpoint in options.close_first
-            self._listeners.append(self._rt.listen(endpoint, close_first=close_first))
+            for host in (endpoint.host,) if endpoint.host else _every_address():
+                listener = self._rt.listen((host, endpoint.port), close_first=close_first)
+                self._listeners.append(listener)
             self.report.listen.append(str(endpoint))
         log.info(
             "listening on %s (%s, %s, region %s)",
@@ -388,10 +390,14 @@ def _runtime(options: RecvOptions, region: Region) -> Iterator[Runtime]:
             undo.enter_context(runtime)
         except PermissionError as error:
             raise ConfigError(
-                f"no permission to take over {options.interface}: {error.strerror or error}; "
-                "run it as root (or with CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK)"
+                f"no permission to take over {options.interface}: {error.strerror}"
             ) from error
         yield runtime
+
+
+def _every_address() -> tuple[str, ...]:
+    """The unspecified address of each family that this kernel has."""
+    return ("0.0.0.0", "::") if Path("/proc/net/if_inet6").exists() else ("0.0.0.0",)
 
 
 def _raise_file_limit() -> None:

@@ -101,7 +101,7 @@ def test_listening_takes_addresses_only(text: str) -> None:
         parse_listen(text)
 
 
-@pytest.mark.parametrize("period", [1, 2, 7, 13, 256])
+@pytest.mark.parametrize("period", [2, 7, 13, 256])
 def test_pattern_is_what_yes_sends(period: int) -> None:
     """`yes` ends each repetition of its argument with a newline."""
     expected = one_period(period)
@@ -113,7 +113,7 @@ def test_pattern_is_what_yes_sends(period: int) -> None:
     assert sent == expected * 3
 
 
-@pytest.mark.parametrize("period", [-1, 0, 257])
+@pytest.mark.parametrize("period", [-1, 0, 1, 257])
 def test_what_is_not_a_period(period: int) -> None:
-    with pytest.raises(ConfigError, match="1 to 256"):
+    with pytest.raises(ConfigError, match="2 to 256"):
         one_period(period)
