@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
 from types import TracebackType
 from typing import Self
 
+from devmemtcp.agent._loop import ffi
+from devmemtcp.agent.errors import ConfigError
+
 PAGE_SIZE = 4096
-MIN_PAGES = 256
+"""Bytes of one net_iov, whatever the machine's page size."""
+MIN_SIZE = 1 << 20
+"""Bytes: a window of one 64 KiB packet and the buffers that are filled meanwhile."""
+HUGE_PAGE_SIZE = 2 << 20
 
 
 class RegionView:
@@ -20,19 +29,28 @@ class RegionView:
     address: int
     size: int
 
+    def __init__(self, fd: int, size: int) -> None:
+        """For `Region.map()`."""
+        self._map = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self.memory = memoryview(self._map)
+        self.address = int(ffi.cast("uintptr_t", ffi.from_buffer(self._map)))
+        self.size = size
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self.size
 
     def __getitem__(self, key: slice) -> memoryview:
         """A slice of `memory`."""
-        raise NotImplementedError
+        return self.memory[key]
 
     def close(self) -> None:
-        """Unmap; slices of `memory` still alive keep the mapping."""
-        raise NotImplementedError
+        """Unmap; idempotent. Raises BufferError while a slice of `memory` is alive."""
+        self.memory.release()
+        self._map.close()
+        self.address = self.size = 0  # what reads through the view now finds nothing inside it
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     def __exit__(
         self,
@@ -40,14 +58,18 @@ class RegionView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        self.close()
 
 
 class Region:
     """`size` bytes of device memory, a memfd that can neither shrink nor grow.
 
-    Raises ConfigError when `size` is not a multiple of the page (4096) or below the minimum
-    (256 pages, 1 MiB).
+    `hugetlb` takes it from the pool of 2 MiB pages (MFD_HUGETLB, /proc/sys/vm/nr_hugepages):
+    for a consumer that wants large pages. A runtime cannot receive into such a region, see
+    `Runtime`.
+
+    Raises ConfigError when `size` is not a multiple of the page, or below 1 MiB, or when there
+    are not enough huge pages.
     """
 
     fd: int
@@ -55,18 +77,41 @@ class Region:
     hugetlb: bool
 
     def __init__(self, size: int, *, hugetlb: bool = False) -> None:
-        raise NotImplementedError
+        page = HUGE_PAGE_SIZE if hugetlb else PAGE_SIZE
+        if size < MIN_SIZE:
+            raise ConfigError(f"a region of {size} bytes is too small; take at least {MIN_SIZE}")
+        if size % page:
+            raise ConfigError(
+                f"the region's size must be a multiple of the page ({page} bytes), not {size}; "
+                f"take {size // page * page + page}"
+            )
+        self.size = size
+        self.hugetlb = hugetlb
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        if hugetlb:
+            flags |= os.MFD_HUGETLB | os.MFD_HUGE_2MB
+        self.fd = os.memfd_create("devmemtcp-region", flags)
+        try:
+            os.ftruncate(self.fd, size)
+            if hugetlb:
+                _reserve_huge_pages(self.fd, size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        except BaseException:
+            self.close()
+            raise
 
     def map(self) -> RegionView:
         """A new read-only mapping, independent of this object's life."""
-        raise NotImplementedError
+        return RegionView(self.fd, self.size)
 
     def close(self) -> None:
-        """Close the fd; idempotent."""
-        raise NotImplementedError
+        """Close the descriptor; idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     def __exit__(
         self,
@@ -74,4 +119,15 @@ class Region:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        self.close()
+
+
+def _reserve_huge_pages(fd: int, size: int) -> None:
+    """Allocate now: a huge page that is missing later would be a SIGBUS."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        raise ConfigError(
+            f"there are not {size // HUGE_PAGE_SIZE} free huge pages of 2 MiB; "
+            "raise /proc/sys/vm/nr_hugepages"
+        ) from error

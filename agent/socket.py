@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an application holds: listeners, connections and batches of fragments."""
+"""What an application holds: listeners, connections and batches of fragments.
+
+All of them may be used from any thread. What they do goes through the channel's shared memory
+(app.c); the stack is woken by a system call only when it sleeps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import errno
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.netdev import from_stack
 from devmemtcp.agent.region import RegionView
 
 Address = tuple[str, int]
+"""(host, port); host is an IP address."""
+
+_new_frags = ffi.new_allocator(should_clear_after_alloc=False)
+_SECOND_MS = 1000
+_MAX_MS = 1 << 30
 
 
 class Frag(NamedTuple):
@@ -31,31 +46,163 @@ class FragBatch:
 
     nbytes: int
 
+    __slots__ = ("_count", "_frags", "nbytes")
+
+    def __init__(self, frags: Any, count: int) -> None:
+        """For `Connection.recv_frags()`: `struct app_frag[]`, and how many of them."""
+        self._frags = frags
+        self._count = count
+        self.nbytes = int(lib.frags_bytes(frags, count))
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self._count
 
     def __iter__(self) -> Iterator[Frag]:
-        raise NotImplementedError
+        for index in range(self._count):
+            frag = self._frags[index]
+            yield Frag(frag.offset, frag.len, frag.token)
 
     def check_pattern(self, view: RegionView, period: int, phase: int = 0) -> tuple[int, int]:
         """Compare with bytes 1 ... period - 1, newline, repeating (what ncdevmem's -v expects).
 
-        `phase` is the position of the first byte in the period. Returns (wrong bytes, phase
-        after the last byte).
+        `phase` is the position of the first byte in the period, of 2 to 256 bytes. Returns
+        (wrong bytes, phase after the last byte). Raises ValueError for a period or phase that
+        cannot be, and when a fragment is not inside the view.
         """
-        raise NotImplementedError
+        at = ffi.new("uint32_t *", phase)
+        errors = _inside(lib.frags_check(*self._in(view), period, at))
+        return errors, at[0]
 
     def device_bytes(self, view: RegionView) -> int:
         """Bytes of the fragments that lie wholly inside the mapping; all of them are meant to."""
-        raise NotImplementedError
+        return int(lib.frags_inside(self._frags, self._count, view.size))
 
     def write_to(self, fd: int, view: RegionView) -> int:
-        """Write all bytes to a file descriptor, straight from the mapping. Returns `nbytes`."""
-        raise NotImplementedError
+        """Write all bytes to a file descriptor, straight from the mapping. Returns `nbytes`.
+
+        Raises OSError, BlockingIOError included when `fd` does not block and is full.
+        """
+        done = 0
+        while done < self.nbytes:
+            result = lib.frags_write(*self._in(view), done, fd)
+            if result == -errno.EINTR:
+                continue  # a signal's handler runs here, and may raise
+            if result < 0 and result != -errno.EFAULT:
+                raise OSError(-result, os.strerror(-result))
+            done += _inside(result)
+        return done
 
     def copy_to(self, buffer: bytearray | memoryview, view: RegionView) -> int:
-        """Copy all bytes to the front of a writable buffer of at least `nbytes`."""
-        raise NotImplementedError
+        """Copy all bytes to the front of a writable buffer of at least `nbytes`.
+
+        Returns `nbytes`. Raises ValueError when the buffer is too small.
+        """
+        with memoryview(buffer).cast("B") as room:
+            if len(room) < self.nbytes:
+                raise ValueError(f"{self.nbytes} bytes do not fit into {len(room)}")
+            out = ffi.from_buffer("uint8_t[]", room, require_writable=True)
+            copied = _inside(lib.frags_copy(*self._in(view), out, len(room)))
+            ffi.release(out)
+        return copied
+
+    def _in(self, view: RegionView) -> tuple[Any, int, Any, int]:
+        return ffi.cast("uint8_t *", view.address), view.size, self._frags, self._count
+
+
+def _inside(result: int) -> int:
+    if result == -errno.EFAULT:
+        raise ValueError("a fragment is not inside the view: it is closed, or of another region")
+    if result < 0:
+        raise ValueError(os.strerror(-result))
+    return int(result)
+
+
+class AppHalf:
+    """The application's half of the channel, `struct app`, and what it has handed out.
+
+    `ended` is called when the stack has: it returns why.
+    """
+
+    def __init__(
+        self,
+        channel: int,
+        region_size: int,
+        *,
+        event: int,
+        wake: int,
+        life: int,
+        ended: Callable[[], OSError],
+    ) -> None:
+        """Open the channel (a memfd formatted by the stack); the descriptors are duplicated.
+
+        Raises OSError with EPROTO when it does not hold together.
+        """
+        out = ffi.new("struct app **")
+        result = lib.app_open(out, channel, region_size, event, wake, life)
+        if result:
+            raise OSError(-result, "cannot open the channel to the stack")
+        # Freed with its last reference: a thread that is in a call keeps it.
+        self.handle: Any = ffi.gc(out[0], lib.app_close)
+        self.connections: dict[int, Connection] = {}
+        self.listeners: dict[int, Listener] = {}
+        self._ended = ended
+
+    def close(self) -> None:
+        """Let go of it: every call from now on raises; idempotent."""
+        self.handle = None
+
+    def require_open(self) -> Any:
+        """The handle. Raises OSError (EBADF) after `close()`."""
+        handle = self.handle
+        if handle is None:
+            raise OSError(errno.EBADF, "the runtime is closed")
+        return handle
+
+    def wait(
+        self,
+        *,
+        flow: int = 0,
+        listener: int = -1,
+        timeout: float | None,
+        extra_fd: int = -1,
+        room: bool = False,
+    ) -> bool:
+        """Wait for an event (app_wait()) or room for a reply; False after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _MAX_MS if deadline is None else deadline - time.monotonic()
+            ms = min(_MAX_MS, max(0, math.ceil(left * _SECOND_MS)))
+            if room:
+                result = lib.app_wait_room(self.require_open(), flow, ms)
+            else:
+                result = lib.app_wait(self.require_open(), flow, listener, extra_fd, ms)
+            if result == -errno.EPIPE:
+                raise self._ended()
+            if result < 0 and result != -errno.EINTR:
+                raise OSError(-result, os.strerror(-result))
+            if result > 0:
+                return True
+            if result == 0 and (deadline is not None or extra_fd >= 0):
+                return False
+
+    def ready(self) -> list[Listener | Connection]:
+        """Everything with something to accept or to read."""
+        size = len(self.connections) + len(self.listeners) + 1
+        out = ffi.new("int64_t[]", size)
+        count = lib.app_ready(self.require_open(), out, size)
+        found = (
+            self.connections.get(number) if number > 0 else self.listeners.get(-1 - number)
+            for number in out[0:count]
+        )
+        return [item for item in found if item is not None]
+
+    def request(self, result: int) -> int:
+        """The result of a request to the stack, or its failure, raised."""
+        if result == -errno.EPIPE:
+            raise self._ended()
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
 
 
 class Connection:
@@ -67,47 +214,123 @@ class Connection:
     peer: Address
     listener: Listener
 
+    def __init__(self, app: AppHalf, id: int, local: Address, peer: Address, listener: Listener):
+        """For `Listener.accept()`."""
+        self.id = id
+        self.local = local
+        self.peer = peer
+        self.listener = listener
+        self._app = app
+        self._shut = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id:#x} {self.local} from {self.peer}>"
+
     def recv_frags(self, max_frags: int = 1024, timeout: float | None = None) -> FragBatch:
         """Wait for fragments: at least one, or none at the end of the stream.
 
         `timeout` in seconds: 0 polls, None waits for ever. Raises TimeoutError,
         ConnectionResetError (the peer reset the connection, or it was given up), OSError with
-        the errno that ended the loop (ENETDOWN: the interface is gone).
+        the errno that ended the loop (ENXIO: the interface is gone) or EBADF after `close()`.
         """
-        raise NotImplementedError
+        if max_frags < 1:
+            raise ValueError(f"max_frags must be at least 1, not {max_frags}")
+        out = _new_frags("struct app_frag[]", max_frags)
+        while True:
+            count = lib.app_take(self._app.require_open(), self.id, out, max_frags)
+            if count > 0:
+                return FragBatch(out, count)
+            if count == -errno.ENODATA:
+                return FragBatch(out, 0)
+            if count < 0:
+                raise self._error(-count)
+            if not self._app.wait(flow=self.id, timeout=timeout):
+                raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
+
+    def _error(self, number: int) -> OSError:
+        if number == errno.EBADF:
+            return OSError(number, f"{self!r} is closed")
+        why = os.strerror(number)
+        return ConnectionResetError(number, f"connection from {self.peer}: {why}")
 
     def dontneed(self, frags: FragBatch | Iterable[int]) -> int:
         """Give fragments back, by batch or by token. Returns how many tokens were given back.
 
-        What SO_DEVMEM_DONTNEED does in the kernel, without its limit of 1024 a call.
+        What SO_DEVMEM_DONTNEED does in the kernel, without its limit of 1024 a call. The stack
+        looks at them later: tokens that the connection does not hold are not given back but
+        counted, as `requests_rejected`.
         """
-        raise NotImplementedError
+        if isinstance(frags, FragBatch):
+            array, count = frags._frags, len(frags)
+        else:
+            tokens = list(frags)
+            array, count = ffi.new("struct app_frag[]", len(tokens)), len(tokens)
+            for frag, token in zip(array, tokens, strict=True):
+                frag.token = token
+        result = lib.app_dontneed(self._app.require_open(), self.id, array, count)
+        return self._app.request(result)
 
     def send(self, data: bytes | bytearray | memoryview, timeout: float | None = None) -> int:
         """Send a reply from host memory. Waits until all of it is queued; returns its length.
 
-        Raises TimeoutError (`args[1]` bytes were queued), BrokenPipeError after `shutdown()`,
-        ConnectionResetError.
+        The peer must read: at most 64 KiB may be unacknowledged. Raises TimeoutError (its
+        `args[1]` bytes were queued), BrokenPipeError after `shutdown()`, ConnectionResetError.
         """
-        raise NotImplementedError
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with memoryview(data).cast("B") as left:
+            bytes_ = ffi.from_buffer("uint8_t[]", left)
+            done, size = 0, len(left)
+            while done < size:
+                sent = lib.app_send(self._app.require_open(), self.id, bytes_ + done, size - done)
+                if sent > 0:
+                    done += sent
+                elif sent != -errno.EAGAIN:
+                    raise self._send_error(-sent)
+                elif not self._wait_room(deadline):
+                    raise TimeoutError(f"no room for a reply to {self.peer}", done)
+            ffi.release(bytes_)
+        return done
+
+    def _wait_room(self, deadline: float | None) -> bool:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self._app.wait(flow=self.id, timeout=left, room=True)
+
+    def _send_error(self, number: int) -> OSError:
+        if number == errno.EPIPE and self._shut:
+            return BrokenPipeError(number, f"{self!r} is shut down for sending")
+        return self._app._ended() if number == errno.EPIPE else self._error(number)
 
     def shutdown(self) -> None:
         """No more to send (FIN); receiving goes on."""
-        raise NotImplementedError
+        result = lib.app_shutdown(self._app.require_open(), self.id)
+        if result and result != -errno.EPIPE:
+            raise self._error(-result)
+        self._app.request(result)
+        self._shut = True
 
     def abort(self) -> None:
         """Reset the connection (RST) and close."""
-        raise NotImplementedError
+        self._finish(abort=True)
 
     def close(self) -> None:
         """Done with it: FIN, or RST when there were unread bytes. Outstanding tokens go back.
 
         Idempotent. Fragments of this connection must not be read any more.
         """
-        raise NotImplementedError
+        self._finish(abort=False)
+
+    def _finish(self, *, abort: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._app.connections.pop(self.id, None)
+        if handle := self._app.handle:
+            # With the stack gone there is nobody to tell, and nothing to give back.
+            lib.app_finish(handle, self.id, abort)
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     def __exit__(
         self,
@@ -115,7 +338,7 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        self.close()
 
 
 class Listener:
@@ -125,16 +348,56 @@ class Listener:
     address: Address
     close_first: bool
 
+    def __init__(
+        self,
+        app: AppHalf,
+        id: int,
+        address: Address,
+        close_first: bool,
+        unlisten: Callable[[int], None],
+    ):
+        """For `Runtime.listen()`."""
+        self.id = id
+        self.address = address
+        self.close_first = close_first
+        self._app = app
+        self._unlisten = unlisten
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.address}>"
+
     def accept(self, timeout: float | None = None) -> Connection:
-        """Wait for a connection. `timeout` in seconds: 0 polls. Raises TimeoutError."""
-        raise NotImplementedError
+        """Wait for a connection. `timeout` in seconds: 0 polls. Raises TimeoutError, and
+        OSError with EBADF after `close()`."""
+        flow = ffi.new("uint32_t *")
+        local, peer = ffi.new("struct stack_addr *"), ffi.new("struct stack_addr *")
+        while True:
+            if self._closed:
+                raise OSError(errno.EBADF, f"{self!r} is closed")
+            if lib.app_accept(self._app.require_open(), self.id, flow, local, peer) > 0:
+                break
+            if not self._app.wait(listener=self.id, timeout=timeout):
+                raise TimeoutError(f"no connection to {self.address} for {timeout} s")
+        conn = Connection(self._app, flow[0], from_stack(local), from_stack(peer), self)
+        self._app.connections[conn.id] = conn
+        return conn
 
     def close(self) -> None:
-        """Refuse new connections, reset those not accepted yet, free the port; idempotent."""
-        raise NotImplementedError
+        """Refuse new connections, and reset those not accepted yet; idempotent.
+
+        The port is free again when the last of its connections is gone.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._app.listeners.pop(self.id, None)
+        if handle := self._app.handle:
+            self._unlisten(self.id)
+            lib.app_listener(handle, self.id, 0)
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     def __exit__(
         self,
@@ -142,4 +405,4 @@ class Listener:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        self.close()

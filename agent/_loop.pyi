@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native half of the runtime; stack/api.h and agent/api.h declare it."""
+
+from typing import Any
+
+ffi: Any  # cffi's stubs do not know the fields of records
+lib: Any

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api.h - what Python may call of the runtime's native half.
+ *
+ * Plain declarations only: cffi reads this file behind stack/api.h, and csrc.c
+ * includes both, so there is no second copy to drift. Functions return 0 or a
+ * count, and -errno on failure, unless they say otherwise.
+ */
+
+/* ---- mosaic.c: the memory that the NIC writes ---- */
+
+struct mosaic {
+	uint8_t *base; /* the UMEM; after mosaic_seal() a reservation that nothing is mapped in */
+	size_t size; /* bytes */
+	uint8_t *host; /* the host memfd, linear: header pages, then transmission pages */
+	size_t host_size; /* bytes */
+	uint32_t nr_niovs;
+	uint32_t nr_pages;
+	int host_fd;
+};
+
+/* Bytes of UMEM, and mappings needed until it is sealed. */
+size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages);
+size_t mosaic_mappings(uint32_t nr_niovs);
+int mosaic_open(struct mosaic *m, int region_fd, uint32_t nr_niovs, uint32_t nr_pages);
+int mosaic_seal(struct mosaic *m);
+/* Let a child read device page `niov`: the signal that killed it, 0 if it read the page. */
+int mosaic_read_probe(const struct mosaic *m, uint32_t niov);
+void mosaic_close(struct mosaic *m);
+
+/* ---- loop.c: the thread that runs the stack ---- */
+
+struct xsk_ring_cons;
+struct xsk_ring_prod;
+struct loop;
+
+struct loop_queue {
+	struct xsk_ring_cons *rx;
+	struct xsk_ring_prod *fill;
+	struct xsk_ring_prod *tx;
+	struct xsk_ring_cons *completion;
+	int fd; /* of the AF_XDP socket */
+};
+
+struct loop_config {
+	const struct loop_queue *queues; /* stack_config.nr_queues of them; copied */
+	int channel_fd; /* memfd of stack_channel_size() bytes */
+	int wake_fd; /* eventfd: the application has made requests */
+	int event_fd; /* eventfd: events for the application */
+	int life_fd; /* write end of a pipe; duplicated, and closed when the loop has ended */
+	int cpu; /* CPU to run on, or -1 */
+	uint32_t spin_us; /* poll the rings up to that long before sleeping */
+	uint32_t busy_poll; /* never sleep, and drive NAPI from the loop */
+};
+
+struct loop_stats {
+	uint64_t turns;
+	uint64_t sleeps;
+	uint64_t rx_batches;
+	uint64_t rx_packets;
+	uint64_t rx_descs;
+	uint64_t rx_bad_descs; /* did not point at the start of a device page */
+	uint64_t rx_oversize; /* packets of more than STACK_MAX_CHUNKS chunks */
+	uint64_t tx_frames;
+	uint64_t tx_kicks;
+	uint64_t tx_kick_retries;
+	uint64_t wakeups_sent; /* event_fd writes */
+	uint64_t cpu_ns; /* CPU time of the loop's thread */
+};
+
+/* Build a loop with a stack of its own; `stack` lacks only the channel. Call it, and
+ * nothing else here, in the network namespace of the interface. */
+int loop_open(struct loop **out, const struct loop_config *config,
+	      const struct stack_config *stack);
+/* Run until loop_stop() (returns 0) or until the interface is gone (-ENETDOWN, -ENXIO ...). */
+int loop_run(struct loop *l);
+/* Callable from any thread, while the loop runs and after it ended. */
+int loop_listen(struct loop *l, const struct stack_addr *local, uint32_t flags, uint32_t backlog);
+int loop_unlisten(struct loop *l, int listener);
+int loop_stats(struct loop *l, struct stack_stats *stack, struct loop_stats *loop);
+int loop_flows(struct loop *l, struct flow_info *out, uint32_t max);
+int loop_frags(struct loop *l, struct frag_record *out, uint32_t max);
+int loop_check(struct loop *l);
+/* Connections that the application has closed get up to `linger_ms` to finish, the others
+ * are reset; then loop_run() returns. */
+int loop_stop(struct loop *l, uint32_t linger_ms);
+void loop_close(struct loop *l);
+
+/* ---- app.c: the application's half of the channel ---- */
+
+struct app;
+
+/* A fragment: where some received bytes are. */
+struct app_frag {
+	uint64_t offset; /* bytes from the start of the region */
+	uint32_t len; /* bytes */
+	uint32_t token; /* >= 1 */
+};
+
+struct app_stats {
+	uint64_t events_rejected; /* what made no sense in the stack's ring */
+	uint64_t wakeups_sent; /* wake_fd writes */
+	uint64_t requests_waited; /* the request ring was full */
+};
+
+/* `life_fd` is the read end of loop_config's pipe: hung up when the stack has ended. All
+ * descriptors are duplicated. */
+int app_open(struct app **out, int channel_fd, uint64_t region_size, int event_fd, int wake_fd,
+	     int life_fd);
+void app_close(struct app *a);
+void app_stats(struct app *a, struct app_stats *out);
+
+/* Wait for something to read (or an end) on `flow`, to accept on `listener` (flow 0), or on
+ * any (flow 0, listener -1). Returns 1, or 0 after `timeout_ms` (-1: none) or when `extra_fd`
+ * is readable (-1: none), -EINTR, -EPIPE when the stack has ended. */
+int app_wait(struct app *a, uint32_t flow, int listener, int extra_fd, int timeout_ms);
+/* The flows (then listeners, as -1 - id) that have something to read (to accept). */
+int app_ready(struct app *a, int64_t *out, uint32_t max);
+/* The next connection of `listener`: 1 and its id and addresses, or 0. */
+int app_accept(struct app *a, int listener, uint32_t *flow, struct stack_addr *local,
+	       struct stack_addr *peer);
+/* From now on connections of this listener are taken (1), or reset (0). */
+int app_listener(struct app *a, int listener, int open);
+/* Fragments in order: their count, 0 when there are none now, -ENODATA at the end of the
+ * stream, -errno of a reset, -EBADF when there is no such connection. */
+int app_take(struct app *a, uint32_t flow, struct app_frag *out, uint32_t max);
+/* Returns how many tokens were given back: all of them, or -EPIPE. */
+int app_dontneed(struct app *a, uint32_t flow, const struct app_frag *frags, uint32_t n);
+/* Bytes queued, possibly fewer than `len`; -EAGAIN when there is no room now. */
+int app_send(struct app *a, uint32_t flow, const uint8_t *data, uint32_t len);
+/* Wait until app_send() is worth another try; returns like app_wait(). */
+int app_wait_room(struct app *a, uint32_t flow, int timeout_ms);
+int app_shutdown(struct app *a, uint32_t flow);
+int app_finish(struct app *a, uint32_t flow, int abort);
+
+/* ---- frags.c: what must not be Python per fragment ---- */
+
+/* Compare with bytes 1 ... period - 1, newline, and so on from `*phase`: wrong bytes. */
+int64_t frags_check(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+		    uint32_t period, uint32_t *phase);
+/* Write what follows the first `skip` bytes, one writev(2) a call: bytes written. */
+int64_t frags_write(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+		    uint64_t skip, int fd);
+int64_t frags_copy(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+		   uint8_t *out, uint64_t room);
+int64_t frags_bytes(const struct app_frag *frags, uint32_t n);
+/* Bytes of those fragments that lie wholly below `size`. */
+int64_t frags_inside(const struct app_frag *frags, uint32_t n, uint64_t size);
+
+/* ---- netdev.c: what must be known of an interface before it is taken ---- */
+
+/* Enter the network namespace that `fd` refers to, with the calling thread alone. */
+int netns_enter(int fd);
+/* 1 when this address is on the interface, else 0. */
+int netdev_has_address(const char *ifname, const struct stack_addr *addr);

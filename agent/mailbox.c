@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mailbox.c - what other threads want of the loop.
+ *
+ * The stack belongs to the loop's thread, so others leave a function in the box and
+ * wait until the loop has called it between two turns. Before the loop runs and after
+ * it has ended they call it themselves: counters outlive the interface.
+ */
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "loop.h"
+
+static void carry_out(struct loop *l)
+{
+	struct loop_mail *m = &l->mail;
+
+	if (!m->call)
+		return;
+	m->result = m->call(l, m->arg);
+	m->call = NULL;
+	atomic_store_explicit(&m->pending, false, memory_order_relaxed);
+	pthread_cond_signal(&m->done);
+}
+
+void mailbox_collect(struct loop *l)
+{
+	struct loop_mail *m = &l->mail;
+
+	if (!atomic_load_explicit(&m->pending, memory_order_relaxed))
+		return;
+	pthread_mutex_lock(&m->lock);
+	carry_out(l);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static int loop_call(struct loop *l, int (*call)(struct loop *, void *), void *arg)
+{
+	struct loop_mail *m = &l->mail;
+	int result;
+
+	pthread_mutex_lock(&m->one);
+	pthread_mutex_lock(&m->lock);
+	if (m->running) {
+		m->call = call;
+		m->arg = arg;
+		atomic_store_explicit(&m->pending, true, memory_order_relaxed);
+		eventfd_write(m->fd, 1);
+		while (m->call)
+			pthread_cond_wait(&m->done, &m->lock);
+		result = m->result;
+	} else {
+		result = call(l, arg);
+	}
+	pthread_mutex_unlock(&m->lock);
+	pthread_mutex_unlock(&m->one);
+	return result;
+}
+
+/* From `true` on callers wait for the loop; `false` takes the last of them along. */
+void mailbox_running(struct loop *l, bool running)
+{
+	pthread_mutex_lock(&l->mail.lock);
+	carry_out(l);
+	l->mail.running = running;
+	pthread_mutex_unlock(&l->mail.lock);
+}
+
+int mailbox_open(struct loop_mail *m)
+{
+	m->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (m->fd < 0)
+		return -errno;
+	pthread_mutex_init(&m->one, NULL);
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_cond_init(&m->done, NULL);
+	return 0;
+}
+
+void mailbox_close(struct loop_mail *m)
+{
+	if (m->fd < 0)
+		return;
+	pthread_cond_destroy(&m->done);
+	pthread_mutex_destroy(&m->lock);
+	pthread_mutex_destroy(&m->one);
+	close(m->fd);
+	m->fd = -1;
+}
+
+/* ---- the calls ---- */
+
+struct listen_args {
+	const struct stack_addr *local;
+	uint32_t flags, backlog;
+};
+
+static int call_listen(struct loop *l, void *arg)
+{
+	const struct listen_args *a = arg;
+
+	return stack_listen(l->stack, a->local, a->flags, a->backlog);
+}
+
+int loop_listen(struct loop *l, const struct stack_addr *local, uint32_t flags, uint32_t backlog)
+{
+	struct listen_args a = {.local = local, .flags = flags, .backlog = backlog};
+
+	return loop_call(l, call_listen, &a);
+}
+
+static int call_unlisten(struct loop *l, void *arg)
+{
+	return stack_unlisten(l->stack, *(const int *)arg);
+}
+
+int loop_unlisten(struct loop *l, int listener)
+{
+	return loop_call(l, call_unlisten, &listener);
+}
+
+struct stats_args {
+	struct stack_stats *stack;
+	struct loop_stats *loop;
+};
+
+static int call_stats(struct loop *l, void *arg)
+{
+	const struct stats_args *a = arg;
+
+	loop_count_cpu(l);
+	stack_stats(l->stack, a->stack);
+	*a->loop = l->stats;
+	return 0;
+}
+
+int loop_stats(struct loop *l, struct stack_stats *stack, struct loop_stats *loop)
+{
+	struct stats_args a = {.stack = stack, .loop = loop};
+
+	return loop_call(l, call_stats, &a);
+}
+
+struct flows_args {
+	struct flow_info *out;
+	uint32_t max;
+};
+
+static int call_flows(struct loop *l, void *arg)
+{
+	const struct flows_args *a = arg;
+	uint32_t n = 0;
+
+	while (n < a->max && !stack_flow(l->stack, n, &a->out[n]))
+		n++;
+	return n;
+}
+
+int loop_flows(struct loop *l, struct flow_info *out, uint32_t max)
+{
+	struct flows_args a = {.out = out, .max = max};
+
+	return loop_call(l, call_flows, &a);
+}
+
+struct frags_args {
+	struct frag_record *out;
+	uint32_t max;
+};
+
+static int call_frags(struct loop *l, void *arg)
+{
+	const struct frags_args *a = arg;
+	uint32_t n = 0;
+
+	while (n < a->max && !stack_frag(l->stack, n, &a->out[n]))
+		n++;
+	return n;
+}
+
+int loop_frags(struct loop *l, struct frag_record *out, uint32_t max)
+{
+	struct frags_args a = {.out = out, .max = max};
+
+	return loop_call(l, call_frags, &a);
+}
+
+static int call_check(struct loop *l, void *arg)
+{
+	return stack_check(l->stack);
+}
+
+int loop_check(struct loop *l)
+{
+	return loop_call(l, call_check, NULL);
+}
+
+static int call_stop(struct loop *l, void *arg)
+{
+	uint64_t now = loop_now();
+
+	/* What the application asked for before this call: closes, above all. */
+	stack_requests(l->stack, now);
+	l->stop_at = now + *(const uint32_t *)arg * 1000000ull;
+	l->stopping = true;
+	return 0;
+}
+
+int loop_stop(struct loop *l, uint32_t linger_ms)
+{
+	return loop_call(l, call_stop, &linger_ms);
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mosaic.c - a UMEM of host and device pages in turn, and how the process that
+ * runs the stack loses sight of the device pages.
+ *
+ * AF_XDP's copy mode writes a packet's metadata just before its data. With a host
+ * page before each device page and the data starting at the device page, the
+ * headers (which the XDP program has declared to be metadata) land in the host
+ * page and the payload in the device page; mosaic.h draws it.
+ *
+ * Call order: mosaic_open(), register [base, base + size) as a UMEM, mosaic_seal(),
+ * close the region's fd; mosaic_close() after the UMEM is gone.
+ *
+ * Why sealing may unmap: XDP_UMEM_REG pins the pages (pin_user_pages) and maps them
+ * for the kernel (vmap); from then on it never looks at the process's page tables.
+ * So nothing stays behind that a stray pointer could read, that mprotect() could
+ * make readable again, or that /proc/self/mem could reach; and the two mappings a
+ * net_iov, of which vm.max_map_count allows 65,530 a process, are given back.
+ * The address range stays reserved: a stale pointer into it must fault rather than
+ * hit whatever is mapped there next.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "stack.h"
+#include "api.h"
+#include "mosaic.h"
+
+size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages)
+{
+	return mosaic_tx(nr_niovs) + (size_t)nr_pages * MOSAIC_PAGE;
+}
+
+size_t mosaic_mappings(uint32_t nr_niovs)
+{
+	return 2 * (size_t)nr_niovs + 1;
+}
+
+static size_t host_offset(uint32_t page)
+{
+	return (size_t)page * MOSAIC_PAGE;
+}
+
+static int map_piece(uint8_t *at, size_t len, int fd, off_t offset)
+{
+	void *p = mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset);
+
+	return p == MAP_FAILED ? -errno : 0;
+}
+
+static int map_pieces(struct mosaic *m, int region_fd)
+{
+	int err;
+
+	for (uint32_t i = 0; i < m->nr_niovs; i++) {
+		uint8_t *d = m->base + mosaic_device(i);
+
+		err = map_piece(d - MOSAIC_PAGE, MOSAIC_PAGE, m->host_fd, host_offset(i));
+		if (!err)
+			err = map_piece(d, MOSAIC_PAGE, region_fd, (off_t)i * MOSAIC_PAGE);
+		if (err)
+			return err;
+	}
+	return map_piece(m->base + mosaic_tx(m->nr_niovs), host_offset(m->nr_pages), m->host_fd,
+			 host_offset(m->nr_niovs));
+}
+
+static int open_host_pages(struct mosaic *m)
+{
+	m->host_fd = memfd_create("devmemtcp-host", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->host_fd < 0)
+		return -errno;
+	if (ftruncate(m->host_fd, m->host_size) ||
+	    fcntl(m->host_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return -errno;
+	return 0;
+}
+
+static void *reserve(void *at, size_t size)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0);
+
+	return mmap(at, size, PROT_NONE, flags, -1, 0);
+}
+
+int mosaic_open(struct mosaic *m, int region_fd, uint32_t nr_niovs, uint32_t nr_pages)
+{
+	int err;
+
+	*m = (struct mosaic){
+		.size = mosaic_size(nr_niovs, nr_pages),
+		.host_size = host_offset(nr_niovs) + host_offset(nr_pages),
+		.nr_niovs = nr_niovs,
+		.nr_pages = nr_pages,
+		.host_fd = -1,
+	};
+	if (!nr_niovs || !nr_pages)
+		return -EINVAL;
+	err = open_host_pages(m);
+	if (err)
+		goto fail;
+	m->base = reserve(NULL, m->size);
+	if (m->base == MAP_FAILED) {
+		m->base = NULL;
+		err = -errno;
+		goto fail;
+	}
+	err = map_pieces(m, region_fd);
+	if (!err)
+		return 0;
+fail:
+	mosaic_close(m);
+	return err;
+}
+
+int mosaic_seal(struct mosaic *m)
+{
+	/* One call replaces every piece: there is no moment at which the range is free. */
+	if (reserve(m->base, m->size) == MAP_FAILED)
+		return -errno;
+	m->host = mmap(NULL, m->host_size, PROT_READ | PROT_WRITE, MAP_SHARED, m->host_fd, 0);
+	if (m->host == MAP_FAILED) {
+		m->host = NULL;
+		return -errno;
+	}
+	close(m->host_fd);
+	m->host_fd = -1;
+	return 0;
+}
+
+static void read_and_exit(const uint8_t *at)
+{
+	struct sigaction dfl = {.sa_handler = SIG_DFL};
+	volatile uint8_t byte;
+
+	sigaction(SIGSEGV, &dfl, NULL);
+	sigaction(SIGBUS, &dfl, NULL);
+	prctl(PR_SET_DUMPABLE, 0); /* the expected end is a signal: no core file */
+	byte = *(const volatile uint8_t *)at;
+	(void)byte;
+	_exit(0);
+}
+
+int mosaic_read_probe(const struct mosaic *m, uint32_t niov)
+{
+	int status;
+	pid_t pid;
+
+	if (!m->base || niov >= m->nr_niovs)
+		return -EINVAL;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (!pid)
+		read_and_exit(m->base + mosaic_device(niov));
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			return -errno;
+	}
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+void mosaic_close(struct mosaic *m)
+{
+	if (m->host)
+		munmap(m->host, m->host_size);
+	if (m->base)
+		munmap(m->base, m->size);
+	if (m->host_fd >= 0)
+		close(m->host_fd);
+	m->host = m->base = NULL;
+	m->host_fd = -1;
+}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be known of a network interface, and of the namespace it is in, beforehand.
+
+Everything is asked of the kernel in the calling thread's network namespace, by ioctl and
+/proc, so that nothing has to be installed or imported for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Self
+
+from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.pyxdp.features import Features, features
+
+_SIOCGIFFLAGS = 0x8913
+_IFF_UP = 1
+_IFNAMSIZ = 16
+_IFREQ = struct.Struct(f"{_IFNAMSIZ}s24x")
+_RTF_UP = 0x1
+_RTF_REJECT = 0x200
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
+
+IpAddress = IPv4Address | IPv6Address
+
+
+class NetNs:
+    """A network namespace: of a name below /run/netns, of a path, or (None) the caller's own."""
+
+    def __init__(self, where: str | None) -> None:
+        """Raises ConfigError when there is no such namespace."""
+        self.name = where
+        path = "/proc/thread-self/ns/net" if where is None else where
+        if where is not None and "/" not in where:
+            path = f"/run/netns/{where}"
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"no network namespace {where!r}; `ip netns list` shows those there are"
+            ) from error
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """The calling thread, and what it starts or opens, is in the namespace meanwhile."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(self._fd)
+            try:
+                yield
+            finally:
+                _setns(home)
+        finally:
+            os.close(home)
+
+    def close(self) -> None:
+        """Close the descriptor; the namespace lives on without us."""
+        os.close(self._fd)
+
+
+def _setns(fd: int) -> None:
+    result = lib.netns_enter(fd)
+    if result:
+        raise OSError(-result, f"cannot enter the network namespace: {os.strerror(-result)}")
+
+
+@dataclass(frozen=True)
+class NetDev:
+    """An interface, as it was when asked."""
+
+    features: Features
+    up: bool
+    default_route: bool
+    """Whether a default route of this namespace leaves by it."""
+
+    @classmethod
+    def find(cls, name: str) -> Self:
+        """Ask the kernel. Raises ConfigError when there is no such interface."""
+        try:
+            socket.if_nametoindex(name)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"no interface {name!r} here; `ip link show` lists those there are"
+            ) from error
+        return cls(
+            features=features(name),
+            up=_is_up(name),
+            default_route=name in _default_route_names(),
+        )
+
+    def has_address(self, address: IpAddress) -> bool:
+        """Whether the address is configured on the interface."""
+        name = self.features.ifname
+        result = lib.netdev_has_address(name.encode(), to_stack(address, 0))
+        if result < 0:
+            raise OSError(-result, f"cannot list the addresses of {name}: {os.strerror(-result)}")
+        return bool(result)
+
+
+def _is_up(name: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
+    return bool(struct.unpack_from("=h", answer, _IFNAMSIZ)[0] & _IFF_UP)
+
+
+def _default_route_names() -> set[str]:
+    """Names of the interfaces of all default routes; see proc(5)."""
+    net = Path("/proc/thread-self/net")
+    names = set()
+    for line in (net / "route").read_text().splitlines()[1:]:
+        name, destination, _, flags, *_, mask = line.split()[:8]
+        if destination == mask == "0" * 8 and int(flags, 16) & _RTF_UP:
+            names.add(name)
+    ipv6 = net / "ipv6_route"
+    for line in ipv6.read_text().splitlines() if ipv6.exists() else ():
+        destination, length, *_, flags, name = line.split()
+        reject = int(flags, 16) & _RTF_REJECT
+        if length == "00" and destination == "0" * 32 and not reject:
+            names.add(name)
+    return names
+
+
+def to_stack(address: IpAddress, port: int) -> object:
+    """`struct stack_addr`, by value, for C."""
+    packed = address.packed if address.version == 6 else _V4_MAPPED + address.packed
+    return ffi.new("struct stack_addr *", (packed, port, address.version))
+
+
+def from_stack(addr: object) -> tuple[str, int]:
+    """(host, port) of a `struct stack_addr`."""
+    raw = bytes(addr.ip)  # type: ignore[attr-defined]
+    family: int = addr.family  # type: ignore[attr-defined]
+    host = IPv6Address(raw) if family == 6 else IPv4Address(raw[12:])
+    return str(host), int(addr.port)  # type: ignore[attr-defined]

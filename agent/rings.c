@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * rings.c - between the four rings of an AF_XDP socket and the stack.
+ *
+ * RX descriptors become packets of net_iovs, frames of the stack become TX
+ * descriptors, free net_iovs go to the fill ring, completions come back as host pages.
+ *
+ * Invariants:
+ * - A descriptor is looked at before it is believed: what does not begin at a device
+ *   page of ours never reaches the stack as a packet.
+ * - Every net_iov that comes out of the RX ring goes to the stack exactly once, by
+ *   stack_rx() or stack_rx_discard().
+ * - One kick (sendto) a call of rings_send(), repeated only while the kernel left frames
+ *   in the ring.
+ */
+#include <errno.h>
+#include <linux/if_xdp.h>
+#include <sys/socket.h>
+#include <xdp/xsk.h>
+
+#include "loop.h"
+#include "mosaic.h"
+#include "steer.h"
+
+#ifndef XDP_PKT_CONTD
+#define XDP_PKT_CONTD (1 << 0)
+#endif
+
+#define KICKS_WITHOUT_PROGRESS 32 /* then the device is slower than we are: next turn */
+
+/* ---- receive ---- */
+
+/* The last 160 bytes of a header page: record first, headers last. */
+static inline void prefetch_headers(const struct loop *l, uint64_t addr)
+{
+	uint64_t niov = xsk_umem__add_offset_to_addr(addr) / (2 * MOSAIC_PAGE);
+	const uint8_t *end = l->header_base + (niov + 1) * MOSAIC_PAGE;
+
+	__builtin_prefetch(end - RX_META_LEN);
+	__builtin_prefetch(end - 128);
+	__builtin_prefetch(end - 64);
+}
+
+/* What a descriptor says, as a chunk: false if no net_iov of ours is meant. `*usable` is
+ * false when one is, but the bytes are not where they must be. */
+static inline bool desc_to_chunk(const struct loop *l, const struct xdp_desc *desc,
+				 struct rx_chunk *chunk, bool *usable)
+{
+	uint64_t data = xsk_umem__add_offset_to_addr(desc->addr);
+	uint64_t base = xsk_umem__extract_addr(desc->addr);
+	uint64_t niov = (base + MOSAIC_HEADROOM) / (2 * MOSAIC_PAGE);
+
+	if (niov >= l->nr_niovs || base != mosaic_fill(niov))
+		return false;
+	chunk->niov = niov;
+	chunk->len = desc->len;
+	*usable = data == mosaic_device(niov) && desc->len <= STACK_CHUNK_DATA;
+	return true;
+}
+
+static void give_up(struct loop *l, struct loop_rx *rx)
+{
+	if (rx->packet.nr_chunks)
+		stack_rx_discard(l->stack, &rx->packet);
+	rx->packet.nr_chunks = 0;
+	rx->discard = true;
+}
+
+static void collect(struct loop *l, struct loop_rx *rx, const struct xdp_desc *desc)
+{
+	struct rx_packet *p = &rx->packet;
+	bool usable;
+
+	if (p->nr_chunks == STACK_MAX_CHUNKS) {
+		l->stats.rx_oversize += !rx->discard;
+		give_up(l, rx);
+	}
+	if (!desc_to_chunk(l, desc, &p->chunk[p->nr_chunks], &usable)) {
+		l->stats.rx_bad_descs++;
+		give_up(l, rx);
+		return;
+	}
+	p->nr_chunks++;
+	if (!usable) {
+		l->stats.rx_bad_descs++;
+		give_up(l, rx);
+	}
+}
+
+static void packet_complete(struct loop *l, struct loop_rx *rx, uint64_t now)
+{
+	if (rx->discard) {
+		give_up(l, rx);
+		rx->discard = false;
+		return;
+	}
+	l->stats.rx_packets++;
+	stack_rx(l->stack, &rx->packet, now);
+	rx->packet.nr_chunks = 0;
+}
+
+uint32_t rings_receive(struct loop *l, uint32_t q, uint64_t now)
+{
+	struct xsk_ring_cons *ring = l->queue[q].rx;
+	struct loop_rx *rx = &l->rx[q];
+	uint32_t index, n = xsk_ring_cons__peek(ring, LOOP_BATCH, &index);
+
+	if (!n)
+		return 0;
+	prefetch_headers(l, xsk_ring_cons__rx_desc(ring, index)->addr);
+	for (uint32_t i = 0; i < n; i++) {
+		struct xdp_desc desc = *xsk_ring_cons__rx_desc(ring, index + i);
+
+		if (i + 1 < n)
+			prefetch_headers(l, xsk_ring_cons__rx_desc(ring, index + i + 1)->addr);
+		collect(l, rx, &desc);
+		if (!(desc.options & XDP_PKT_CONTD))
+			packet_complete(l, rx, now);
+	}
+	xsk_ring_cons__release(ring, n);
+	l->stats.rx_batches++;
+	l->stats.rx_descs += n;
+	return n;
+}
+
+void rings_refill(struct loop *l, uint32_t q)
+{
+	struct xsk_ring_prod *ring = l->queue[q].fill;
+	uint32_t niovs[LOOP_BATCH];
+	uint32_t room, n, index = 0;
+
+	do {
+		room = xsk_prod_nb_free(ring, LOOP_BATCH);
+		n = stack_refill(l->stack, q, niovs, room < LOOP_BATCH ? room : LOOP_BATCH);
+		if (!n)
+			return;
+		xsk_ring_prod__reserve(ring, n, &index);
+		for (uint32_t i = 0; i < n; i++)
+			*xsk_ring_prod__fill_addr(ring, index + i) = mosaic_fill(niovs[i]);
+		xsk_ring_prod__submit(ring, n);
+	} while (n == LOOP_BATCH);
+}
+
+/* ---- send ---- */
+
+static void reap_completions(struct loop *l, uint32_t q)
+{
+	struct xsk_ring_cons *ring = l->queue[q].completion;
+	uint32_t index, n = xsk_ring_cons__peek(ring, LOOP_BATCH, &index);
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t addr = *xsk_ring_cons__comp_addr(ring, index + i);
+
+		addr = xsk_umem__extract_addr(addr);
+		/* The stack ignores, and counts, a page that is not in transmission. */
+		stack_tx_done(l->stack, (addr - l->tx_base) / MOSAIC_PAGE);
+	}
+	if (n)
+		xsk_ring_cons__release(ring, n);
+}
+
+static inline bool ring_drained(const struct xsk_ring_prod *ring)
+{
+	return __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE) == *ring->producer;
+}
+
+bool rings_sent(const struct loop *l, uint32_t q)
+{
+	return ring_drained(l->queue[q].tx);
+}
+
+static bool try_again(int err)
+{
+	return err == EAGAIN || err == EBUSY || err == ENOBUFS || err == EINTR;
+}
+
+/* One call sends at most 32 frames, and may send none: the completion ring or the device's
+ * queue is full (EAGAIN, ENOBUFS), or another thread is in there (EBUSY). */
+static void kick(struct loop *l, uint32_t q)
+{
+	struct xsk_ring_prod *ring = l->queue[q].tx;
+	uint32_t stuck = 0, before;
+
+	l->stats.tx_kicks++;
+	while (!ring_drained(ring) && stuck < KICKS_WITHOUT_PROGRESS) {
+		before = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
+		if (sendto(l->queue[q].fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 &&
+		    !try_again(errno)) {
+			if (errno == ENETDOWN)
+				l->down = true; /* which is not gone: see check_links() */
+			else
+				l->error = -errno;
+			return;
+		}
+		if (__atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE) != before) {
+			stuck = 0;
+			continue;
+		}
+		stuck++;
+		l->stats.tx_kick_retries++;
+		reap_completions(l, q);
+	}
+}
+
+uint32_t rings_send(struct loop *l, uint32_t q)
+{
+	struct xsk_ring_prod *ring = l->queue[q].tx;
+	struct tx_frame frames[LOOP_BATCH];
+	uint32_t room, n, index = 0, sent = 0;
+
+	reap_completions(l, q);
+	do {
+		room = xsk_prod_nb_free(ring, LOOP_BATCH);
+		n = stack_tx(l->stack, q, frames, room < LOOP_BATCH ? room : LOOP_BATCH);
+		if (!n)
+			break;
+		xsk_ring_prod__reserve(ring, n, &index);
+		for (uint32_t i = 0; i < n; i++) {
+			struct xdp_desc *desc = xsk_ring_prod__tx_desc(ring, index + i);
+
+			*desc = (struct xdp_desc){.addr = frames[i].addr, .len = frames[i].len};
+		}
+		xsk_ring_prod__submit(ring, n);
+		sent += n;
+	} while (n == LOOP_BATCH);
+	l->stats.tx_frames += sent;
+	if (!ring_drained(ring))
+		kick(l, q);
+	return sent;
+}
