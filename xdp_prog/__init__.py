@@ -40,9 +40,13 @@ _CSUM_TRUST = 0x1  # STEER_CSUM_TRUST
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 
-def object_path() -> Traversable:
-    """The compiled object, ``devmemtcp.bpf.o``, in a wheel or an editable install."""
-    return resources.files(__name__) / "devmemtcp.bpf.o"
+def object_path(name: str = "devmemtcp") -> Traversable:
+    """The compiled object, ``<name>.bpf.o``, in a wheel or an editable install.
+
+    ``devmemtcp`` is the one described above; ``pass``, with one program of that name, lets
+    everything pass, for benchmarks.
+    """
+    return resources.files(__name__) / f"{name}.bpf.o"
 
 
 def _counter_names() -> tuple[str, ...]:

@@ -3,6 +3,159 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import logging
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
+
 app = typer.Typer(help="Measure, interleaved with what a user would have instead.")
+
+
+class ModeChoice(StrEnum):
+    """How the XDP program is attached."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+class CsumChoice(StrEnum):
+    """What is done about TCP checksums."""
+
+    VERIFY = "verify"
+    TRUST = "trust"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Mtus = Annotated[list[int] | None, typer.Option("--mtu", help="Bytes of an IP packet. Repeatable.")]
+Plan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLAN",
+        help="Cores, e.g. sender=0,app=1,loop=0,rps=1,acks=0; `none` pins nothing.",
+    ),
+]
+RegionSize = Annotated[str, typer.Option(metavar="SIZE", help="Device memory, e.g. 64M.")]
+
+
+@app.command("tcp-rx")
+def tcp_rx(
+    mtu: Mtus = None,
+    mode: Annotated[
+        list[ModeChoice] | None,
+        typer.Option(help="How to attach the XDP programs. Repeatable; default: auto and native."),
+    ] = None,
+    duration: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Of each of a turn's two windows.")
+    ] = 1.0,
+    rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 5,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
+    ] = None,
+    cpu_plan: Plan = None,
+    kernel_cpu_plan: Plan = None,
+    region_size: RegionSize = "64M",
+    rx_csum: Annotated[CsumChoice, typer.Option(help="Ours: verify, or trust.")] = (
+        CsumChoice.VERIFY
+    ),
+    spin_us: Annotated[
+        int, typer.Option(min=0, help="Ours: poll the rings so long before sleeping.")
+    ] = 0,
+    busy_poll: Annotated[bool, typer.Option("--busy-poll", help="Ours: never sleep.")] = False,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Ours: copy every byte out of the region, as recv() does."),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the order of turns; default: a new one.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Receive one TCP stream over a veth: ours and the kernel's recv(), turn by turn.
+
+    The sender is a blocking send() of the kernel, pinned to cubic. Measured are goodput, and
+    CPU per byte of all cores by what a thread of the lowest priority can no longer get.
+    """
+    from devmemtcp.agent.bench.plan import default_kernel_plan, default_plan, parse_plan
+    from devmemtcp.agent.bench.tcp_rx import VARIANTS, TcpRxOptions, run_tcp_rx
+    from devmemtcp.agent.sizes import parse_size
+
+    options = TcpRxOptions(
+        mtus=tuple(mtu or [1500]),
+        modes=tuple(each.value for each in mode or [ModeChoice.AUTO, ModeChoice.NATIVE]),
+        duration=duration,
+        rounds=rounds,
+        plan=default_plan() if cpu_plan is None else parse_plan(cpu_plan),
+        kernel_plan=default_kernel_plan()
+        if kernel_cpu_plan is None
+        else parse_plan(kernel_cpu_plan),
+        region_size=parse_size(region_size, what="--region-size"),
+        rx_csum=rx_csum.value,
+        spin_us=spin_us,
+        busy_poll=busy_poll,
+        copy=copy,
+        variants=tuple(variant or [each.name for each in VARIANTS]),
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
+    )
+    logging.info("this takes about %.0f s", options.seconds())
+    report = run_tcp_rx(options, lambda line: logging.info("%s", line))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        _print_tcp_rx(report)
+
+
+def _print_tcp_rx(report: TcpRxReport) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for setting in report.settings:
+        console.print(_tcp_rx_table(setting))
+    console.print(
+        f"Linux {report.kernel}, {report.cores} cores of {report.cpu}, "
+        f"TSC {report.tsc_ghz:.2f} GHz; "
+        f"sender {report.congestion}; region {report.region_size >> 20} MiB; "
+        f"checksums: {report.rx_csum}; spin {report.spin_us} us; busy poll: {report.busy_poll}; "
+        f"application {'copies every byte' if report.copy else 'does not read payload'}; "
+        f"cores ours {report.plan}, kernel {report.kernel_plan}; "
+        f"{report.rounds} rounds of 2 x {report.duration:g} s, seed {report.seed}",
+        highlight=False,
+    )
+
+
+def _tcp_rx_table(setting: Setting) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"MTU {setting.mtu}, {setting.mode} mode: median (lowest - highest)",
+        title_justify="left",
+    )
+    for column in ("variant", "Gb/s", "CPU s/GB", "TSC cycles/B", "ours: Gb/s x", "ours: CPU x"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    table.add_column("foreign + stolen cores", justify="right")
+    for row in setting.rows:
+        table.add_row(
+            row.variant,
+            _spread(row.goodput_gbps, 2),
+            _spread(row.cpu_seconds_per_gb, 3),
+            "" if row.cycles_per_byte is None else f"{row.cycles_per_byte:.2f}",
+            "" if row.goodput_ratio is None else _spread(row.goodput_ratio, 2),
+            "" if row.cpu_ratio is None else _spread(row.cpu_ratio, 2),
+            f"{row.foreign_cores.median:.2f} + {row.stolen_cores.median:.2f}",
+        )
+    return table
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} - {spread.high:.{digits}f})"

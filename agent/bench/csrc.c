@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What cffi compiles: the declarations it was given. */
+#include <stddef.h>
+#include <stdint.h>
+#include "api.h"
