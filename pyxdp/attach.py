@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -170,18 +170,19 @@ def attach(
     """
     ifindex, ifname = resolve(interface)
     shared, why = _choose_sharing(ifindex, ifname, sharing)
-    target = _Target(program, ifindex, ifname, shared)
+    target = _Target(program, ifindex, ifname, shared, why)
     if mode is not Mode.AUTO:
-        return target.attach(mode, why)
+        return target.attach(mode)
     try:
-        return target.attach(Mode.NATIVE, why)
+        return target.attach(Mode.NATIVE)
     except Unsupported as refusal:
-        reason = str(refusal)
+        native_refusal = str(refusal)
     except XdpError as refusal:
         if refusal.errno in (errno.EBUSY, errno.EPERM, errno.EACCES, errno.ENODEV):
             raise
-        reason = str(refusal)
-    return target.attach(Mode.GENERIC, f"{why}; generic, because native was refused: {reason}")
+        native_refusal = str(refusal)
+    target = replace(target, why=f"{why}; generic, because native was refused: {native_refusal}")
+    return target.attach(Mode.GENERIC)
 
 
 def _choose_sharing(ifindex: int, ifname: str, sharing: Sharing) -> tuple[bool, str]:
@@ -210,24 +211,25 @@ class _Target:
     ifindex: int
     ifname: str
     shared: bool
+    why: str  # ... this way: the start of Attachment.reason
 
-    def attach(self, mode: Mode, reason: str) -> Attachment:
+    def attach(self, mode: Mode) -> Attachment:
         if self.shared:
-            return self._dispatcher(mode, reason)
-        attachment = self._attachment(mode, "link", reason)
+            return self._dispatcher(mode)
+        attachment = self._attachment(mode, "link")
         result = lib.pyxdp_link_create(self.program.fd, self.ifindex, _mode_flags(mode))
         if result >= 0:
             attachment._link_fd = result
             return attachment
-        return self._netlink(mode, -result, reason)
+        return self._netlink(mode, -result)
 
-    def _dispatcher(self, mode: Mode, reason: str) -> Attachment:
-        attachment = self._attachment(mode, "dispatcher", reason)
+    def _dispatcher(self, mode: Mode) -> Attachment:
+        attachment = self._attachment(mode, "dispatcher")
         generic = mode is Mode.GENERIC
         attachment._slot = DispatcherSlot(self.program, self.ifindex, generic)
         return attachment
 
-    def _netlink(self, mode: Mode, link_errno: int, reason: str) -> Attachment:
+    def _netlink(self, mode: Mode, link_errno: int) -> Attachment:
         """The kernel made no link: by netlink it says why, or, if it only lacks links, attaches.
 
         BPF_LINK_CREATE has no extended ack, and EINVAL may mean that XDP links are unknown.
@@ -239,21 +241,21 @@ class _Target:
             result = lib.pyxdp_netlink_attach(self.ifindex, self.program.fd, flags)
         if result:
             raise self._refused(mode, -result, log.text)
-        attachment = self._attachment(mode, "netlink", f"{reason}; no bpf_link for XDP here")
+        attachment = self._attachment(mode, "netlink", "; the kernel has no bpf_link for XDP")
         attachment._prog_fd = os.dup(self.program.fd)
         if link_errno == errno.EINVAL:
             return attachment
         attachment.detach()
         raise self._refused(mode, link_errno, "")
 
-    def _attachment(self, mode: Mode, kind: Kind, reason: str) -> Attachment:
-        return Attachment(self.program, self.ifindex, self.ifname, mode, kind, reason)
+    def _attachment(self, mode: Mode, kind: Kind, more: str = "") -> Attachment:
+        return Attachment(self.program, self.ifindex, self.ifname, mode, kind, self.why + more)
 
     def _refused(self, mode: Mode, code: int, log: str) -> Exception:
         where = f"{self.ifname} in {mode.value} mode"
         if code in (errno.EBUSY, errno.EEXIST):
             found = ", ".join(map(str, attached_programs(self.ifindex))) or "an XDP program"
-            return XdpError(errno.EBUSY, f"{self.ifname} already has {found}", log)
+            return XdpError(errno.EBUSY, f"{self.ifname} already has {found}; {self.why}", log)
         if code == errno.EOPNOTSUPP:
             return Unsupported(f"no XDP on {where}: {log or os.strerror(code)}")
         if code in (errno.EPERM, errno.EACCES):

@@ -45,13 +45,9 @@ def dispatcher_supported() -> DispatcherSupport:
 def _freplace_refusal() -> str:
     """Why the kernel does not replace functions of a loaded program, or ""."""
     image = files(__package__).joinpath("freplace.bpf.o").read_bytes()
-    with captured_log() as log:
+    with captured_log():  # libbpf's words say no more than the errno
         result = lib.pyxdp_freplace_probe(image, len(image))
-    if not result:
-        return ""
-    detail = f" ({log.text.splitlines()[-1]})" if log.text else ""
-    name = errno.errorcode.get(-result, str(-result))
-    return f"freplace: {name}, {os.strerror(-result)}{detail}"
+    return f"freplace: {os.strerror(-result)}" if result else ""
 
 
 def _bpffs_refusal() -> str:

@@ -36,7 +36,7 @@ class XdpError(OSError):
         return f"{text}\n{self.log}" if self.log else text
 
 
-class Unsupported(Exception):  # noqa: N818 - what callers skip on, not always an error
+class Unsupported(Exception):
     """This kernel, driver or interface lacks what was asked for; the message says which."""
 
 

@@ -131,13 +131,14 @@ class Program:
     ) -> TestRun:
         """Run the program on ``data`` (bpf(2), BPF_PROG_TEST_RUN; ``bpf_prog_test_run_xdp()``).
 
-        ``data`` is the metadata, if ``ctx`` says so, and the packet: at least 14 bytes. Beyond
-        what one page holds (about 3.5 KiB) the program must be an ``xdp.frags`` one. With
-        ``repeat`` the output is that of the last run on the same, already changed, buffer.
-        ``data_size_out`` is the room for the output, by default enough for any program.
-        ``flags`` may be :data:`LIVE_FRAMES`, then ``batch_size`` is packets a batch and there
-        is no output. Raises :class:`XdpError`: EINVAL for a packet too short or long or a
-        context that does not fit it, ENOSPC for too little room.
+        ``data`` is the metadata, if ``ctx`` says so, and the packet: at least 14 bytes. What one
+        page does not hold (about 3.5 KiB) comes as fragments, whether or not the program is an
+        ``xdp.frags`` one: the kernel does not ask here. With ``repeat`` the output is that of the
+        last run on the same, already changed, buffer. ``data_size_out`` is the room for the
+        output, by default enough for any program. ``flags`` may be :data:`LIVE_FRAMES`: then
+        ``batch_size`` is packets a batch and there is no output. Raises :class:`XdpError`: EINVAL
+        for a packet too short or long or a context that does not fit it, ENOSPC for too little
+        room.
         """
         live = bool(flags & LIVE_FRAMES)
         room = len(data) + _GROWTH if data_size_out is None else data_size_out

@@ -92,6 +92,13 @@ int drop(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
+/* Has the name by which libxdp's dispatcher is known. */
+SEC("xdp")
+int xdp_dispatcher(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
 /* Reads past the packet: the verifier refuses it. */
 SEC("?xdp")
 int unbounded(struct xdp_md *ctx)
