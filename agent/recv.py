@@ -390,7 +390,7 @@ def _runtime(options: RecvOptions, region: Region) -> Iterator[Runtime]:
             undo.enter_context(runtime)
         except PermissionError as error:
             raise ConfigError(
-                f"no permission to take over {options.interface}: {error.strerror}"
+                f"no permission to take over {options.interface} ({error.strerror}); run it as root"
             ) from error
         yield runtime
 

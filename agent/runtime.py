@@ -318,7 +318,7 @@ class Runtime:
         if dev.default_route and not self._force:
             raise ConfigError(
                 f"the default route leaves by {name}: taking it may cut this machine off; "
-                "choose another interface, or force it"
+                "choose another interface, or insist (force=True, --force)"
             )
         if not dev.up:
             raise ConfigError(f"{name} is down; `ip link set {name} up`")
@@ -567,7 +567,7 @@ def _check_capabilities() -> None:
     if have >> _CAP_SYS_ADMIN & 1 and "CAP_BPF" in missing:
         missing.remove("CAP_BPF")
     if missing:
-        raise PermissionError(errno.EPERM, f"needs {', '.join(missing)}; run it as root")
+        raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
 
 
 def _check_features(can: Features, config: DatapathConfig) -> None:

@@ -365,10 +365,13 @@ def test_region_sizes_that_cannot_work(veth: Any, size: str, says: str) -> None:
 
 
 def test_no_permission(veth: Any) -> None:
-    # The modules are loaded as root: an installation below /root is not readable without.
+    # --help, as root, loads the modules: an installation below /root is not readable without.
     script = (
-        "import os, sys\n"
+        "import contextlib, os, sys\n"
         "from devmemtcp.agent import cli, recv\n"
+        "sys.argv = ['devmemtcp', 'recv', '--help']\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    cli.main()\n"
         "os.setgid(65534)\n"
         "os.setuid(65534)\n"
         f"sys.argv = ['devmemtcp', 'recv', '-i', 'veth1', '--listen', ':{PORT}']\n"
