@@ -119,7 +119,7 @@ def tcp_rx(
 def _print_tcp_rx(report: TcpRxReport) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=max(110, Console().width))  # the tables need it
     for setting in report.settings:
         console.print(_tcp_rx_table(setting))
     console.print(

@@ -6,11 +6,12 @@ with Soaker([0, 1]) as soaker:
     with soaker.running():
         before = soaker.read()
         ...
-        busy = busy(before, soaker.read(), idle)  # cores: 0.0 ... 2.0
+        cores = busy(rates(before, soaker.read()), idle)  # cores: 0.0 ... 2.0
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -92,10 +93,11 @@ def rates(before: Sequence[Sample], after: Sequence[Sample]) -> list[float]:
     return [(b.work - a.work) * 1e9 / (b.ns - a.ns) for a, b in zip(before, after, strict=True)]
 
 
-def busy(before: Sequence[Sample], after: Sequence[Sample], idle: Sequence[float]) -> float:
-    """Cores that were busy between two readings, by the rates of an idle machine.
+def busy(left: Sequence[float], idle: Sequence[float]) -> float:
+    """Cores that were busy: `left` is what the soaker still got, `idle` what it gets of all.
 
-    A core that got faster than it was when idle counts as 0, not as less.
+    Raises OSError (EBUSY) when a core was never seen idle.
     """
-    pairs = zip(rates(before, after), idle, strict=True)
-    return sum(max(0.0, 1.0 - rate / full) for rate, full in pairs)
+    if not all(idle):
+        raise OSError(errno.EBUSY, "the machine is too busy: a core was never idle")
+    return sum(1.0 - min(rate, full) / full for rate, full in zip(left, idle, strict=True))

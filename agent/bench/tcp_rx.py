@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 from devmemtcp.agent.bench import conditions
 from devmemtcp.agent.bench.conditions import CpuTimes
 from devmemtcp.agent.bench.plan import CpuPlan
-from devmemtcp.agent.bench.soaker import Sample, Soaker, busy
+from devmemtcp.agent.bench.soaker import Sample, Soaker, busy, rates
 from devmemtcp.agent.bench.worker import PORT, Worker
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
@@ -101,21 +101,29 @@ class Turn:
     """10^9 bits of payload a second, nothing else running that could be kept away."""
     goodput_soaked_gbps: float
     """The same in the second window, with the soaker beside it."""
-    cpu_seconds_per_gb: float
-    """Seconds of a core for 10^9 bytes, sender included, as the soaker missed them."""
-    busy_cores: float
+    soaker_rates: list[float]
+    """Units a second that the soaker was left with on each core, in the second window."""
+    idle_rates: list[float]
+    """The same around the turn, with nothing running: the better of before and after."""
     foreign_cores: float
     """Cores that processes outside the measurement had, in both windows."""
     stolen_cores: float
     """Cores that the hypervisor took, in both windows."""
-    idle_rate: float
-    """The soaker's rate with nothing running, before and after, over the best of this run."""
     mss: int
     retransmits: int
     offloads: dict[str, bool]
     """Of the sending end."""
     details: dict[str, Any] = field(default_factory=dict)
     """What our loop counted; drops."""
+    busy_cores: float = 0.0
+    """By the soaker's best rates of the whole run, so known only after it."""
+    cpu_seconds_per_gb: float = 0.0
+    """Seconds of a core for 10^9 bytes, sender included."""
+
+    def account(self, idle_rates: Sequence[float]) -> None:
+        """Set the two above, by what each core does when nothing else runs."""
+        self.busy_cores = busy(self.soaker_rates, idle_rates)
+        self.cpu_seconds_per_gb = self.busy_cores * 8 / self.goodput_soaked_gbps
 
 
 @dataclass
@@ -249,9 +257,9 @@ class Readings(NamedTuple):
     soaked_before: list[Sample]
     soaked_after: list[Sample]
 
-    def busy_cores(self, idle: Sequence[float]) -> float:
-        """Cores that were busy in the second window."""
-        return busy(self.soaked_before, self.soaked_after, idle)
+    def soaker_rates(self) -> list[float]:
+        """Units a second that were left on each core in the second window."""
+        return rates(self.soaked_before, self.soaked_after)
 
     def foreign_cores(self) -> float:
         """Cores that others had, in both windows."""
@@ -271,7 +279,6 @@ class Bench:
         self._mtu = mtu
         self._soaker = soaker
         self._random = random.Random(options.seed)
-        self._best_idle = [0.0] * len(soaker.cpus)
         self._undo = ExitStack()
 
     def __enter__(self) -> Bench:
@@ -306,8 +313,11 @@ class Bench:
                 turns.append(turn)
                 say(
                     f"MTU {self._mtu} {mode}, round {number}, {variant.name}: "
-                    f"{turn.goodput_gbps:.2f} Gb/s, {turn.cpu_seconds_per_gb:.3f} CPU s/GB"
+                    f"{turn.goodput_gbps:.2f} Gb/s"
                 )
+        idle_rates = [max(core) for core in zip(*(t.idle_rates for t in turns), strict=True)]
+        for turn in turns:
+            turn.account(idle_rates)
         rows = list(_rows(turns, [each.name for each in variants]))
         return Setting(self._mtu, asked, mode, rows, turns)
 
@@ -358,19 +368,15 @@ class Bench:
         sent = self._far.hear()
         first, second = received.pop("windows")
         idle_after = self._soaker.calibrate()
-        self._best_idle = [max(t) for t in zip(self._best_idle, idle, idle_after, strict=True)]
-        busy_cores = seen.busy_cores([(a + b) / 2 for a, b in zip(idle, idle_after, strict=True)])
-        rate = second["bytes"] / second["seconds"]
         return Turn(
             variant=variant.name,
             round=number,
             goodput_gbps=first["bytes"] * 8 / first["seconds"] / 1e9,
-            goodput_soaked_gbps=rate * 8 / 1e9,
-            cpu_seconds_per_gb=busy_cores * 1e9 / rate,
-            busy_cores=busy_cores,
+            goodput_soaked_gbps=second["bytes"] * 8 / second["seconds"] / 1e9,
+            soaker_rates=seen.soaker_rates(),
+            idle_rates=[max(pair) for pair in zip(idle, idle_after, strict=True)],
             foreign_cores=seen.foreign_cores(),
             stolen_cores=seen.stolen_cores(),
-            idle_rate=(sum(idle) + sum(idle_after)) / (2 * sum(self._best_idle)),
             mss=sent["mss"],
             retransmits=sent["retransmits"],
             offloads=offloads,
