@@ -4,7 +4,7 @@
  *
  * The request ring holds more than an application that keeps to the rules can ask at
  * once (channel.h). If it is full all the same, the stack is behind or does not run:
- * it gets a second, watched over by life_fd, and then the request fails.
+ * it gets a second, watched over by life_fd, and then the channel is given up.
  *
  * Reply bytes lie in blocks; a block belongs to one connection until the peer has
  * acknowledged all of it, because the stack retransmits from there:
@@ -44,7 +44,9 @@ static int wait_for_stack(struct app *a)
 		if (a->dead)
 			return -a->dead;
 	}
-	return ring_full(a) ? -ETIMEDOUT : 0;
+	if (ring_full(a))
+		a->dead = EPROTO; /* it lives, and does not do its part */
+	return -a->dead;
 }
 
 int app_request(struct app *a, const struct channel_request *request)
@@ -204,7 +206,7 @@ static int may_send(const struct app_conn *c)
 		return -EBADF;
 	if (c->error)
 		return -c->error;
-	return c->shut ? -EPIPE : 0;
+	return c->shut ? -ESHUTDOWN : 0;
 }
 
 int app_send(struct app *a, uint32_t flow, const uint8_t *data, uint32_t len)
@@ -246,7 +248,7 @@ int app_shutdown(struct app *a, uint32_t flow)
 		err = app_request(a, &request);
 	if (!err)
 		c->shut = true;
-	else if (err == -EPIPE && c->shut)
+	else if (err == -ESHUTDOWN)
 		err = 0; /* done before */
 	app_kick(a);
 	pthread_mutex_unlock(&a->lock);

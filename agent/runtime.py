@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runtime: an interface whose flows land in a region, and the sockets on it.
 
-with Region(64 << 20) as region, region.map() as view, Runtime("eth1", region) as rt:
-    listener = rt.listen(("192.0.2.1", 5201))
-    with listener.accept() as conn:
-        phase = 0
-        while batch := conn.recv_frags():
-            errors, phase = batch.check_pattern(view, 7, phase)
-            conn.dontneed(batch)
+In a program:
+
+    with Region(64 << 20) as region, region.map() as view, Runtime("eth1", region) as rt:
+        listener = rt.listen(("192.0.2.1", 5201))
+        with listener.accept() as conn:
+            phase = 0
+            while batch := conn.recv_frags():
+                errors, phase = batch.check_pattern(view, 7, phase)
+                conn.dontneed(batch)
 """
 
 from __future__ import annotations

@@ -97,13 +97,10 @@ class FragBatch:
 
         Returns `nbytes`. Raises ValueError when the buffer is too small.
         """
-        with memoryview(buffer).cast("B") as room:
+        with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as room:
             if len(room) < self.nbytes:
                 raise ValueError(f"{self.nbytes} bytes do not fit into {len(room)}")
-            out = ffi.from_buffer("uint8_t[]", room, require_writable=True)
-            copied = _inside(lib.frags_copy(*self._in(view), out, len(room)))
-            ffi.release(out)
-        return copied
+            return _inside(lib.frags_copy(*self._in(view), room, len(room)))
 
     def _in(self, view: RegionView) -> tuple[Any, int, Any, int]:
         return ffi.cast("uint8_t *", view.address), view.size, self._frags, self._count
@@ -176,8 +173,8 @@ class AppHalf:
                 result = lib.app_wait_room(self.require_open(), flow, ms)
             else:
                 result = lib.app_wait(self.require_open(), flow, listener, extra_fd, ms)
-            if result == -errno.EPIPE:
-                raise self._ended()
+            if error := self.gave_up(result):
+                raise error
             if result < 0 and result != -errno.EINTR:
                 raise OSError(-result, os.strerror(-result))
             if result > 0:
@@ -196,13 +193,13 @@ class AppHalf:
         )
         return [item for item in found if item is not None]
 
-    def request(self, result: int) -> int:
-        """The result of a request to the stack, or its failure, raised."""
+    def gave_up(self, result: int) -> OSError | None:
+        """What to raise when the channel itself has failed, as opposed to one connection."""
         if result == -errno.EPIPE:
-            raise self._ended()
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return result
+            return self._ended()
+        if result == -errno.EPROTO:
+            return OSError(-result, "the stack does not keep to the channel's rules")
+        return None
 
 
 class Connection:
@@ -221,7 +218,6 @@ class Connection:
         self.peer = peer
         self.listener = listener
         self._app = app
-        self._shut = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -244,15 +240,20 @@ class Connection:
             if count == -errno.ENODATA:
                 return FragBatch(out, 0)
             if count < 0:
-                raise self._error(-count)
+                raise self._error(count)
             if not self._app.wait(flow=self.id, timeout=timeout):
                 raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
 
-    def _error(self, number: int) -> OSError:
-        if number == errno.EBADF:
-            return OSError(number, f"{self!r} is closed")
-        why = os.strerror(number)
-        return ConnectionResetError(number, f"connection from {self.peer}: {why}")
+    def _error(self, result: int) -> OSError:
+        """A negative result of app.c as an exception."""
+        if result == -errno.EBADF:
+            return OSError(errno.EBADF, f"{self!r} is closed")
+        if result == -errno.ESHUTDOWN:
+            return BrokenPipeError(errno.EPIPE, f"{self!r} is shut down for sending")
+        if error := self._app.gave_up(result):
+            return error
+        why = os.strerror(-result)
+        return ConnectionResetError(-result, f"connection from {self.peer}: {why}")
 
     def dontneed(self, frags: FragBatch | Iterable[int]) -> int:
         """Give fragments back, by batch or by token. Returns how many tokens were given back.
@@ -268,8 +269,10 @@ class Connection:
             array, count = ffi.new("struct app_frag[]", len(tokens)), len(tokens)
             for frag, token in zip(array, tokens, strict=True):
                 frag.token = token
-        result = lib.app_dontneed(self._app.require_open(), self.id, array, count)
-        return self._app.request(result)
+        result: int = lib.app_dontneed(self._app.require_open(), self.id, array, count)
+        if result < 0:
+            raise self._error(result)
+        return result
 
     def send(self, data: bytes | bytearray | memoryview, timeout: float | None = None) -> int:
         """Send a reply from host memory. Waits until all of it is queued; returns its length.
@@ -278,36 +281,28 @@ class Connection:
         `args[1]` bytes were queued), BrokenPipeError after `shutdown()`, ConnectionResetError.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with memoryview(data).cast("B") as left:
-            bytes_ = ffi.from_buffer("uint8_t[]", left)
-            done, size = 0, len(left)
-            while done < size:
-                sent = lib.app_send(self._app.require_open(), self.id, bytes_ + done, size - done)
+        done = 0
+        with ffi.from_buffer("uint8_t[]", data) as bytes_:
+            while done < len(bytes_):
+                left = len(bytes_) - done
+                sent = lib.app_send(self._app.require_open(), self.id, bytes_ + done, left)
                 if sent > 0:
                     done += sent
                 elif sent != -errno.EAGAIN:
-                    raise self._send_error(-sent)
+                    raise self._error(sent)
                 elif not self._wait_room(deadline):
                     raise TimeoutError(f"no room for a reply to {self.peer}", done)
-            ffi.release(bytes_)
         return done
 
     def _wait_room(self, deadline: float | None) -> bool:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         return self._app.wait(flow=self.id, timeout=left, room=True)
 
-    def _send_error(self, number: int) -> OSError:
-        if number == errno.EPIPE and self._shut:
-            return BrokenPipeError(number, f"{self!r} is shut down for sending")
-        return self._app._ended() if number == errno.EPIPE else self._error(number)
-
     def shutdown(self) -> None:
-        """No more to send (FIN); receiving goes on."""
+        """No more to send (FIN); receiving goes on. Idempotent."""
         result = lib.app_shutdown(self._app.require_open(), self.id)
-        if result and result != -errno.EPIPE:
-            raise self._error(-result)
-        self._app.request(result)
-        self._shut = True
+        if result:
+            raise self._error(result)
 
     def abort(self) -> None:
         """Reset the connection (RST) and close."""
