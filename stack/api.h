@@ -160,6 +160,8 @@ enum drop {
 	DROP_CHALLENGE,
 	DROP_AFTER_FIN,
 	DROP_DUPLICATE,
+	DROP_CLOSED, /* data for a connection that the application has closed */
+	DROP_RESET, /* an RST that was obeyed */
 	DROP_REASONS,
 };
 

@@ -235,7 +235,7 @@ static enum drop check_rst(struct stack *s, struct flow *f, const struct seg *se
 	/* In TIME-WAIT a RST would end the quiet time early (RFC 1337): ignored. */
 	if (f->state != TCP_TIME_WAIT)
 		tcp_reset(s, f, ECONNRESET);
-	return DROP_NO_FLOW;
+	return DROP_RESET;
 }
 
 /* RFC 5961 4.2: whatever its sequence number. */
@@ -385,7 +385,7 @@ static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *se
 		return DROP_OLD_ACK;
 	}
 	process_ack(s, f, seg, now);
-	return f->state == TCP_CLOSED ? DROP_NO_FLOW : DROP_NONE;
+	return DROP_NONE;
 }
 
 /* The peer's route or its hash may change: answer where the last good segment came from. */
@@ -486,7 +486,7 @@ static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, 
 	if (!f->app_open) { /* data after close: nobody will ever read it (RFC 9293 3.6.1) */
 		tcp_send_rst(s, f);
 		tcp_reset(s, f, ECONNRESET);
-		return DROP_NO_FLOW;
+		return DROP_CLOSED;
 	}
 	c = trim(f, seg);
 	if (!c.bytes)
