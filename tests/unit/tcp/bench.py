@@ -1,0 +1,831 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual NIC around one stack, in virtual time.
+
+``Bench`` owns the memory, hands packets to the stack as the XDP program and AF_XDP would (record
+and headers in the header page, payload in device pages taken from the fill ring), and collects
+what the stack sends. ``Peer`` is the far end of one connection; a test reads like a packet trace::
+
+    c = bench.peer()
+    c.inject("S", seq=0)
+    c.expect("S.", seq=0, ack=1)
+    c.inject(".", seq=1, ack=1)
+    c.inject("P.", seq=1, data=b"hello")
+    c.expect_acked(6)
+
+Sequence numbers are relative: 0 is the SYN of the side in question. Each frame the stack sends is
+held against the invariants that no answer may break (see ``Peer.receive``), whether the test looks
+at it or not, and ``finish()`` demands that every buffer is home again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from devmemtcp.stack._stack import ffi, lib
+
+from . import app as application
+from . import wire
+from .wire import Address, Segment
+
+MS = 1_000_000
+SECOND = 1000 * MS
+PAGE = 4096
+CHUNK_DATA = 3840
+META = 160
+RX_INFO = struct.Struct("<HBBBBBBII")
+RX_MAGIC = 0xD3E7
+CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
+POISON = 0xEE
+
+LOCAL4 = Address(bytes((192, 0, 2, 1)), 5000, b"\x02\x00\x00\x00\x00\xaa")
+LOCAL6 = Address(bytes.fromhex("20010db8000000000000000000000001"), 5000, LOCAL4.mac)
+PEER4 = bytes((192, 0, 2, 2))
+PEER6 = bytes.fromhex("20010db8000000000000000000000002")
+
+PAGE_UMEM_BASE = 1 << 32
+NO_DEADLINE = 0xFFFFFFFFFFFFFFFF
+
+
+def signed(value: int) -> int:
+    """A difference of sequence numbers as RFC 9293 section 3.4 compares them."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+def pattern(length: int, seed: int = 0) -> bytes:
+    """Bytes in which a shift, a swap or a repetition of any run shows."""
+    out = bytearray(length)
+    state = seed * 2654435761 + 12345 & 0xFFFFFFFF
+    for n in range(length):
+        state = state * 1664525 + 1013904223 & 0xFFFFFFFF
+        out[n] = state >> 24
+    return bytes(out)
+
+
+class Stats:
+    """A snapshot of struct stack_stats; counters and levels by their C names."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> int:
+        return int(getattr(self._raw, name))
+
+    def drops(self, reason: str) -> int:
+        """Segments dropped for enum drop ``DROP_<reason>``."""
+        return int(self._raw.drops[getattr(lib, f"DROP_{reason}")])
+
+
+class Bench:
+    """One stack with its NIC, its application and its clock (``now``, nanoseconds)."""
+
+    def __init__(
+        self,
+        *,
+        niovs: int = 512,
+        pages: int = 64,
+        queues: int = 1,
+        flows: int = 64,
+        listeners: int = 8,
+        fill: int = 64,
+        fill_min: int | None = None,
+        mtu: int = 1500,
+        rcv_wnd_max: int = 1 << 20,
+        delack_ms: int = 40,
+        time_wait_ms: int = 2000,
+        pressure: str = "window",
+        listen: bool = True,
+    ) -> None:
+        self.now = 1000 * SECOND
+        self.mtu = mtu
+        self.delack_ms = delack_ms
+        self.time_wait_ms = time_wait_ms
+        self.nr_niovs, self.nr_pages, self.nr_queues = niovs, pages, queues
+        self.region = bytearray(niovs * PAGE)
+        self._headers = mmap.mmap(-1, niovs * PAGE)
+        self._tx_area = mmap.mmap(-1, pages * PAGE)
+        config = ffi.new("struct stack_config *")
+        config.nr_niovs, config.nr_pages = niovs, pages
+        config.header_base = ffi.cast("uint8_t *", ffi.from_buffer(self._headers))
+        config.page_base = ffi.cast("uint8_t *", ffi.from_buffer(self._tx_area))
+        config.page_umem_base = PAGE_UMEM_BASE
+        config.nr_queues, config.max_flows, config.max_listeners = queues, flows, listeners
+        config.fill_min = fill // 2 if fill_min is None else fill_min
+        config.fill_max = fill
+        config.mtu, config.rcv_wnd_max = mtu, rcv_wnd_max
+        config.delack_ns = delack_ms * MS
+        config.time_wait_ms = time_wait_ms
+        config.pressure = getattr(lib, f"PRESSURE_{pressure.upper()}")
+        config.isn_key = bytes(range(16))
+        self._config = config
+        size = lib.stack_channel_size(config)
+        needed = lib.stack_size(config)
+        assert size > 0, "the configuration was refused"
+        assert needed > 0
+        self.channel = mmap.mmap(-1, size)
+        config.channel = ffi.cast("uint8_t *", ffi.from_buffer(self.channel))
+        config.channel_size = size
+        self._mem = mmap.mmap(-1, needed)
+        self.stack = ffi.cast("struct stack *", ffi.from_buffer(self._mem))
+        assert lib.stack_init(self.stack, config) == 0
+
+        self._fill: list[deque[int]] = [deque() for _ in range(queues)]
+        self._nic_owned = bytearray(niovs)
+        self._niovs = ffi.new("uint32_t[]", fill)
+        self._frames = ffi.new("struct tx_frame[]", 64)
+        self._packet = ffi.new("struct rx_packet *")
+        self._batching = False
+        self.hold_tx = False
+        self.tx_pages: list[int] = []
+        self.peers: dict[tuple[bytes, int, bytes, int], Peer] = {}
+        self.stray: list[Segment] = []
+        self.answers_to_anybody = False
+        self.nic_drops = 0
+        self.events_pushed = 0
+        self._next_port = 40000
+        self.app = application.App(self.channel, self.region, self.nic_may_write)
+        self.listener = self.listen() if listen else -1
+        self._refill()
+
+    # ---- set-up ----
+
+    def listen(
+        self,
+        local: Address = LOCAL4,
+        *,
+        close_first: bool = False,
+        backlog: int = 1024,
+        family: int | None = None,
+    ) -> int:
+        """stack_listen(); returns the id, or a negative errno."""
+        addr = ffi.new("struct stack_addr *")
+        addr.ip = local.mapped
+        addr.port = local.port
+        addr.family = family or local.family
+        flags = lib.LISTEN_CLOSE_FIRST if close_first else 0
+        return int(lib.stack_listen(self.stack, addr, flags, backlog))
+
+    def unlisten(self, listener: int) -> int:
+        return int(lib.stack_unlisten(self.stack, listener))
+
+    def peer(self, **kwargs: Any) -> Peer:
+        """A new far end with a port of its own."""
+        if "port" not in kwargs:
+            kwargs["port"] = self._next_port
+            self._next_port += 1
+        return Peer(self, **kwargs)
+
+    def established(self, **kwargs: Any) -> Peer:
+        """A connection after the handshake, nothing sent yet."""
+        c = self.peer(**kwargs)
+        c.connect()
+        return c
+
+    def close_wait(self, **kwargs: Any) -> Peer:
+        """The peer has sent its FIN (at 1) and got it acknowledged."""
+        c = self.established(**kwargs)
+        c.inject("F.")
+        c.expect_acked(2)
+        assert c.state == "CLOSE_WAIT"
+        return c
+
+    def last_ack(self, **kwargs: Any) -> Peer:
+        """Both FINs are out; ours (at 1) is not acknowledged."""
+        c = self.close_wait(**kwargs)
+        self.app.close(c.conn)
+        self.turn()
+        c.expect("F.", seq=1, ack=2)
+        assert c.state == "LAST_ACK"
+        return c
+
+    def fin_wait_1(self, **kwargs: Any) -> Peer:
+        """We closed first: our FIN is at 1, not acknowledged."""
+        c = self.established(**kwargs)
+        self.app.shutdown(c.conn)
+        self.turn()
+        c.expect("F.", seq=1, ack=1)
+        assert c.state == "FIN_WAIT_1"
+        return c
+
+    def fin_wait_2(self, **kwargs: Any) -> Peer:
+        """As fin_wait_1(), acknowledged."""
+        c = self.fin_wait_1(**kwargs)
+        c.inject(".", ack=2)
+        assert c.state == "FIN_WAIT_2"
+        return c
+
+    def closing(self, **kwargs: Any) -> Peer:
+        """The FINs crossed: the peer's is acknowledged, ours is not."""
+        c = self.fin_wait_1(**kwargs)
+        c.inject("F.", ack=1)
+        c.expect_acked(2)
+        assert c.state == "CLOSING"
+        return c
+
+    def time_wait(self, **kwargs: Any) -> Peer:
+        """We closed first and the peer answered in order."""
+        c = self.fin_wait_2(**kwargs)
+        c.inject("F.", ack=2)
+        c.expect_acked(2)
+        assert c.state == "TIME_WAIT"
+        return c
+
+    # ---- the NIC ----
+
+    def nic_may_write(self, niov: int) -> bool:
+        return bool(self._nic_owned[niov])
+
+    def fill_level(self, queue: int = 0) -> int:
+        """Buffers in the fill ring of ``queue``."""
+        return len(self._fill[queue])
+
+    def _refill(self) -> None:
+        for queue, ring in enumerate(self._fill):
+            room = int(self._config.fill_max) - len(ring)
+            count = lib.stack_refill(self.stack, queue, self._niovs, room) if room > 0 else 0
+            assert count <= max(room, 0), "more than the fill ring takes"
+            for n in self._niovs[0:count]:
+                assert n < self.nr_niovs, f"net_iov {n} does not exist"
+                assert not self._nic_owned[n], f"net_iov {n} given to the NIC twice"
+                self._nic_owned[n] = 1
+                ring.append(n)
+
+    def _write_chunk(self, niov: int, data: bytes) -> None:
+        at = niov * PAGE
+        self.region[at : at + PAGE] = bytes((POISON,)) * PAGE
+        self.region[at : at + len(data)] = data
+        self._nic_owned[niov] = 0
+
+    def nic(
+        self,
+        headers: bytes,
+        payload: bytes,
+        *,
+        trailer: bytes = b"",
+        queue: int = 0,
+        record: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
+        """One packet through header split; False when the fill ring ran dry (the NIC drops it).
+
+        ``trailer``: bytes behind the payload, which the XDP program would have cut off.
+        ``record`` overrides fields of rx_info: magic, hdr_len, l3_off, l4_off, family, csum,
+        grown, payload_len, queue.
+        """
+        linear = payload + trailer
+        grown = max(0, 14 - len(payload))
+        linear += bytes(grown)
+        pieces = [linear[at : at + CHUNK_DATA] for at in range(0, len(linear), CHUNK_DATA)]
+        ring = self._fill[queue]
+        if len(ring) < len(pieces):
+            self.nic_drops += 1
+            return False
+        fields = {
+            "magic": RX_MAGIC,
+            "hdr_len": len(headers),
+            "l3_off": 14,
+            "l4_off": 34,
+            "family": 4,
+            "csum": CSUM_VERIFIED,
+            "grown": grown,
+            "payload_len": len(payload),
+            "queue": queue,
+        } | dict(record)
+        packet = self._packet
+        packet.queue, packet.nr_chunks = queue, len(pieces)
+        for n, piece in enumerate(pieces):
+            niov = ring.popleft()
+            self._write_chunk(niov, piece)
+            packet.chunk[n].niov, packet.chunk[n].len = niov, len(piece)
+        end = (packet.chunk[0].niov + 1) * PAGE
+        self._headers[end - PAGE : end] = bytes((POISON,)) * PAGE
+        self._headers[end - len(headers) : end] = headers
+        self._headers[end - META : end - META + RX_INFO.size] = RX_INFO.pack(*fields.values())
+        lib.stack_rx(self.stack, packet, self.now)
+        if not self._batching:
+            self.turn()
+        return True
+
+    def discard(self, chunks: int, queue: int = 0) -> None:
+        """A multi-buffer packet that came back truncated: its chunks go straight back."""
+        packet = self._packet
+        packet.queue, packet.nr_chunks = queue, chunks
+        for n in range(chunks):
+            niov = self._fill[queue].popleft()
+            self._write_chunk(niov, b"")
+            packet.chunk[n].niov, packet.chunk[n].len = niov, CHUNK_DATA
+        lib.stack_rx_discard(self.stack, packet)
+        self.turn()
+
+    def _transmit(self) -> int:
+        total = 0
+        for queue in range(self.nr_queues):
+            while count := lib.stack_tx(self.stack, queue, self._frames, 64):
+                for frame in self._frames[0:count]:
+                    page = int(frame.page)
+                    at = int(frame.addr) - PAGE_UMEM_BASE
+                    assert at // PAGE == page < self.nr_pages, "frame outside its page"
+                    assert at % PAGE + frame.len <= PAGE, "frame crosses its page"
+                    self._deliver(bytes(self._tx_area[at : at + frame.len]), queue)
+                    self.tx_pages.append(page)
+                total += count
+        if not self.hold_tx:
+            self.tx_complete()
+        return total
+
+    def tx_complete(self) -> None:
+        """The completion ring: every frame that was sent is done with."""
+        for page in self.tx_pages:
+            lib.stack_tx_done(self.stack, page)
+        self.tx_pages.clear()
+
+    def _deliver(self, frame: bytes, queue: int) -> None:
+        segment = wire.parse_frame(frame)
+        assert segment.ip_len <= self.mtu, "larger than the MTU"
+        key = (segment.dst.ip, segment.dst.port, segment.src.ip, segment.src.port)
+        if peer := self.peers.get(key):
+            assert queue == peer.queue, "answered on another queue than it came in"
+            peer.receive(segment)
+        else:
+            self.stray.append(segment)
+
+    # ---- the loop and the clock ----
+
+    def turn(self) -> None:
+        """Turns of the caller's loop until nobody has anything left to do."""
+        lib.stack_rx_end(self.stack, self.now)
+        for _ in range(64):
+            busy = lib.stack_requests(self.stack, self.now)
+            lib.stack_timers(self.stack, self.now)
+            self._refill()
+            busy += self._transmit()
+            self.events_pushed += lib.stack_events_pushed(self.stack)
+            if not self.app.paused:
+                busy += self.app.poll()
+            if not busy:
+                break
+        else:
+            raise AssertionError("the loop does not come to rest")
+        self.check()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Packets injected inside belong to one batch: one stack_rx_end() after all of them."""
+        self._batching = True
+        try:
+            yield
+        finally:
+            self._batching = False
+        self.turn()
+
+    def advance(self, ms: float) -> None:
+        """Let virtual time pass, stopping at each deadline on the way."""
+        target = self.now + int(ms * MS)
+        stuck = 0
+        while (deadline := int(lib.stack_next_deadline(self.stack))) <= target:
+            stuck = stuck + 1 if deadline <= self.now else 0
+            assert stuck < 64, "a deadline in the past that no turn of the loop clears"
+            self.now = max(self.now, deadline)
+            self.turn()
+        self.now = target
+        self.turn()
+
+    # ---- looking inside ----
+
+    def check(self) -> None:
+        verdict = lib.stack_check(self.stack)
+        assert verdict == 0, self._explain(-verdict - 1)
+
+    def _explain(self, buffer: int) -> str:
+        record = ffi.new("struct frag_record *")
+        if lib.stack_frag(self.stack, buffer, record):
+            return f"stack_check() names buffer {buffer}, which does not exist"
+        state = ffi.string(ffi.cast("enum frag_state", record.state))
+        return (
+            f"stack_check(): kind {record.kind} index {record.index} state {state}"
+            f" owner {record.owner:#x} refs {record.refs}"
+        )
+
+    def stats(self) -> Stats:
+        raw = ffi.new("struct stack_stats *")
+        lib.stack_stats(self.stack, raw)
+        return Stats(raw)
+
+    def flows(self) -> list[Any]:
+        """Every live flow's flow_info."""
+        out: list[Any] = []
+        while True:
+            info = ffi.new("struct flow_info *")
+            if lib.stack_flow(self.stack, len(out), info):
+                return out
+            out.append(info)
+
+    def in_flight(self) -> int:
+        """Buffers that are neither in the pool nor in a fill ring."""
+        now = self.stats()
+        return self.nr_niovs - now.niovs_free - now.niovs_fill
+
+    # ---- the end ----
+
+    def finish(self) -> None:
+        """Close everything; every buffer must come home, every frame have been for a peer."""
+        self.app.paused = self.app.hold = False
+        self.tx_complete()
+        self.hold_tx = False
+        self.turn()
+        for conn in tuple(self.app.conns.values()):
+            if conn.held and not conn.done:
+                self.app.give_back(conn)
+            self.app.abort(conn)
+            self.turn()
+        for _ in range(10_000):
+            if not self.stats().flows_now:
+                break
+            deadline = int(lib.stack_next_deadline(self.stack))
+            assert deadline != NO_DEADLINE, "a connection is left and no timer will ever end it"
+            self.now = max(self.now, deadline)
+            self.turn()
+        self.turn()
+        assert not self.app.conns, "connections that the application never saw closed"
+        self.assert_home()
+        assert not self.stray or self.answers_to_anybody, (
+            f"frames to nobody: {[str(s) for s in self.stray]}"
+        )
+
+    def assert_home(self) -> None:
+        """No connection, no token, nothing queued or in transmission; the pool has it all."""
+        self.check()
+        now = self.stats()
+        assert now.flows_now == 0
+        assert now.tokens_outstanding == 0
+        assert (now.niovs_queued, now.niovs_ooo, now.niovs_lent) == (0, 0, 0)
+        assert now.niovs_fill == sum(map(len, self._fill))
+        assert now.niovs_free + now.niovs_fill == self.nr_niovs
+        assert now.pages_free == self.nr_pages
+        assert now.rcv_wnd_promised == 0
+
+
+MakeBench = Callable[..., Bench]
+
+
+class Peer:
+    """The far end of one connection, and the judge of all that is sent to it."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        port: int,
+        isn: int = 0x10000000,
+        local: Address | None = None,
+        ip: bytes | None = None,
+        family: int = 4,
+        mss: int | None = 1460,
+        ws: int | None = 7,
+        sackok: bool = True,
+        ts: int | None = 1000,
+        win: int = 65535,
+        queue: int = 0,
+    ) -> None:
+        self.bench = bench
+        self.local = local or (LOCAL4 if family == 4 else LOCAL6)
+        self.addr = Address(ip or (PEER4 if self.local.family == 4 else PEER6), port)
+        self.isn, self.mss, self.ws, self.sackok, self.win = isn, mss, ws, sackok, win
+        self.queue = queue
+        self.ts_base = ts
+        self.inbox: deque[Segment] = deque()
+        self.irs = 0  # the stack's ISN, once it has sent a SYN-ACK
+        self.synced = False
+        self.seq = 0  # the next byte to send, relative
+        self.ack = 0  # the next byte expected from the stack, relative
+        self.covered: list[tuple[int, int]] = []  # what was ever sent, relative, merged
+        self.max_ack = 0  # the highest acknowledgment seen
+        self.edge = 0  # the right edge of the stack's window, relative
+        self.una = 0  # the highest acknowledgment of ours, relative to the stack's ISN
+        self.room = 0  # the right edge of our window, likewise
+        self.sent = bytearray(1)  # the stack's stream, by relative sequence number; [0] is its SYN
+        self.fin_at: int | None = None  # the stack's FIN
+        self.ts_recent = 0
+        self.rcv_wscale = 0  # what the stack's windows are shifted by
+        self.snd_wscale = 0
+        self.ts_on = self.sack_on = False
+        self.last_tsval: int | None = None
+        self.conn_: application.Conn | None = None
+        key = (self.addr.ip, port, self.local.ip, self.local.port)
+        if before := bench.peers.get(key):
+            assert not before.inbox, f"the previous peer still had mail: {before.mail()}"
+        bench.peers[key] = self
+
+    # ---- the application's side of this connection ----
+
+    @property
+    def conn(self) -> application.Conn:
+        """The connection as the application has it (also after it was closed)."""
+        if self.conn_ is None:
+            wanted = ((self.addr.ip, self.addr.port), (self.local.ip, self.local.port))
+            for conn in (*self.bench.app.conns.values(), *reversed(self.bench.app.past)):
+                if (conn.peer, conn.local) == wanted:
+                    self.conn_ = conn
+                    break
+            else:
+                raise AssertionError("the application was never told of this connection")
+        return self.conn_
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the application knows this 4-tuple as an open connection."""
+        wanted = ((self.addr.ip, self.addr.port), (self.local.ip, self.local.port))
+        return any((c.peer, c.local) == wanted for c in self.bench.app.conns.values())
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.conn.data)
+
+    @property
+    def info(self) -> Any:
+        """flow_info of this connection, or None."""
+        for info in self.bench.flows():
+            if info.peer.port == self.addr.port and bytes(info.peer.ip) == self.addr.mapped:
+                return info
+        return None
+
+    @property
+    def state(self) -> str:
+        info = self.info
+        return lib_state(info.state) if info is not None else "CLOSED"
+
+    # ---- sending ----
+
+    def tsval(self) -> int:
+        """A timestamp clock of 1 kHz."""
+        assert self.ts_base is not None
+        return (self.ts_base + self.bench.now // MS) & 0xFFFFFFFF
+
+    def inject(
+        self,
+        flags: str,
+        seq: int | None = None,
+        ack: int | None = None,
+        data: bytes = b"",
+        *,
+        win: int | None = None,
+        ts: tuple[int, int] | int | bool | None = True,
+        sack: tuple[tuple[int, int], ...] = (),
+        opts: bytes | None = None,
+        urg: int = 0,
+        doff: int | None = None,
+        reserved: int = 0,
+        ip_options: bytes = b"",
+        vlan: int | None = None,
+        tos: int = 0,
+        trailer: bytes = b"",
+        raw_ack: int | None = None,
+        record: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
+        """Send a segment; ``seq`` and ``ack`` default to the next in order.
+
+        ``ts``: True for what the connection calls for, None for none, a number or pair to choose.
+        ``opts`` replaces the whole option list, ``record`` fields of the record. Returns False
+        when the NIC had no buffer.
+        """
+        seq = self.seq if seq is None else seq
+        if "." in flags:
+            ack = self.ack if ack is None else ack
+            wire_ack = self.irs + ack if raw_ack is None else raw_ack
+        else:
+            wire_ack = raw_ack or 0
+        if opts is None:
+            opts = self._options(flags, ts, sack, wire_ack)
+        win = self.win if win is None else win
+        headers, l3_off, l4_off = wire.build_headers(
+            self.addr, self.local,
+            flags=flags, seq=self.isn + seq, ack=wire_ack, win=win, opts=opts, payload=data,
+            urg=urg, doff=doff, reserved=reserved, ip_options=ip_options, vlan=vlan, tos=tos,
+        )  # fmt: skip
+        self._note_sent(flags, seq, ack, len(data), win)
+        fields = {"l3_off": l3_off, "l4_off": l4_off, "family": self.local.family} | dict(record)
+        return self.bench.nic(headers, data, trailer=trailer, queue=self.queue, record=fields)
+
+    def _options(
+        self, flags: str, ts: tuple[int, int] | int | bool | None, sack: wire.Blocks, ack: int
+    ) -> bytes:
+        syn = "S" in flags
+        stamp: tuple[int, int] | None = None
+        if isinstance(ts, tuple):
+            stamp = ts
+        elif isinstance(ts, bool):
+            if self.ts_base is not None and (self.ts_on or syn):
+                stamp = (self.tsval(), self.ts_recent if "." in flags else 0)
+        elif ts is not None:
+            stamp = (ts, self.ts_recent if "." in flags else 0)
+        irs = self.irs
+        blocks = tuple(((irs + a) & 0xFFFFFFFF, (irs + b) & 0xFFFFFFFF) for a, b in sack)
+        if syn:
+            return wire.options(mss=self.mss, ws=self.ws, sackok=self.sackok, ts=stamp)
+        return wire.options(ts=stamp, sack=blocks)
+
+    def _note_sent(self, flags: str, seq: int, ack: int | None, length: int, win: int) -> None:
+        end = seq + length + ("S" in flags) + ("F" in flags)
+        if seq >= -(1 << 31) and end < 1 << 31 and "R" not in flags and end > seq:
+            merged = [(seq, end)]
+            for low, high in self.covered:
+                if high < merged[0][0] or low > merged[0][1]:
+                    merged.append((low, high))
+                else:
+                    merged[0] = (min(low, merged[0][0]), max(high, merged[0][1]))
+            self.covered = sorted(merged)
+        if seq == self.seq:
+            self.seq = end
+        if ack is not None and self.synced and self.una <= ack <= len(self.sent) + 1:
+            self.una = max(self.una, ack)
+            self.room = max(self.room, ack + (win << (0 if "S" in flags else self.snd_wscale)))
+
+    def connect(self) -> None:
+        """The three-way handshake, and its invariants."""
+        self.inject("S", seq=0)
+        self.expect("S.", seq=0, ack=1)
+        self.inject(".", seq=1, ack=1)
+        if not self.bench.app.paused:
+            assert self.conn is not None
+            self.silent()
+
+    # ---- receiving ----
+
+    def receive(self, s: Segment) -> None:
+        """Hold a segment against the invariants of every answer, then put it into the inbox."""
+        assert s.dst.mac == self.addr.mac, "not sent back to the MAC it came from"
+        assert s.src.mac == self.local.mac
+        if "S" in s.flags:
+            self._syn_ack(s)
+        rack = signed(s.ack - self.isn) if "." in s.flags else 0
+        blocks = tuple((signed(a - self.isn), signed(b - self.isn)) for a, b in s.sack)
+        s = replace(s, rseq=signed(s.seq - self.irs), rack=rack, rsack=blocks)
+        if "R" in s.flags:
+            assert not s.data, "data in a reset"
+        else:
+            self._check_timestamps(s)
+            self._check_ack(s)
+            self._check_window(s)
+            self._check_sack(s)
+            self._check_sequence(s)
+        self.inbox.append(s)
+
+    def _syn_ack(self, s: Segment) -> None:
+        assert s.flags - {"E"} == {"S", "."}, "a passive side only sends SYN-ACK"
+        if not self.synced:
+            self.irs, self.synced = s.seq, True
+        assert s.seq == self.irs, "a SYN-ACK sent again keeps its ISN"
+        overhead = 40 if self.local.family == 4 else 60
+        assert s.mss == self.bench.mtu - overhead, "MSS = MTU - fixed headers (RFC 6691)"
+        assert (s.ws is not None) == (self.ws is not None), "window scale: only if offered"
+        assert s.ws is None or s.ws <= 14
+        assert s.sackok == self.sackok, "SACK-permitted: only if offered"
+        assert (s.ts is not None) == (self.ts_base is not None), "timestamps: only if offered"
+        self.rcv_wscale = s.ws or 0
+        self.snd_wscale = min(self.ws, 14) if self.ws is not None else 0
+        self.ts_on, self.sack_on = self.ts_base is not None, self.sackok
+
+    def _check_timestamps(self, s: Segment) -> None:
+        assert (s.ts is not None) == self.ts_on, "timestamps: on every segment, or on none"
+        if s.ts is None:
+            return
+        if self.last_tsval is not None:
+            assert signed(s.ts[0] - self.last_tsval) >= 0, "TSval went back"
+        self.last_tsval = s.ts[0]
+        self.ts_recent = s.ts[0]
+
+    def _check_ack(self, s: Segment) -> None:
+        assert "." in s.flags, "every segment of a connection carries an ACK"
+        top = next((high for low, high in self.covered if low <= 0 < high), 0)
+        assert s.rack <= top, f"acknowledges {s.rack}, sent without a gap was {top}"
+        assert s.rack >= self.max_ack, f"ACK went back from {self.max_ack} to {s.rack}"
+        self.max_ack = s.rack
+
+    def _check_window(self, s: Segment) -> None:
+        shift = 0 if "S" in s.flags else self.rcv_wscale
+        edge = s.rack + (s.win << shift)
+        assert edge > self.edge - (1 << self.rcv_wscale), (
+            f"right edge pulled back from {self.edge} to {edge}"
+        )
+        self.edge = max(edge, self.edge)
+
+    def _check_sack(self, s: Segment) -> None:
+        assert not s.sack or self.sack_on, "SACK was not permitted"
+        for n, (low, high) in enumerate(s.rsack):
+            assert low < high, f"SACK block [{low}, {high})"
+            sent = any(a <= low and high <= b for a, b in self.covered)
+            assert sent, f"SACK block [{low}, {high}) was never sent"
+            assert low > s.rack or (n == 0 and self._is_dsack(s)), f"block {n} below the ACK"
+        blocks = s.rsack[1:] if self._is_dsack(s) else s.rsack
+        for n, (low, high) in enumerate(blocks):
+            apart = all(high < a or b < low for a, b in blocks[n + 1 :])
+            assert apart, f"SACK blocks that overlap or touch: {s.rsack}"
+
+    @staticmethod
+    def _is_dsack(s: Segment) -> bool:
+        """RFC 2883 section 4: first block below the ACK, or inside the second block."""
+        if not s.rsack:
+            return False
+        (low, high), *rest = s.rsack
+        return high <= s.rack or bool(rest and rest[0][0] <= low and high <= rest[0][1])
+
+    def _check_sequence(self, s: Segment) -> None:
+        if "S" in s.flags:
+            return
+        snd_nxt = len(self.sent) + (self.fin_at is not None)
+        length = len(s.data)
+        if not length and "F" not in s.flags:
+            assert s.rseq == snd_nxt, f"SEQ {s.rseq} of a bare ACK is not SND.NXT {snd_nxt}"
+            return
+        limit = self.mss if self.mss is not None else (536 if self.local.family == 4 else 1220)
+        assert length + s.option_bytes <= limit, "more than the peer's MSS less options"
+        assert 1 <= s.rseq <= len(self.sent), f"SEQ {s.rseq}: a gap in what is sent"
+        known = bytes(self.sent[s.rseq : s.rseq + length])
+        assert s.data[: len(known)] == known, "a retransmission with other bytes"
+        if length > len(known):
+            assert self.fin_at is None, "data after the FIN"
+            probe = self.room <= s.rseq and length == 1
+            assert s.rseq + length <= self.room or probe, "beyond the peer's window"
+            self.sent += s.data[len(known) :]
+        if "F" in s.flags:
+            assert self.fin_at in (None, s.rseq + length), "the FIN moved"
+            self.fin_at = s.rseq + length
+
+    # ---- judging ----
+
+    def mail(self) -> list[str]:
+        return [str(s) for s in self.inbox]
+
+    def take(self) -> Segment:
+        assert self.inbox, "nothing was sent"
+        s = self.inbox.popleft()
+        end = s.rseq + len(s.data) + ("S" in s.flags) + ("F" in s.flags)
+        if "R" not in s.flags and s.rseq <= self.ack < end:
+            self.ack = end
+        return s
+
+    def drain(self) -> list[Segment]:
+        """Everything that came in; the acknowledgment number follows it."""
+        return [self.take() for _ in range(len(self.inbox))]
+
+    def expect(self, flags: str, **want: Any) -> Segment:
+        """The next segment has these flags (PSH aside) and these values.
+
+        Names: seq, ack, win, data, length, sack (relative pairs), ts, tsval, tsecr, mss, ws,
+        sackok.
+        """
+        s = self.take()
+        got: dict[str, Any] = {
+            "seq": s.rseq,
+            "ack": s.rack,
+            "win": s.win,
+            "data": s.data,
+            "length": len(s.data),
+            "sack": list(s.rsack),
+            "ts": s.ts,
+            "tsval": s.ts and s.tsval,
+            "tsecr": s.ts and s.tsecr,
+            "mss": s.mss,
+            "ws": s.ws,
+            "sackok": s.sackok,
+        }
+        assert s.flags - {"P"} == frozenset(flags) - {"P"}, f"flags [{flags}] wanted, got {s}"
+        for name, value in want.items():
+            assert got[name] == value, f"{name}={value} wanted, got {s}"
+        return s
+
+    def silent(self) -> None:
+        """Nothing was sent (and nothing left unread)."""
+        assert not self.inbox, f"unexpected: {self.mail()}"
+
+    def expect_acked(self, ack: int) -> Segment:
+        """The last ACK, at once or by the delayed-ACK timer, is of everything below ``ack``."""
+        if not self.inbox or self.inbox[-1].rack != ack:
+            self.bench.advance(self.bench.delack_ms)
+        assert self.inbox, f"no ACK of {ack}"
+        last = self.drain()[-1]
+        assert last.rack == ack, f"ACK of {ack} wanted, got {last}"
+        assert "R" not in last.flags
+        return last
+
+    def send_stream(self, data: bytes, size: int = 1448, flags: str = ".") -> None:
+        """``data`` in order, in segments of ``size`` bytes, each in a batch of its own."""
+        for at in range(0, len(data), size):
+            assert self.inject(flags, data=data[at : at + size])
+
+    @property
+    def window(self) -> int:
+        """Bytes that the stack's window still takes beyond what it acknowledged."""
+        return self.edge - self.max_ack
+
+
+def lib_state(number: int) -> str:
+    """Name of an enum tcp_state without its prefix."""
+    name = str(ffi.string(ffi.cast("enum tcp_state", number)))
+    return name.removeprefix("TCP_")
