@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cffi makes of api.h: see there for what each call does and who owns what."""
 
-from _cffi_backend import FFI, _CDataBase
+from typing import Any, TypeAlias
 
-CData = _CDataBase
+CData: TypeAlias = Any
 
 class _Lib:
     STACK_MAX_CHUNKS: int
@@ -76,5 +76,5 @@ class _Lib:
     def stack_frag(self, s: CData, n: int, out: CData, /) -> int: ...
     def stack_check(self, s: CData, /) -> int: ...
 
-ffi: FFI
+ffi: Any
 lib: _Lib

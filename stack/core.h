@@ -152,6 +152,10 @@ void tcp_rtt_sample(struct flow *f, uint64_t rtt_ns);
 
 /* ---- window.c ---- */
 
+/* Before the first segment is answered. */
+void window_start(const struct stack *s, struct flow *f);
+/* `bytes` came in order: the peer makes use of its window. */
+void window_grow(const struct stack *s, struct flow *f, uint32_t bytes);
 /* The window to put into the next segment, in bytes; moves rcv_adv. */
 uint32_t window_advertise(struct stack *s, struct flow *f);
 /* rcv_nxt moved, or the flow ended: what is still promised to it? */

@@ -199,6 +199,8 @@ bool token_return(struct stack *s, struct flow *f, uint32_t token)
 		return false;
 	take_back(s, f, slot);
 	s->stats.tokens_returned++;
+	if (list_on(&f->starved_node)) /* who gives back is first in line for it */
+		list_move_head(&s->starved, &f->starved_node);
 	return true;
 }
 

@@ -77,6 +77,7 @@ struct flow {
 	uint16_t rcv_mss; /* largest payload seen, up to ours: what "full-sized" means here */
 	uint32_t ack_pending; /* bytes received since the last ACK */
 	uint32_t promised; /* buffers the advertised window may ask for (window.c) */
+	uint32_t rcv_ssthresh; /* bytes the window may have at most for now (window.c) */
 	uint32_t bytes_per_buf; /* payload bytes a buffer carries on this flow, smoothed */
 	uint64_t rx_bytes;
 	struct assembler ooo;

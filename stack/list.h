@@ -48,4 +48,11 @@ static inline void list_add_tail(struct list_node *head, struct list_node *n)
 	head->prev = n;
 }
 
+/* At the front, wherever it was before. */
+static inline void list_move_head(struct list_node *head, struct list_node *n)
+{
+	list_del(n);
+	list_add_tail(head->next, n);
+}
+
 #endif

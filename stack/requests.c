@@ -152,7 +152,12 @@ uint32_t stack_requests(struct stack *s, uint64_t now)
 
 void stack_app_gone(struct stack *s, uint64_t now)
 {
+	struct channel_end *c = &s->channel;
+
 	(void)now;
+	/* Nobody reads the ring any more: what it still holds must not keep flows waiting
+	 * for room, whatever the application left as its index. */
+	atomic_store_explicit(&c->header->event_tail, c->event_head, memory_order_relaxed);
 	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
 		struct flow *f = &s->flows.flows[slot];
 
@@ -161,4 +166,5 @@ void stack_app_gone(struct stack *s, uint64_t now)
 			request_abort(s, f);
 		}
 	}
+	deliver_pending(s);
 }

@@ -508,6 +508,7 @@ static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, 
 		f->rcv_mss = (uint16_t)(seg->len < s->cfg.mtu ? seg->len : s->cfg.mtu);
 	f->rx_bytes += (uint32_t)seq_sub(f->rcv_nxt, before);
 	f->ack_pending += (uint32_t)seq_sub(f->rcv_nxt, before);
+	window_grow(s, f, (uint32_t)seq_sub(f->rcv_nxt, before));
 	window_account(s, f);
 	flow_deliver(s, f);
 

@@ -58,8 +58,6 @@ static void take_options(const struct stack *s, struct flow *f, const struct seg
 
 static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
 {
-	uint32_t mss = our_mss(s, f->tuple.family);
-
 	f->link = syn->link;
 	f->queue = syn->queue;
 	f->irs = syn->seq;
@@ -71,7 +69,7 @@ static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, ui
 	f->snd_wl1 = syn->seq;
 	f->snd_wl2 = f->iss;
 	f->ts_offset = (uint32_t)(siphash(&f->tuple, sizeof(f->tuple), s->cfg.isn_key) >> 32);
-	f->bytes_per_buf = mss < STACK_CHUNK_DATA ? mss : STACK_CHUNK_DATA;
+	window_start(s, f);
 	f->rto_ns = TCP_RTO_INITIAL;
 	f->quick_acks = 16;
 	assembler_init(&f->ooo);

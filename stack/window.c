@@ -6,20 +6,27 @@
  * *buffers*: a flow's window divided by what a buffer has been carrying on it (3840
  * bytes for large packets, one MSS or less for small ones). A flow may be promised as
  * much as would be left unpromised afterwards (the dynamic threshold of Choudhury and
- * Hahne): one flow gets half of the free buffers, n flows 1/(n + 1) each, and a new one
- * always finds something.
+ * Hahne): one flow gets half of the free buffers, n flows 1/(n + 1) each.
  *
  *      nr_niovs
  *      |= lent, queued =|== promised: flow 1 | flow 2 | ... ==|== spare ==| reserve |
  *
  * A promise is never taken back (the right edge never moves left, RFC 9293 SHLD-14), it
- * is used up by the data that arrives.
+ * is used up by the data that arrives. Idle flows would therefore keep all others out:
+ * a window starts small and grows with what comes (rcv_ssthresh, as Linux), and a flow
+ * that holds nothing is let in with two segments though all has been promised to others.
  */
 #include "core.h"
 
 #define FILL_SLACK 64 /* buffers in a fill ring beyond what is promised: a batch of bare segments */
 
 #define REOPEN_BUDGET 64
+
+#define INITIAL_SEGMENTS 10 /* what a sender begins with: RFC 6928 2 */
+#define INITIAL_MAX 0xffffu /* as much as a SYN-ACK can say */
+/* Bytes of window for each byte in order: it triples in a round trip, so that it stays
+ * ahead of a sender in slow start, which doubles. */
+#define GROWTH 2
 
 /* Device buffers that hold nothing: at rest in the pool, or in fill rings. */
 static uint32_t free_niovs(const struct stack *s)
@@ -73,6 +80,41 @@ void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs)
 	f->bytes_per_buf += (uint32_t)(diff < 0 ? diff / 4 : (diff + 15) / 16);
 }
 
+/* One segment of the peer's, in bytes; of a large MSS, what fits one buffer. */
+static uint32_t one_segment(const struct stack *s)
+{
+	const uint32_t mss = s->cfg.mtu - IPV4_HLEN - TCP_HLEN;
+
+	return mss < STACK_CHUNK_DATA ? mss : STACK_CHUNK_DATA;
+}
+
+void window_start(const struct stack *s, struct flow *f)
+{
+	const uint32_t initial = INITIAL_SEGMENTS * (s->cfg.mtu - IPV4_HLEN - TCP_HLEN);
+
+	f->bytes_per_buf = one_segment(s);
+	f->rcv_ssthresh = initial < INITIAL_MAX ? initial : INITIAL_MAX;
+	if (f->rcv_ssthresh > s->cfg.rcv_wnd_max)
+		f->rcv_ssthresh = s->cfg.rcv_wnd_max;
+}
+
+void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
+{
+	const uint64_t grown = f->rcv_ssthresh + (uint64_t)GROWTH * bytes;
+
+	f->rcv_ssthresh = grown < s->cfg.rcv_wnd_max ? (uint32_t)grown : s->cfg.rcv_wnd_max;
+}
+
+/* A window of zero that only idle flows keep shut might never open again: half of the
+ * reserve is for flows that hold nothing. If too many come at once some of it is dropped.
+ * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
+static uint32_t least_room(const struct stack *s, const struct flow *f)
+{
+	if (f->tokens || f->rcvq.nr || free_niovs(s) <= s->reserve / 2)
+		return 0;
+	return 2 * one_segment(s);
+}
+
 /* The largest window this flow could be given now, in bytes. */
 static uint32_t window_room(const struct stack *s, const struct flow *f)
 {
@@ -84,7 +126,9 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
 	spare = (int64_t)free_niovs(s) - s->reserve - (s->promised - f->promised);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
-	return bytes < s->cfg.rcv_wnd_max ? (uint32_t)bytes : s->cfg.rcv_wnd_max;
+	if (bytes < least_room(s, f))
+		bytes = least_room(s, f);
+	return bytes < f->rcv_ssthresh ? (uint32_t)bytes : f->rcv_ssthresh;
 }
 
 /* The smallest step worth telling: RFC 9293 3.8.6.2.2 (receiver's SWS avoidance). */
@@ -112,7 +156,7 @@ uint32_t window_advertise(struct stack *s, struct flow *f)
 		f->rcv_adv = seq_add(f->rcv_nxt, room);
 		window_account(s, f);
 	}
-	if (rcv_wnd(f) < s->cfg.rcv_wnd_max / 2)
+	if (rcv_wnd(f) < f->rcv_ssthresh / 2)
 		list_add_tail(&s->starved, &f->starved_node);
 	else
 		list_del(&f->starved_node);

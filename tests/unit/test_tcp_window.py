@@ -184,6 +184,42 @@ def test_tiny_segments_run_out_of_buffers_and_recover(make_bench: MakeBench) -> 
     assert c.data == data
 
 
+def test_idle_connections_do_not_keep_new_ones_out(make_bench: MakeBench) -> None:
+    """Windows once promised stay promised: a newcomer must not find all of them taken for ever."""
+    bench = make_bench(niovs=256, fill=64, flows=128)
+    busy = bench.established()
+    busy.send_stream(pattern(200_000))
+    bench.advance(ms=100)
+    for _ in range(100):
+        bench.established()
+    late = bench.established()
+    assert late.window >= MSS
+    data = pattern(20_000)
+    while len(data) > late.max_ack - 1:
+        late.send_stream(data[late.seq - 1 :][: late.window // MSS * MSS or late.window])
+        bench.advance(ms=40)
+        late.drain()
+    assert late.data == data
+
+
+def test_the_window_grows_with_what_comes(make_bench: MakeBench) -> None:
+    """It stays ahead of a sender that doubles each round trip."""
+    bench = make_bench(niovs=2048, fill=1024, rcv_wnd_max=1 << 20)
+    c = bench.established()
+    sizes = [c.window]
+    while c.window < 1 << 19:
+        with bench.batch():
+            push_all = c.window // MSS
+            for _ in range(push_all):
+                c.inject(".", data=bytes(MSS))
+        bench.advance(ms=40)
+        c.drain()
+        assert c.window >= min(2 * sizes[-1], 1 << 19)
+        sizes.append(c.window)
+    assert sizes[0] <= 65535
+    assert len(sizes) <= 8
+
+
 # ---- pressure="drop" ----
 
 
