@@ -327,7 +327,10 @@ def _worded(error: Exception) -> tuple[str, int]:
         return f"{usage().rstrip('.')} (see 'devmemtcp --help')", 2
 
     from devmemtcp.agent.errors import ConfigError, Unsupported
+    from devmemtcp.agent.signals import Stopped
 
+    if isinstance(error, Stopped):
+        return str(error), 128 + error.number
     if isinstance(error, (ConfigError, Unsupported)):
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:

@@ -16,11 +16,13 @@ import contextlib
 import errno
 import json
 import os
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
@@ -28,7 +30,8 @@ from devmemtcp.agent.lab import Lab
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
 from devmemtcp.agent.runtime import Mode, Runtime, Stats
-from devmemtcp.agent.socket import Connection, Listener
+from devmemtcp.agent.signals import Signals
+from devmemtcp.agent.socket import Connection
 
 PORT = 5201
 STALL_SECONDS = 20.0
@@ -103,8 +106,8 @@ def run_demo(
     """Send `size` bytes through a lab and report; sizes in bytes, `pattern` a period.
 
     Nothing is left behind, whatever happens: what SIGKILL prevents, the next lab undoes.
-    Raises ConfigError for what cannot work; OSError when the kernel refuses, the sender
-    fails or nothing moves for STALL_SECONDS.
+    Raises ConfigError for what cannot work; Stopped by SIGINT and SIGTERM; OSError when the
+    kernel refuses, the sender fails or nothing moves for STALL_SECONDS.
     """
     if size < 1:
         raise ConfigError("the demo needs at least 1 byte to send")
@@ -113,16 +116,20 @@ def run_demo(
         size=size, mtu=mtu, region_size=region_size, pattern=pattern, kernel=os.uname().release
     )
     with (
+        Signals() as signals,  # first: nothing is interrupted while it is made or undone
         Region(region_size) as region,
         region.map() as view,
         Lab(mtu=mtu) as lab,
         Runtime(lab.near.ifname, region, mode=mode, isolate=True, netns=lab.near.netns) as rt,
         rt.listen((lab.near.ip4, PORT)) as listener,
         _sender(lab, Endpoint(lab.near.ip4, PORT), size, pattern) as sender,
+        _Waiter(rt, signals, sender) as waiter,
     ):
         report.mode = rt.mode
-        with _accept(rt, listener, sender) as conn:
-            _transfer(rt, conn, view, report, progress)
+        waiter.wait()
+        with listener.accept(timeout=0) as conn:
+            _transfer(waiter, conn, view, report, progress)
+            report.tokens_outstanding = _tokens_outstanding(rt)
         _add_sender(report, sender)
         _add_stats(report, rt.stats())
         probe = rt.unreadable
@@ -154,46 +161,66 @@ def _sender(lab: Lab, peer: Endpoint, size: int, pattern: int) -> Iterator[subpr
         yield process
 
 
-def _accept(rt: Runtime, listener: Listener, sender: subprocess.Popen[str]) -> Connection:
-    """Wait for the sender's connection, but neither for a dead sender nor for ever.
+class _Waiter:
+    """Waits for the stream, but neither past a stop signal, nor for a dead sender, nor for ever."""
 
-    Raises OSError: ECHILD with the sender's own words when it failed, ETIMEDOUT.
-    """
-    pidfd = os.pidfd_open(sender.pid)  # readable when the process has ended
-    try:
-        ready = rt.poll(STALL_SECONDS, wake_fd=pidfd)
-    finally:
-        os.close(pidfd)
-    if ready:
-        return listener.accept(timeout=0)
-    if sender.poll() is not None:
-        raise OSError(errno.ECHILD, f"the sender failed: {sender.communicate()[1].strip()}")
-    raise OSError(errno.ETIMEDOUT, f"no connection from the sender for {STALL_SECONDS:.0f} s")
+    def __init__(self, rt: Runtime, signals: Signals, sender: subprocess.Popen[str]) -> None:
+        self._rt = rt
+        self._signals = signals
+        self._sender = sender
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        pidfd = os.pidfd_open(self._sender.pid)  # readable when the process has ended
+        self._undo.callback(os.close, pidfd)
+        # One descriptor for poll() that stands for both.
+        self._wake = self._undo.enter_context(select.epoll())
+        self._wake.register(self._signals, select.EPOLLIN)
+        self._wake.register(pidfd, select.EPOLLIN)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._undo.close()
+
+    def wait(self) -> None:
+        """Return when there is something to accept or to receive.
+
+        Raises Stopped; OSError: ECHILD with the sender's own words when it failed, ETIMEDOUT
+        after STALL_SECONDS of nothing.
+        """
+        ready = self._rt.poll(STALL_SECONDS, wake_fd=self._wake.fileno())
+        self._signals.check()
+        if ready:
+            return
+        if self._sender.poll() is not None:
+            raise OSError(errno.ECHILD, f"the sender failed: {_last_words(self._sender)}")
+        raise OSError(errno.ETIMEDOUT, f"nothing came from the sender for {STALL_SECONDS:.0f} s")
+
+
+def _last_words(process: subprocess.Popen[str]) -> str:
+    return process.communicate()[1].strip() or f"it ended with code {process.returncode}"
 
 
 def _transfer(
-    rt: Runtime, conn: Connection, view: RegionView, report: DemoReport, progress: Progress
+    waiter: _Waiter, conn: Connection, view: RegionView, report: DemoReport, progress: Progress
 ) -> None:
     """Receive to the end of the stream, check every byte, give every token back."""
     start, cpu_start = time.monotonic(), time.process_time()
     phase = 0
-    try:
-        while batch := conn.recv_frags(timeout=STALL_SECONDS):
-            report.frags += len(batch)
-            report.bytes_received += batch.nbytes
-            report.bytes_device += batch.device_bytes(view)
-            wrong, phase = batch.check_pattern(view, report.pattern, phase)
-            report.wrong_bytes += wrong
-            conn.dontneed(batch)
-            progress(report.bytes_received)
-    except TimeoutError as error:
-        raise OSError(
-            errno.ETIMEDOUT,
-            f"the stream stalled for {STALL_SECONDS:.0f} s after {report.bytes_received} bytes",
-        ) from error
+    while True:
+        waiter.wait()
+        batch = conn.recv_frags(timeout=0)
+        if not batch:
+            break
+        report.frags += len(batch)
+        report.bytes_received += batch.nbytes
+        report.bytes_device += batch.device_bytes(view)
+        wrong, phase = batch.check_pattern(view, report.pattern, phase)
+        report.wrong_bytes += wrong
+        conn.dontneed(batch)
+        progress(report.bytes_received)
     report.seconds = time.monotonic() - start
     report.cpu_seconds_application = time.process_time() - cpu_start
-    report.tokens_outstanding = _tokens_outstanding(rt)
     report.bytes_linear = report.bytes_received - report.bytes_device
     report.validated = report.wrong_bytes == 0 and report.bytes_received > 0
     report.goodput_gbps = report.bytes_received * 8 / report.seconds / 1e9

@@ -4,7 +4,8 @@
 A handler that does the work itself would run between any two instructions of the
 loop. Here the interpreter's C handler writes the signal's number to a socket
 (signal.set_wakeup_fd()), the loop polls that socket beside its own descriptors,
-and acts on it when it comes to it: no signal is lost and none comes too early.
+and acts on it when it comes to it: no signal is lost, none comes too early, and what
+is being set up or taken down is never left half done.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from typing import Self
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PAUSE_SIGNAL = signal.SIGUSR1
 RESUME_SIGNAL = signal.SIGUSR2
+
+
+class Stopped(Exception):
+    """A stop signal came: undo what was made and end with 128 + `number`, as a shell says it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.number = number
 
 
 class Signals:
@@ -78,6 +87,12 @@ class Signals:
                 self.paused = True
             elif number == RESUME_SIGNAL:
                 self.paused = False
+
+    def check(self) -> None:
+        """Take the signals that have come. Raises Stopped when one of them stops the program."""
+        self.update()
+        if self.stop is not None:
+            raise Stopped(self.stop)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._stops_seen += 1
