@@ -225,7 +225,7 @@ static void no_record_is_read_out_of_bounds(void)
 	srand(2);
 	for (int i = 0; i < 200000; i++) {
 		uint8_t *end = end_of_page();
-		struct rx_info info = {.magic = RX_INFO_MAGIC};
+		struct rx_info info = {.magic = RX_INFO_MAGIC, .csum = RX_CSUM_VERIFIED};
 
 		for (uint8_t *p = end - RX_META_LEN; p < end; p++)
 			*p = (uint8_t)rand();
