@@ -29,7 +29,7 @@ static __always_inline struct steer_value *find_listener(const struct steer_key 
 	if (listener)
 		return listener;
 	if (any.family == 4)
-		*(__be16 *)&any.addr[10] = 0xffff;
+		any.addr[10] = any.addr[11] = 0xff;
 	return bpf_map_lookup_elem(&listeners, &any);
 }
 

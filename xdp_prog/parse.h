@@ -83,7 +83,9 @@ static __always_inline __u64 sum_words(const __be32 *words, int n)
 /*
  * A frame to a group address is not ours: TCP is between two hosts (RFC 9293
  * MUST-57). Nor is a tagged one, priority tags (VID 0) included: the kernel
- * knows which of its interfaces a tag belongs to, and we do not.
+ * knows which of its interfaces a tag belongs to, and we do not. A tag that was
+ * taken out of the frame before us cannot be seen: rxvlan offload must be off
+ * (on a veth, the peer's txvlan).
  */
 static __always_inline enum steer_counter parse_ethernet(struct hdr_cursor *cur, __be16 *proto)
 {
@@ -116,8 +118,8 @@ static __always_inline enum steer_counter parse_ipv4(struct hdr_cursor *cur, str
 	seg->ip_sum = sum_words((__be32 *)ip, sizeof(*ip) / 4);
 	seg->addr_sum = (__u64)ip->saddr + ip->daddr;
 	seg->dst.family = 4;
-	*(__be16 *)&seg->dst.addr[10] = 0xffff;
-	*(__be32 *)&seg->dst.addr[12] = ip->daddr;
+	seg->dst.addr[10] = seg->dst.addr[11] = 0xff;
+	__builtin_memcpy(&seg->dst.addr[12], &ip->daddr, sizeof(ip->daddr));
 	if (!hdr_pull(cur, (ip->ihl - 5) * 4))
 		return STEER_pass_malformed;
 	return STEER_redirect;

@@ -561,6 +561,15 @@ def test_unfinished_checksum_of_a_local_sender(steer: Steer, ip: Packet, length:
     assert outcome.detail.get("csum_partial") == 1
 
 
+@pytest.mark.parametrize("ports", range(0, 65536, 4096))
+def test_sums_that_carry_more_than_once(steer: Steer, ports: int) -> None:
+    """Addresses whose sum is large: folding it makes a carry, which is to be folded again."""
+    for peer in ("192.168.255.254", "191.255.255.255", f"10.{ports >> 8}.255.245"):
+        for make, verdict in ((bytes, CSUM_VERIFIED), (partial, CSUM_PARTIAL)):
+            frame = make(ip4(src=peer) / tcp(noise(100), sport=ports + 1))
+            assert steer(frame).info.csum == verdict
+
+
 def test_almost_unfinished_is_wrong(steer: Steer) -> None:
     packet = Ether(partial(ip4() / tcp(noise(100))))
     for number in (-1, 1, 0x100):
