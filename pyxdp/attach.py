@@ -156,6 +156,7 @@ def attach(
     XDP_FLAGS_UPDATE_IF_NOEXIST, detached by comparing the program.
 
     **Mode.** AUTO tries native, then generic; :attr:`Attachment.reason` has the driver's reason.
+    In a dispatcher that is there already AUTO is that dispatcher's mode.
 
     **Sharing.** libxdp's dispatcher lets several programs run, but it is pinned in a bpffs and
     outlives a killed process, and only dispatcher-aware programs share. So AUTO joins a
@@ -169,8 +170,11 @@ def attach(
     :class:`Unsupported` for a mode the driver lacks or a dispatcher that cannot be loaded.
     """
     ifindex, ifname = resolve(interface)
-    shared, why = _choose_sharing(ifindex, ifname, sharing)
+    present = _dispatcher_on(ifindex)
+    shared, why = _choose_sharing(present, ifname, sharing)
     target = _Target(program, ifindex, ifname, shared, why)
+    if shared and present and mode is Mode.AUTO:
+        mode = present.mode  # all programs of a dispatcher run in its mode
     if mode is not Mode.AUTO:
         return target.attach(mode)
     try:
@@ -185,13 +189,20 @@ def attach(
     return target.attach(Mode.GENERIC)
 
 
-def _choose_sharing(ifindex: int, ifname: str, sharing: Sharing) -> tuple[bool, str]:
-    """(through the dispatcher?, why)."""
+def _dispatcher_on(ifindex: int) -> AttachedProgram | None:
+    found = (item for item in attached_programs(ifindex) if item.name == DISPATCHER_NAME)
+    return next(found, None)
+
+
+def _choose_sharing(
+    present: AttachedProgram | None, ifname: str, sharing: Sharing
+) -> tuple[bool, str]:
+    """(through the dispatcher?, why), given the dispatcher that is there."""
     if sharing is Sharing.EXCLUSIVE:
         return False, "exclusive, as asked"
     if sharing is Sharing.DISPATCHER:
         return True, "dispatcher, as asked"
-    if not any(found.name == DISPATCHER_NAME for found in attached_programs(ifindex)):
+    if present is None:
         return False, f"exclusive, for {ifname} has no dispatcher to join"
     support = dispatcher_supported()
     if support:

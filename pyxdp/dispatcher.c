@@ -70,13 +70,17 @@ int pyxdp_dispatcher_attach(struct xdp_program **prog, struct bpf_object *obj, c
 			    int ifindex, bool generic)
 {
 	DECLARE_LIBXDP_OPTS(xdp_program_opts, opts, .obj = obj, .prog_name = name);
+	struct bpf_program *bpf = bpf_object__find_program_by_name(obj, name);
 	int err;
 
 	*prog = xdp_program__create(&opts);
 	err = libxdp_get_error(*prog);
 	if (err)
 		return err;
-	err = xdp_program__attach(*prog, ifindex, dispatcher_mode(generic), 0);
+	/* The dispatcher takes jumbo packets only if all its programs say that they do. */
+	err = xdp_program__set_xdp_frags_support(*prog, pyxdp_program_has_frags(bpf));
+	if (!err)
+		err = xdp_program__attach(*prog, ifindex, dispatcher_mode(generic), 0);
 	if (err)
 		xdp_program__close(*prog);
 	return err;

@@ -11,6 +11,7 @@ from typing import Any
 
 from devmemtcp.pyxdp._xdp import ffi, lib
 from devmemtcp.pyxdp.errors import Unsupported, XdpError, check
+from devmemtcp.pyxdp.ethtool import channels
 from devmemtcp.pyxdp.interface import resolve
 from devmemtcp.pyxdp.resource import Resource
 from devmemtcp.pyxdp.ring import CompRing, FillRing, RxRing, TxRing
@@ -77,8 +78,8 @@ class XskSocket(Resource):
         gets round to releasing it; so a taken queue is tried for ``busy_timeout`` seconds.
 
         Raises ``ValueError`` for sizes and flags that cannot be, :class:`XdpError` (EBUSY: the
-        queue is taken, EINVAL: no such queue or flag, EPERM: no CAP_NET_RAW), and
-        :class:`Unsupported` when the driver has no zero-copy.
+        queue is taken, EINVAL: no such queue, EPERM: no CAP_NET_RAW), and
+        :class:`Unsupported` when the driver has no zero-copy or the kernel no USE_SG.
         """
         check_ring_size("rx_size", rx_size)
         check_ring_size("tx_size", tx_size)
@@ -176,10 +177,26 @@ class XskSocket(Resource):
         where = f"queue {self.queue} of {self.ifname}"
         if code == errno.EOPNOTSUPP:
             return Unsupported(f"{self.ifname} cannot bind AF_XDP with {self.bind_flags!r}")
+        if code == errno.EINVAL:
+            return self._invalid()
         hints = {
             errno.EBUSY: f"{where} has an AF_XDP socket already",
-            errno.EINVAL: f"{where}: no such queue, or {self.bind_flags!r} is unknown here",
             errno.EPERM: "AF_XDP sockets need CAP_NET_RAW",
             errno.ENETDOWN: f"{self.ifname} is down",
         }
         return XdpError(code, hints.get(code, f"cannot bind AF_XDP to {where}"))
+
+    def _invalid(self) -> Exception:
+        """EINVAL is a queue that is not there, or a flag that is not known."""
+        try:
+            found = channels(self.ifname)
+        except Unsupported:
+            found = None
+        if found and self.queue >= max(found.rx, found.tx):
+            count = max(found.rx, found.tx)
+            message = f"{self.ifname} has no queue {self.queue}: it has {count}, from 0"
+            return XdpError(errno.EINVAL, message)
+        if found and self.bind_flags & BindFlags.USE_SG:
+            return Unsupported("no multi-buffer AF_XDP (XDP_USE_SG): it came with kernel 6.6")
+        message = f"queue {self.queue} of {self.ifname} with {self.bind_flags!r}"
+        return XdpError(errno.EINVAL, f"cannot bind AF_XDP to {message}")

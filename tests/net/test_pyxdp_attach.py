@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -233,7 +234,7 @@ def test_a_dispatcher_that_cannot_be_loaded_is_unsupported(loaded: BpfObject, ri
     assert modes(right) == []
 
 
-def test_two_programs_share_an_interface(loaded: BpfObject, right: str) -> None:
+def test_two_programs_share_an_interface(loaded: BpfObject, right: str, veth: Veth) -> None:
     support = dispatcher_supported()
     if not support:
         pytest.skip(f"libxdp's dispatcher: {support.reason}")
@@ -245,7 +246,52 @@ def test_two_programs_share_an_interface(loaded: BpfObject, right: str) -> None:
         assert second.kind == "dispatcher"
         assert "joined" in second.reason
         assert modes(right) == [("xdp_dispatcher", Mode.NATIVE)]
+        send_experimental(veth)
+        await_hit(loaded)  # the copy in the dispatcher counts in the maps of the object
+        first.detach()
+        send_experimental(veth)
+        await_hit(loaded, 2)
     assert modes(right) == []
+
+
+def test_a_dispatcher_takes_jumbo_packets_if_its_program_does(
+    loaded: BpfObject, netns_pair: Callable[..., Veth]
+) -> None:
+    support = dispatcher_supported()
+    if not support:
+        pytest.skip(f"libxdp's dispatcher: {support.reason}")
+    right, share = netns_pair(mtu=9000).right, Sharing.DISPATCHER
+    with right.enter():
+        with attach(loaded.programs["redirect_frags"], right.ifname, sharing=share) as attachment:
+            assert attachment.mode is Mode.NATIVE
+        with attach(loaded.programs["redirect"], right.ifname, sharing=share) as attachment:
+            assert attachment.mode is Mode.GENERIC
+            assert "Peer MTU" in attachment.reason
+            with attach(loaded.programs["annotate"], right.ifname) as joined:
+                assert joined.mode is Mode.GENERIC
+
+
+def send_experimental(veth: Veth) -> None:
+    with veth.left.enter(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((veth.left.ifname, 0))
+        raw.send(
+            bytes.fromhex(veth.right.mac.replace(":", "")) + bytes(6) + b"\x88\xb5" + bytes(46)
+        )
+
+
+def await_hit(loaded: BpfObject, count: int = 1) -> None:
+    deadline = time.monotonic() + 5
+    hits = 0
+    while hits < count and time.monotonic() < deadline:
+        values = loaded.maps["hits"].get_percpu(bytes(4)) or []
+        hits = sum(int.from_bytes(value, sys.byteorder) for value in values)
+    assert hits == count
+
+
+def test_a_program_that_is_attached_receives(loaded: BpfObject, right: str, veth: Veth) -> None:
+    with attach(loaded.programs["redirect"], right):
+        send_experimental(veth)
+        await_hit(loaded)
 
 
 def test_a_dispatcher_that_cannot_be_joined_is_explained(

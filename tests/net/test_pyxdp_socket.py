@@ -27,6 +27,7 @@ from devmemtcp.pyxdp import (
     XskMap,
     XskSocket,
     attach,
+    features,
 )
 
 if TYPE_CHECKING:
@@ -227,6 +228,13 @@ def await_counter(read: Callable[[], int], value: int) -> None:
     assert read() == value
 
 
+def require_multi_buffer(end: VethEnd) -> None:
+    with end.enter():
+        found = features(end.ifname)
+    if not found.multi_buffer:
+        pytest.skip(found.reasons["multi_buffer"])
+
+
 @pytest.mark.parametrize(
     ("mode", "program"), [(Mode.NATIVE, "redirect_frags"), (Mode.GENERIC, "redirect")]
 )
@@ -234,6 +242,7 @@ def test_a_jumbo_packet_takes_several_descriptors(
     netns_pair: Callable[..., Veth], loaded: BpfObject, mode: Mode, program: str
 ) -> None:
     veth = netns_pair(mtu=9000)
+    require_multi_buffer(veth.right)
     data = frame(veth.right, bytes(range(250)) * 35)
     with ExitStack() as stack:
         right = Receiver(stack, veth.right, loaded, mode, program)
@@ -250,6 +259,7 @@ def test_a_jumbo_packet_is_dropped_and_counted_without_sg(
     netns_pair: Callable[..., Veth], loaded: BpfObject
 ) -> None:
     veth = netns_pair(mtu=9000)
+    require_multi_buffer(veth.right)  # a kernel that has not heard of it drops without counting
     with ExitStack() as stack:
         xsk = Receiver(stack, veth.right, loaded, Mode.NATIVE, "redirect_frags").socket()
         xsk.fill.push(range(0, 16 * FRAME, FRAME))
@@ -350,7 +360,7 @@ def test_nothing_stays_mapped(veth: Veth) -> None:
 
 def test_what_the_kernel_refuses_is_explained(veth: Veth) -> None:
     with veth.right.enter(), Umem.allocate(FRAME) as umem:
-        with pytest.raises(XdpError, match="no such queue"):
+        with pytest.raises(XdpError, match="no queue 7: it has 1"):
             XskSocket(veth.right.ifname, 7, umem)
         with pytest.raises(XdpError, match="no interface 'nonesuch0'"):
             XskSocket("nonesuch0", 0, umem)
