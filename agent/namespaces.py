@@ -33,11 +33,14 @@ def create(name: str) -> None:
 
     Raises FileExistsError, or OSError as unshare(2) and mount(2) do.
     """
-    with _coming_home():
+    with _home() as home:
         if _libc.unshare(_CLONE_NEWNET):
             number = ctypes.get_errno()
-            raise OSError(number, f"cannot make a network namespace: {os.strerror(number)}")
-        netns.attach(name, threading.get_native_id())
+            raise OSError(number, f"unshare: {os.strerror(number)}")
+        try:
+            netns.attach(name, threading.get_native_id())
+        finally:
+            netns.setns(home)
 
 
 def remove(name: str) -> None:
@@ -48,16 +51,19 @@ def remove(name: str) -> None:
 @contextlib.contextmanager
 def entered(name: str) -> Iterator[None]:
     """Put the calling thread, and the processes that it starts meanwhile, into a namespace."""
-    with _coming_home():
+    with _home() as home:
         netns.setns(name, flags=0)
-        yield
+        try:
+            yield
+        finally:
+            netns.setns(home)
 
 
 @contextlib.contextmanager
-def _coming_home() -> Iterator[None]:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+def _home() -> Iterator[int]:
+    """A descriptor of the calling thread's namespace."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield
+        yield fd
     finally:
-        netns.setns(home)
-        os.close(home)
+        os.close(fd)

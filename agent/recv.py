@@ -73,7 +73,7 @@ class ConnectionResult:
     wrong_bytes: int = 0
     file: str | None = None
     outcome: str = "open"
-    """`complete`, `reset`, `write failed`, `interrupted`."""
+    """At the end `complete`, `reset`, `write failed`, `interrupted`."""
 
 
 @dataclass
@@ -131,6 +131,12 @@ class OutputDirectory:
                 number += 1
 
 
+def _result_of(conn: Connection, outcome: str) -> ConnectionResult:
+    return ConnectionResult(
+        peer=str(Endpoint(*conn.peer)), local=str(Endpoint(*conn.local)), outcome=outcome
+    )
+
+
 class Sink:
     """Takes one connection's fragments, in order, to where they were asked to go."""
 
@@ -141,9 +147,7 @@ class Sink:
 
         Raises OSError when the file cannot be made.
         """
-        self.result = ConnectionResult(
-            peer=str(Endpoint(*conn.peer)), local=str(Endpoint(*conn.local))
-        )
+        self.result = _result_of(conn, "open")
         self._view = view
         self._period = period
         self._phase = 0
@@ -219,9 +223,22 @@ class Receiver:
                     self._accept(ready)
                 else:
                     self._receive(ready)
+        if self._signals.stop is not None:
+            self._cut_off()
+        return self._finish_report()
+
+    def _cut_off(self) -> None:
+        """Reset what is open, and what is established but was not taken yet."""
         for conn, sink in list(self._sinks.values()):
             self._end(conn, sink, "interrupted")
-        return self._finish_report()
+        wake_fd = self._signals.fileno()
+        while ready := self._rt.poll(0, wake_fd=wake_fd):
+            for listener in ready:
+                assert isinstance(listener, Listener)  # there are no connections any more
+                conn = listener.accept(timeout=0)
+                conn.abort()
+                self.report.accepted += 1
+                self._count(_result_of(conn, "interrupted"))
 
     def _hold(self) -> None:
         """Consume nothing until SIGUSR2 or a stop signal: the windows close as buffers fill."""
@@ -247,11 +264,7 @@ class Receiver:
         except OSError as error:
             log.error("%s: no file for it: %s", Endpoint(*conn.peer), error.strerror)
             conn.abort()
-            self._count(
-                ConnectionResult(
-                    str(Endpoint(*conn.peer)), str(Endpoint(*conn.local)), outcome="write failed"
-                )
-            )
+            self._count(_result_of(conn, "write failed"))
             return
         self._sinks[conn.id] = conn, sink
 

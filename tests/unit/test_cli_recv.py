@@ -258,6 +258,14 @@ def test_a_signal_that_cuts_something_off_counts(
     assert conn.end == "abort"
 
 
+def test_what_waits_to_be_accepted_is_cut_off_too(signals: Signals) -> None:
+    conns = [Conn(4001), Conn(4002)]
+    os.kill(os.getpid(), signal.SIGTERM)
+    report = run(Script(*conns), signals, connections=None)
+    assert [conn.end for conn in conns] == ["abort", "abort"]
+    assert (report.accepted, report.outcomes, report.exit_code) == (2, {"interrupted": 2}, 143)
+
+
 def test_a_signal_before_the_wanted_connections_counts(signals: Signals) -> None:
     script = Script(Conn(4001, Batch(b"a"), END))
     script.at_poll[4] = lambda: os.kill(os.getpid(), signal.SIGINT)
