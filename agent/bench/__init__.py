@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
 
 app = typer.Typer(help="Measure, interleaved with what a user would have instead.")
@@ -114,6 +115,57 @@ def tcp_rx(
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
         _print_tcp_rx(report)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long to receive.")] = 10.0,
+    connections: Annotated[int, typer.Option(help="Open at the same time.")] = 16,
+    mtu: Annotated[int, typer.Option(help="Bytes of an IP packet.")] = 1500,
+    mode: Annotated[
+        ModeChoice, typer.Option(help="How to attach the XDP program.")
+    ] = ModeChoice.AUTO,
+    region_size: RegionSize = "64M",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Receive connections that come and go, for minutes, and look whether anything grows.
+
+    Resident memory, descriptors, buffers and tokens; exit code 1 when one of them does, or
+    when more than twice the region and 64 MiB are resident.
+    """
+    from devmemtcp.agent.bench.soak import SoakOptions, run_soak
+    from devmemtcp.agent.sizes import parse_size
+
+    options = SoakOptions(
+        minutes=minutes,
+        connections=connections,
+        mtu=mtu,
+        mode=mode.value,
+        region_size=parse_size(region_size, what="--region-size"),
+    )
+    logging.info("this takes %.0f s", minutes * 60)
+    report = run_soak(options, lambda line: logging.info("%s", line))
+    for failure in report.failures:
+        logging.error("%s", failure)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        _print_soak(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_soak(report: SoakReport) -> None:
+    from rich.console import Console
+
+    Console().print(
+        f"{report.connections} connections, {report.bytes_received / 1e9:.1f} GB in "
+        f"{report.seconds:.0f} s ({report.mode} mode, MTU {report.mtu}, "
+        f"region {report.region_size >> 20} MiB), {report.wrong_bytes} bytes wrong\n"
+        f"resident: at most {report.rss_peak >> 20} MiB of {report.rss_allowed >> 20} allowed\n"
+        f"growth: " + ", ".join(f"{name} {value:.1f}" for name, value in report.growth.items()),
+        highlight=False,
+    )
 
 
 def _print_tcp_rx(report: TcpRxReport) -> None:

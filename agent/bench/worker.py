@@ -9,6 +9,7 @@ more. A failure is an answer too: {"error": ..., "errno": ...}.
               <- {"windows": [[start, end], ...]}, CLOCK_MONOTONIC in ns
               receive all the time, counting in the windows; reset the connection
               -> {"windows": [{"bytes", "seconds"}, ...], ...}
+    churn     connect, send, close, connect ...; -> {} and, after <- {"stop"}, {} again
     send      connect -> {"connected", "congestion"} -> send until reset -> {"bytes", ...}
 """
 
@@ -17,14 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -32,6 +36,7 @@ from devmemtcp import xdp_prog
 from devmemtcp.agent.bench import conditions
 from devmemtcp.agent.bench._native import ffi, lib
 from devmemtcp.agent.lab import Side
+from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.process import die_with_parent
 from devmemtcp.agent.region import PAGE_SIZE, Region
 from devmemtcp.agent.runtime import Runtime
@@ -45,6 +50,8 @@ ANSWER_SECONDS = 20.0
 ACCEPT_SECONDS = 10.0
 PORT = 5202
 CONGESTION = "cubic"
+PATTERN = 251
+"""Period of what `churn` sends."""
 _SEND_BYTES = 1 << 20
 _RECV_BYTES = 1 << 20
 _BATCH = 1024
@@ -157,6 +164,28 @@ class _End:
             _check(sent, "send")
             info = struct.unpack("8B24I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104))
             _say(bytes=sent, mss=info[8 + 2], retransmits=info[8 + 23])
+
+    def do_churn(self, request: Message) -> None:
+        stopped = threading.Event()
+        data = memoryview(one_period(PATTERN) * (_SEND_BYTES * 4 // PATTERN))
+
+        def one_after_another(number: int) -> None:
+            choose = random.Random(number)
+            while not stopped.is_set():
+                with socket.create_connection(tuple(request["address"]), ACCEPT_SECONDS) as sock:
+                    sock.settimeout(ANSWER_SECONDS)
+                    sock.sendall(data[: choose.randrange(1, len(data))])
+                    sock.shutdown(socket.SHUT_WR)
+                    sock.recv(1)
+
+        with ThreadPoolExecutor(request["connections"]) as pool:
+            running = [pool.submit(one_after_another, n) for n in range(request["connections"])]
+            _say()
+            _hear()
+            stopped.set()
+            for each in running:
+                each.result()
+        _say()
 
     def do_receive_kernel(self, request: Message) -> None:
         with ExitStack() as undo:
