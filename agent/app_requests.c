@@ -257,15 +257,16 @@ int app_shutdown(struct app *a, uint32_t flow)
 
 int app_finish(struct app *a, uint32_t flow, int abort)
 {
-	struct channel_request request = {
-		.kind = abort ? REQUEST_ABORT : REQUEST_CLOSE,
-		.flow = flow,
-	};
+	struct channel_request request = { .kind = REQUEST_CLOSE, .flow = flow };
 	struct app_conn *c;
 	int err;
 
 	pthread_mutex_lock(&a->lock);
+	app_drain(a);
 	c = app_conn(a, flow);
+	/* The stack counts as delivered what nobody has taken from here: RFC 1122 4.2.2.13. */
+	if (abort || (c && c->first != APP_NIL))
+		request.kind = REQUEST_ABORT;
 	err = !c || c->finished ? -EBADF : app_request(a, &request);
 	if (!err) {
 		c->finished = true;

@@ -389,7 +389,7 @@ _MODES = {None: Mode.AUTO, "native": Mode.NATIVE, "generic": Mode.GENERIC}
 _FLOW_LOCAL_PORT = 4
 _DROPS: dict[str, int] = {
     name.removeprefix("DROP_"): value
-    for value, name in ffi.typeof("enum drop").elements.items()
+    for value, name in sorted(ffi.typeof("enum drop").elements.items())
     if name not in ("DROP_NONE", "DROP_REASONS")
 }
 

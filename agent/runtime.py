@@ -224,6 +224,7 @@ class Runtime:
         return self
 
     def _set_up(self, undo: ExitStack) -> None:
+        _check_capabilities()
         netns = NetNs(self._netns)
         undo.callback(netns.close)
         with netns.entered():
@@ -336,7 +337,6 @@ class Runtime:
                 f"{name} has an XDP program already: {dev.features.programs[0]}; "
                 f"`ip link set {name} xdp off` takes it off"
             )
-        _check_capabilities()
         _check_mappings(config)
         _check_memlock(config)
         _check_features(dev.features, config)
