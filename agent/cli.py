@@ -282,8 +282,12 @@ def _table(document: dict[str, Any], title: str) -> Table:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             continue  # the connections: each had its line when it ended
         if value not in (None, "", [], {}):
-            table.add_row(name.replace("_", " "), _cell(value))
+            words = (_WORDS.get(word, word) for word in name.split("_"))
+            table.add_row(" ".join(words), _cell(value))
     return table
+
+
+_WORDS = {"cpu": "CPU", "gbps": "(Gb/s)", "mss": "MSS", "mtu": "MTU"}
 
 
 def _cell(value: object) -> str:

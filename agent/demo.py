@@ -193,12 +193,14 @@ class _Waiter:
         if ready:
             return
         if self._sender.poll() is not None:
-            raise OSError(errno.ECHILD, f"the sender failed: {_last_words(self._sender)}")
+            raise _sender_failed(self._sender, self._sender.communicate()[1])
         raise OSError(errno.ETIMEDOUT, f"nothing came from the sender for {STALL_SECONDS:.0f} s")
 
 
-def _last_words(process: subprocess.Popen[str]) -> str:
-    return process.communicate()[1].strip() or f"it ended with code {process.returncode}"
+def _sender_failed(sender: subprocess.Popen[str], errors: str) -> OSError:
+    """With the sender's own words, unless it was killed and had none."""
+    why = errors.strip() or f"it ended with code {sender.returncode}"
+    return OSError(errno.ECHILD, f"the sender failed: {why}")
 
 
 def _transfer(
@@ -238,7 +240,7 @@ def _add_sender(report: DemoReport, sender: subprocess.Popen[str]) -> None:
     """Take over what the sender says about its side. Raises OSError when it failed."""
     output, errors = sender.communicate(timeout=STALL_SECONDS)
     if sender.returncode != 0:
-        raise OSError(errno.ECHILD, f"the sender failed: {errors.strip()}")
+        raise _sender_failed(sender, errors)
     result = json.loads(output)
     report.congestion = result["congestion"]
     report.mss = result["mss"]

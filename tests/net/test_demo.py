@@ -110,7 +110,7 @@ def test_every_byte_lands_in_the_device_region(mode: str, mtu: int) -> None:
 def test_without_json_there_is_a_table_and_nothing_else() -> None:
     process = subprocess.run([*COMMAND, "--size", "1M"], capture_output=True, text=True)
     assert (process.returncode, said(process.stderr)) == (0, [])
-    for row in ("bytes received", "bytes device", "validated", "unreadable", "goodput gbps"):
+    for row in ("bytes received", "bytes device", "validated", "unreadable", "goodput (Gb/s)"):
         assert row in process.stdout
 
 
@@ -138,6 +138,29 @@ def test_the_next_demo_removes_what_a_killed_one_left() -> None:
         result, _ = demo("--size", "1M")
         assert result.returncode == 0
         assert len(remains(live.pid)) == 3, "a live demo's lab was touched"
+
+
+def children(pid: int) -> dict[int, str]:
+    """The command lines of a process's children."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(each): Path(f"/proc/{each}/cmdline").read_text() for each in found}
+
+
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [("send", "the sender failed"), ("devmemtcp.agent.stackd", "the stack's process has died")],
+)
+def test_a_death_in_the_family_is_one_line_and_1(which: str, says: str) -> None:
+    with running_demo() as process:
+        (victim,) = (
+            pid for pid, line in children(process.pid).items() if which in line.split("\0")
+        )
+        os.kill(victim, signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        (line,) = said(errors)
+        assert says in line
+        assert remains(process.pid) == []
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,24 @@ def test_ipv6(veth: Any, start: Callable[..., Recv], tmp_path: Path) -> None:
     assert report["connections"][0]["local"] == f"[{veth.right.ip6}]:{PORT}"
 
 
+def test_the_options_reach_the_runtime(
+    veth: Any, start: Callable[..., Recv], tmp_path: Path
+) -> None:
+    receiver = start(
+        *("--listen", f"{veth.right.ip4}:{PORT}", "--output-dir", str(tmp_path)),
+        *("--mode", "native", "--rx-csum", "trust", "--pressure", "drop", "--region-size", "8M"),
+        *("--connections", "1"),
+    )
+    content = random.Random(3).randbytes(5_000_000)
+    with connect(veth) as sock:
+        send_and_wait_for_end(sock, content)
+        assert (tmp_path / str(sock.getsockname()[1])).read_bytes() == content
+    code, report = receiver.finish()
+    assert (code, report["mode"], report["region_size"]) == (0, "native", 8 << 20)
+    assert report["steer"]["csum_trusted"] > 0
+    assert "csum_verified" not in report["steer"]
+
+
 def test_close_first_half_closes_and_receives_on(
     veth: Any, start: Callable[..., Recv], tmp_path: Path
 ) -> None:
@@ -300,6 +318,17 @@ def test_a_reset_by_the_peer_is_a_failure(veth: Any, start: Callable[..., Recv])
     sock.close()
     code, report = receiver.finish()
     assert (code, report["outcomes"]) == (1, {"reset": 1})
+
+
+def test_an_interface_that_goes_away_is_one_line_and_1(
+    veth: Any, start: Callable[..., Recv]
+) -> None:
+    receiver = start("--listen", f":{PORT}")
+    veth.right.run(["ip", "link", "del", "veth1"])
+    code, report = receiver.finish()
+    assert code == report["exit_code"] == 1
+    assert "veth1" in report["error"]
+    assert receiver.said[-2:] == [f"devmemtcp: error: {report['error']}\n", ""]
 
 
 # ---- what is refused: one line, exit code 2, and nothing changed ----
