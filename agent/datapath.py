@@ -10,9 +10,11 @@ this process is not to have it -> `start()` -> `listen()`, `steer()` ... -> `clo
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
+import struct
 import sys
 import threading
 from contextlib import ExitStack
@@ -44,6 +46,8 @@ TIME_WAIT_MS = 60_000
 FILL_MIN = 128
 """Buffers a queue has at least, when there are enough: a burst of connections opening."""
 MAX_LISTENERS = 256
+_SO_ATTACH_FILTER = 26
+_BPF_RET_K = 0x06
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,13 @@ class _Port:
     key: bytes
     listener: int | None
     steered: bool = False
+
+
+def _let_nothing_in(sock: socket.socket) -> None:
+    """A classic BPF filter of one instruction, `ret #0` (linux/filter.h, struct sock_fprog)."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
+    fprog = struct.pack("@HP", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 class Datapath:
@@ -282,17 +293,30 @@ class Datapath:
         return result, port
 
     def _reserve(self, address: IpAddress, port: int) -> socket.socket:
-        """A bound kernel socket, so that no service of this host can have the port too."""
+        """A kernel socket that has the port, so that no service of this host can have it too.
+
+        It listens behind a filter that lets nothing in. What the program passes to the kernel
+        all the same (IP fragments of our flows, once reassembled) ends there in silence; without
+        a listener the kernel would answer with a RST and end a connection that is not its own.
+        It is bound to the interface: connecting to the port by another one is still refused.
+        (From this host itself the address is reached by lo, where no program sees the packets:
+        such an attempt times out.)
+        """
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         with self._netns.entered():
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             try:
+                sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.config.ifname.encode()
+                )
                 if address.version == 6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                     scope = self._attachment.ifindex if address.is_link_local else 0
                     sock.bind((str(address), port, 0, scope))
                 else:
                     sock.bind((str(address), port))
+                _let_nothing_in(sock)
+                sock.listen(1)
             except OSError as error:
                 sock.close()
                 if error.errno == errno.EADDRINUSE:

@@ -370,7 +370,7 @@ class Runtime:
     # ---- sockets ----
 
     def listen(
-        self, address: Address, *, close_first: bool = False, backlog: int = 128
+        self, address: Address, *, close_first: bool = False, backlog: int = 1024
     ) -> Listener:
         """Take connections on (host, port); host is an IP address of the interface or unspecified.
 

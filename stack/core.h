@@ -85,7 +85,7 @@ struct stack {
 	struct list_node ack_list;
 	struct list_node starved;
 	struct list_node deliver_list;
-	struct list_node orphans; /* TIME-WAIT, oldest first */
+	struct list_node time_wait; /* oldest first */
 	struct timer_heap timers;
 
 	struct channel_end channel;

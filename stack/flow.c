@@ -65,7 +65,7 @@ struct flow *flow_new(struct flow_table *t, const struct tuple *tuple)
 	list_init(&f->ack_node);
 	list_init(&f->starved_node);
 	list_init(&f->deliver_node);
-	list_init(&f->orphan_node);
+	list_init(&f->age_node);
 
 	bucket = bucket_of(t, tuple);
 	f->hash_next = *bucket;
@@ -95,7 +95,7 @@ void flow_free(struct flow_table *t, struct flow *f)
 	list_del(&f->ack_node);
 	list_del(&f->starved_node);
 	list_del(&f->deliver_node);
-	list_del(&f->orphan_node);
+	list_del(&f->age_node);
 	f->id = 0;
 	f->hash_next = t->free;
 	t->free = flow_slot(t, f);

@@ -24,6 +24,7 @@ struct listener {
 	uint32_t flags; /* LISTEN_* */
 	uint32_t backlog; /* embryos at most */
 	uint32_t embryos;
+	struct list_node oldest; /* embryos by age */
 	bool open;
 };
 
@@ -138,7 +139,7 @@ struct flow {
 	struct list_node ack_node; /* on stack.ack_list: decide at the end of the batch */
 	struct list_node starved_node; /* on stack.starved: window below what it could use */
 	struct list_node deliver_node; /* on stack.deliver_list: events ring was full */
-	struct list_node orphan_node; /* TIME-WAIT, oldest first: the first to go when full */
+	struct list_node age_node; /* on listener.oldest or stack.time_wait: the first to go */
 };
 
 struct flow_table {

@@ -216,7 +216,7 @@ int stack_init(struct stack *mem, const struct stack_config *config)
 	list_init(&s->ack_list);
 	list_init(&s->starved);
 	list_init(&s->deliver_list);
-	list_init(&s->orphans);
+	list_init(&s->time_wait);
 	return 0;
 }
 
@@ -236,9 +236,11 @@ int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags
 		if (!l->open && !l->embryos && free < 0)
 			free = (int)i;
 	}
-	if (free >= 0)
+	if (free >= 0) {
 		s->listeners[free] = (struct listener){
 			.local = *local, .flags = flags, .backlog = backlog, .open = true};
+		list_init(&s->listeners[free].oldest);
+	}
 	return free;
 }
 

@@ -33,8 +33,10 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 	if (to == TCP_STATES)
 		return; /* a bug of ours; in a release build stay where we are */
 	f->state = (uint8_t)to;
-	if (from == TCP_SYN_RECEIVED)
+	if (from == TCP_SYN_RECEIVED) {
 		s->listeners[f->listener].embryos--;
+		list_del(&f->age_node);
+	}
 	if (event == TCP_EV_SYN_ACKED)
 		s->stats.flows_established++;
 	if (is_over[to] && !is_over[from]) {
@@ -49,7 +51,7 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 	if (to == TCP_CLOSED) {
 		f->t_linger = 0;
 		list_del(&f->ack_node);
-		list_del(&f->orphan_node);
+		list_del(&f->age_node);
 		flow_unhash(&s->flows, f);
 		s->stats.flows_closed++;
 	}
@@ -94,8 +96,8 @@ void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
 {
 	drop_ooo(s, f);
 	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
-	list_del(&f->orphan_node);
-	list_add_tail(&s->orphans, &f->orphan_node);
+	list_del(&f->age_node);
+	list_add_tail(&s->time_wait, &f->age_node);
 	timer_update(s, f);
 }
 

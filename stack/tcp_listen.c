@@ -84,8 +84,8 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple)
 {
 	struct flow *f = flow_new(&s->flows, tuple);
 
-	for (struct list_node *n = s->orphans.next; !f && n != &s->orphans;) {
-		struct flow *old = container_of(n, struct flow, orphan_node);
+	for (struct list_node *n = s->time_wait.next; !f && n != &s->time_wait;) {
+		struct flow *old = container_of(n, struct flow, age_node);
 
 		n = n->next;
 		if (old->app_open)
@@ -97,12 +97,33 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple)
 	return f;
 }
 
+/*
+ * RFC 4987 3.4: a full backlog gives up its oldest embryo, if that has had time enough to
+ * answer. So a flood of SYNs that nobody will ever acknowledge does not shut real clients
+ * out, and a burst of real ones is not cut off in the middle of its handshakes.
+ */
+#define EMBRYO_MIN_AGE (100 * NS_PER_MS)
+
+static bool room_for_embryo(struct stack *s, struct listener *l, uint64_t now)
+{
+	struct flow *oldest;
+
+	if (l->embryos < l->backlog)
+		return true;
+	oldest = container_of(l->oldest.next, struct flow, age_node);
+	if (now - oldest->t_first_unacked < EMBRYO_MIN_AGE)
+		return false;
+	tcp_set_state(s, oldest, TCP_EV_TIMEOUT);
+	tcp_reap(s, oldest);
+	return true;
+}
+
 static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn, uint64_t now)
 {
 	struct listener *l = &s->listeners[listener];
 	struct flow *f;
 
-	if (l->embryos >= l->backlog)
+	if (!room_for_embryo(s, l, now))
 		return DROP_BACKLOG;
 	f = make_room(s, &syn->tuple);
 	if (!f)
@@ -112,6 +133,7 @@ static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn
 	f->state = TCP_LISTEN;
 	open_flow(s, f, syn, now);
 	l->embryos++;
+	list_add_tail(&l->oldest, &f->age_node);
 	s->stats.flows_opened++;
 	tcp_set_state(s, f, TCP_EV_SYN);
 	/* Data on the SYN is not taken: our SYN-ACK covers the SYN alone and the peer
