@@ -129,8 +129,7 @@ struct pyxdp_umem_config {
 int pyxdp_umem_create(struct xsk_umem **umem, uintptr_t area, uint64_t size,
 		      struct pyxdp_queue_rings *rings, const struct pyxdp_umem_config *config);
 int xsk_umem__fd(const struct xsk_umem *umem);
-/* `unmap`: no socket has taken over the rings that were made with the UMEM. */
-int pyxdp_umem_delete(struct xsk_umem *umem, struct pyxdp_queue_rings *rings, bool unmap);
+int xsk_umem__delete(struct xsk_umem *umem);
 
 /* The receive and the transmit ring of one socket. */
 struct pyxdp_socket_rings;

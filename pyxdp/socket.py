@@ -102,7 +102,6 @@ class XskSocket(Resource):
         if result:
             umem._give_back(key)
             raise self._refused(-result)
-        umem._adopted = True
         self._handle: Any = handle[0]
         self._key = key
         self.rx = RxRing(lib.pyxdp_rx_ring(rings), rings, rx_size)

@@ -81,7 +81,6 @@ class Umem(Resource):
         self._memory: mmap.mmap | None = None
         self._users = 0  # open sockets
         self._spent = False  # libxdp has given the descriptor to a socket, or tried to
-        self._adopted = False  # a socket has taken over the first rings, and will unmap them
         self._bind_flags: int | None = None  # those of the first socket, inherited by the others
         self._queues: dict[_QueueKey, _QueueRings] = {}
         self._first_rings = _new_queue_rings()
@@ -146,8 +145,7 @@ class Umem(Resource):
             return
         if self._users:
             raise XdpError(errno.EBUSY, f"close the {self._users} socket(s) of {self!r} first")
-        result = lib.pyxdp_umem_delete(self._handle, self._first_rings, not self._adopted)
-        check(result, f"cannot close {self!r}")
+        check(lib.xsk_umem__delete(self._handle), f"cannot close {self!r}")
         self._handle = None
         self._memory = None
 

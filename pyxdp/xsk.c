@@ -3,12 +3,12 @@
  * xsk.c - UMEM, AF_XDP sockets and their rings, for callers without a C compiler.
  *
  * Call order: pyxdp_umem_create(), pyxdp_socket_create() for each socket,
- * xsk_socket__delete() for each, pyxdp_umem_delete().
+ * xsk_socket__delete() for each, xsk_umem__delete().
  *
  * Invariants of libxdp that the callers keep:
  *  - The first socket on a UMEM takes over the UMEM's descriptor and the fill and
  *    completion rings made with it: it must get the same pyxdp_queue_rings.
- *  - That descriptor stays open, and its queue bound, until pyxdp_umem_delete().
+ *  - That descriptor stays open, and its queue bound, until xsk_umem__delete().
  *  - Sockets on the same (interface, queue) share one fill and one completion ring.
  *    libxdp keeps the pointer, so pyxdp_queue_rings outlives all of them.
  *
@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <linux/if_xdp.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "pyxdp.h"
@@ -71,28 +70,6 @@ int pyxdp_umem_create(struct xsk_umem **umem, uintptr_t area, uint64_t size,
 	};
 
 	return xsk_umem__create(umem, (void *)area, size, &rings->fill, &rings->comp, &umem_config);
-}
-
-/*
- * A mapping holds a reference on the socket behind it, and that one pins the UMEM:
- * libxdp forgets the rings of a UMEM that no socket has used, so unmap them here.
- */
-int pyxdp_umem_delete(struct xsk_umem *umem, struct pyxdp_queue_rings *rings, bool unmap)
-{
-	struct xdp_mmap_offsets off;
-	socklen_t len = sizeof(off);
-	int err;
-
-	if (getsockopt(xsk_umem__fd(umem), SOL_XDP, XDP_MMAP_OFFSETS, &off, &len))
-		return -errno;
-	err = xsk_umem__delete(umem);
-	if (err || !unmap)
-		return err;
-	munmap((char *)rings->fill.ring - off.fr.desc,
-	       off.fr.desc + rings->fill.size * sizeof(__u64));
-	munmap((char *)rings->comp.ring - off.cr.desc,
-	       off.cr.desc + rings->comp.size * sizeof(__u64));
-	return 0;
 }
 
 /* ---- socket ---- */

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from devmemtcp.pyxdp import BpfObject, Desc, Umem, XdpContext, XdpError, attached_programs
+from devmemtcp.pyxdp._xdp import ffi, lib
 from devmemtcp.pyxdp.errors import captured_log
 from devmemtcp.pyxdp.resource import Resource
 
@@ -112,8 +113,11 @@ def test_messages_belong_to_the_thread_that_caused_them(tmp_path: Path) -> None:
         thread = threading.Thread(target=fail)
         thread.start()
         thread.join()
-    assert other[0].log
-    assert log.text == ""
+        opened = ffi.new("struct bpf_object **")
+        assert lib.pyxdp_object_open(opened, b"no ELF", 6, b"ours.bpf.o") < 0
+    assert "other.bpf.o" in other[0].log
+    assert "ours.bpf.o" in log.text
+    assert "other.bpf.o" not in log.text
 
 
 class Door(Resource):
