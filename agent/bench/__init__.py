@@ -162,7 +162,8 @@ def _print_soak(report: SoakReport) -> None:
         f"{report.connections} connections, {report.bytes_received / 1e9:.1f} GB in "
         f"{report.seconds:.0f} s ({report.mode} mode, MTU {report.mtu}, "
         f"region {report.region_size >> 20} MiB), {report.wrong_bytes} bytes wrong\n"
-        f"resident: at most {report.rss_peak >> 20} MiB of {report.rss_allowed >> 20} allowed\n"
+        f"resident: at most {report.resident_peak >> 20} MiB, "
+        f"{report.resident_allowed >> 20} allowed\n"
         f"growth: " + ", ".join(f"{name} {value:.1f}" for name, value in report.growth.items()),
         highlight=False,
     )

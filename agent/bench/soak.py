@@ -12,6 +12,7 @@ left out, times the time it spans: a leak grows all the time, a cache does not.
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import time
@@ -24,7 +25,7 @@ from typing import Any
 from devmemtcp.agent.bench.worker import PATTERN, PORT, Worker
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
-from devmemtcp.agent.region import Region, RegionView
+from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView
 from devmemtcp.agent.runtime import Mode, Runtime
 from devmemtcp.agent.socket import Connection, Listener
 
@@ -33,10 +34,8 @@ SAMPLES = 240
 """In the whole run, but at most one every POLL_SECONDS."""
 FIXED_BYTES = 64 << 20
 """What the processes may have resident besides twice the region."""
-GROWTH = {"rss": 1 << 20, "descriptors": 1.0, "buffers_away": 1.0}
+GROWTH = {"resident": 1 << 20, "descriptors": 1.0, "buffers_away": 1.0}
 """How much of each may be more at the end by the fitted line: noise of the sampling."""
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Say = Callable[[str], None]
 
@@ -57,8 +56,8 @@ class Sample:
     """One look."""
 
     seconds: float
-    rss: int
-    """Bytes of application and stack together; pages they share count twice."""
+    resident: int
+    """Bytes of application and stack together; a page that they share counts once."""
     descriptors: int
     buffers_away: int
     """Device buffers neither free nor in a fill ring."""
@@ -80,8 +79,8 @@ class SoakReport:
     mode: str = ""
     mtu: int = 0
     region_size: int = 0
-    rss_peak: int = 0
-    rss_allowed: int = 0
+    resident_peak: int = 0
+    resident_allowed: int = 0
     growth: dict[str, float] = field(default_factory=dict)
     """By the fitted line, over the time it was fitted to."""
     at_end: Sample | None = None
@@ -130,7 +129,7 @@ class Soak:
             mode=rt.mode,
             mtu=options.mtu,
             region_size=options.region_size,
-            rss_allowed=2 * options.region_size + FIXED_BYTES,
+            resident_allowed=2 * options.region_size + FIXED_BYTES,
         )
 
     def receive(self, seconds: float) -> None:
@@ -175,10 +174,10 @@ class Soak:
     def _take_sample(self) -> None:
         sample = self._look()
         self._report.samples.append(sample)
-        self._report.rss_peak = max(self._report.rss_peak, sample.rss)
+        self._report.resident_peak = max(self._report.resident_peak, sample.resident)
         if len(self._report.samples) % 24 == 1:
             self._say(
-                f"{sample.seconds:.0f} s: {sample.rss >> 20} MiB resident, "
+                f"{sample.seconds:.0f} s: {sample.resident >> 20} MiB resident, "
                 f"{sample.descriptors} descriptors, {sample.flows} flows, "
                 f"{self._report.connections} connections ended"
             )
@@ -186,10 +185,10 @@ class Soak:
     def _look(self) -> Sample:
         stack = self._rt.stats().stack
         pids = {os.getpid(), self._rt.pid}
-        total = self._view.size // _PAGE
+        total = self._view.size // PAGE_SIZE
         return Sample(
             seconds=time.monotonic() - self._start,
-            rss=sum(_rss(pid) for pid in pids),
+            resident=sum(_resident(pid) for pid in pids),
             descriptors=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
             buffers_away=total - stack["niovs_free"] - stack["niovs_fill"],
             tokens=stack["tokens_outstanding"],
@@ -208,9 +207,13 @@ class Soak:
         return report
 
 
-def _rss(pid: int) -> int:
-    """Resident bytes of a process (proc_pid_statm(5))."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+def _resident(pid: int) -> int:
+    """Resident bytes of a process; of a page that n processes share, one n-th (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pss":
+            return int(value.split()[0]) << 10
+    raise OSError(errno.ENODATA, f"process {pid} has no resident memory")
 
 
 def _growth(samples: Sequence[Sample], name: str) -> float:
@@ -228,8 +231,8 @@ def _failures(report: SoakReport, end: Sample) -> list[str]:
         for name, grown in report.growth.items()
         if grown > GROWTH[name]
     ]
-    if report.rss_peak > report.rss_allowed:
-        found.append(f"{report.rss_peak} bytes resident, more than {report.rss_allowed}")
+    if report.resident_peak > report.resident_allowed:
+        found.append(f"{report.resident_peak} bytes resident, more than {report.resident_allowed}")
     if report.wrong_bytes:
         found.append(f"{report.wrong_bytes} bytes are not the pattern's")
     if end.tokens or end.buffers_away:

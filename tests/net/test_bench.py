@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, report what they say they report, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devmemtcp.agent.bench.soaker import Soaker, busy, rates
+
+BENCH = [sys.executable, "-m", "devmemtcp.agent.cli", "bench"]
+VARIANTS = {"devmem", "kernel", "kernel-plain", "kernel-plain-sum", "kernel-pass"}
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BENCH, *args], capture_output=True, text=True, timeout=100)
+
+
+def report(*args: str) -> dict[str, Any]:
+    done = run(*args, "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.fixture
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces and BPF")
+
+
+@pytest.mark.usefixtures("_root")
+def test_every_variant_is_measured_in_every_round() -> None:
+    document = report("tcp-rx", "--rounds", "1", "--duration", "0.1", "--seed", "7")
+    assert document["congestion"] == "cubic"
+    assert [s["asked_mode"] for s in document["settings"]] == ["auto", "native"]
+    for setting in document["settings"]:
+        turns = [(t["round"], t["variant"]) for t in setting["turns"]]
+        assert sorted(turns) == sorted((1, v) for v in VARIANTS)
+        assert min(t["goodput_gbps"] for t in setting["turns"]) > 0
+        rows = {row["variant"]: row for row in setting["rows"]}
+        assert set(rows) == VARIANTS
+        assert all(row["goodput_ratio"] for name, row in rows.items() if name != "devmem")
+        offloads = {t["variant"]: t["offloads"] for t in setting["turns"]}
+        assert offloads["kernel"]["tso"]
+        assert not offloads["kernel-plain"]["tso"]
+        assert offloads["kernel-plain"]["tx-checksum"]
+        assert not offloads["kernel-plain-sum"]["tx-checksum"]
+
+
+@pytest.mark.usefixtures("_root")
+def test_soak_finds_nothing_that_grows() -> None:
+    document = report("soak", "--minutes", "0.05", "--connections", "4", "--region-size", "4M")
+    assert document["connections"] > 0
+    assert document["bytes_received"] > 0
+    assert document["at_end"]["tokens"] == 0
+    assert document["at_end"]["buffers_away"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["tcp-rx", "--rounds", "0"], "--rounds"),
+        (["tcp-rx", "--duration", "0"], "--duration"),
+        (["tcp-rx", "--variant", "magic"], "kernel-pass"),
+        (["tcp-rx", "--cpu-plan", "sender=4711"], "4711"),
+        (["tcp-rx", "--cpu-plan", "cook=0"], "cook=0"),
+        (["tcp-rx", "--mtu", "70000"], "70000"),
+        (["soak", "--minutes", "0"], "--minutes"),
+        (["soak", "--region-size", "5"], "5"),
+    ],
+)
+@pytest.mark.usefixtures("_root")
+def test_a_wrong_option_gets_one_line_and_changes_nothing(args: list[str], said: str) -> None:
+    before = set(Path("/run/netns").glob("*")) if Path("/run/netns").exists() else set()
+    done = run(*args)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+    mine = [path for path in Path("/run/netns").glob("devmemtcp-*") if path not in before]
+    assert not [path for path in mine if str(os.getpid()) in path.name]
+
+
+@contextmanager
+def hog(cpu: int) -> Iterator[None]:
+    """A process that keeps this core busy."""
+    command = f"import os; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_the_soaker_misses_what_a_busy_core_takes() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with Soaker([cpu]) as soaker:
+        with hog(cpu), soaker.running():
+            before = soaker.read()
+            time.sleep(0.2)
+            left = rates(before, soaker.read())
+        deadline = time.monotonic() + 30
+        idle = soaker.calibrate()
+        while not idle[0] or busy(left, idle) < 0.8:  # somebody else may be busy here, too
+            assert time.monotonic() < deadline
+            idle = soaker.calibrate()
+
+
+def test_the_soaker_takes_nothing_while_it_rests() -> None:
+    with Soaker([min(os.sched_getaffinity(0))]) as soaker:
+        resting = soaker.read()
+        time.sleep(0.05)
+        assert [sample.work for sample in soaker.read()] == [sample.work for sample in resting]
