@@ -78,7 +78,10 @@ def test_fragments_of_our_flow_do_not_make_the_kernel_reset_it(veth: Any, family
             conn = listener.accept(timeout=PATIENCE)
             client.sendall(b"before")
             assert read(conn, view, 6) == b"before"
-            tcp = TCP(sport=client.getsockname()[1], dport=PORT, flags="PA", seq=1, ack=1)
+            (flow,) = rt.flows()
+            # A RST for this segment would carry its ACK number, and the client would obey.
+            numbers = {"seq": flow.rcv_nxt + 5, "ack": flow.snd_nxt}
+            tcp = TCP(sport=client.getsockname()[1], dport=PORT, flags="PA", **numbers)
             link = Ether(src=veth.left.mac, dst=veth.right.mac)
             if family == 4:
                 whole = IP(src=veth.left.ip4, dst=address) / tcp / Raw(b"x" * 400)
