@@ -257,7 +257,7 @@ int app_shutdown(struct app *a, uint32_t flow)
 
 int app_finish(struct app *a, uint32_t flow, int abort)
 {
-	struct channel_request request = { .kind = REQUEST_CLOSE, .flow = flow };
+	struct channel_request request = {.kind = REQUEST_CLOSE, .flow = flow};
 	struct app_conn *c;
 	int err;
 

@@ -25,12 +25,13 @@ from typing import Any, Literal
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
-from devmemtcp.agent.errors import ConfigError, XdpError
+from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetNs, to_stack
 from devmemtcp.pyxdp import (
     BindFlags,
     BpfObject,
     Mode,
+    Program,
     Umem,
     XskMap,
     XskSocket,
@@ -48,6 +49,7 @@ FILL_MIN = 128
 MAX_LISTENERS = 256
 _SO_ATTACH_FILTER = 26
 _BPF_RET_K = 0x06
+_XDP_PASS = 2
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,15 @@ class _Port:
     steered: bool = False
 
 
+def require_metadata(probe: Program) -> None:
+    """Raises Unsupported where XDP metadata cannot hold record and headers (before Linux 6.8)."""
+    if probe.test_run(bytes(64)).retval != _XDP_PASS:
+        raise Unsupported(
+            "this kernel takes too few bytes of XDP metadata for the header split; "
+            "Linux 6.8 or later is needed"
+        )
+
+
 def _let_nothing_in(sock: socket.socket) -> None:
     """A classic BPF filter of one instruction, `ret #0` (linux/filter.h, struct sock_fprog)."""
     program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
@@ -180,9 +191,10 @@ class Datapath:
         _check(lib.mosaic_seal(self._mosaic), "cannot seal the UMEM")
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
         self._object = undo.enter_context(
-            BpfObject.open(str(xdp_prog.object_path()), programs=[program])
+            BpfObject.open(str(xdp_prog.object_path()), programs=[program, xdp_prog.PROGRAM_PROBE])
         )
         self._object.load()
+        require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
         self._sockets = [self._socket(undo, umem, queue) for queue in range(c.queues)]
         self._attachment = undo.enter_context(
             attach(self._object.programs[program], c.ifname, mode=_MODES[c.mode])

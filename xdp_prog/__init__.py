@@ -27,6 +27,7 @@ __all__ = [
     "COUNTERS",
     "PROGRAM_FRAGS",
     "PROGRAM_LINEAR",
+    "PROGRAM_PROBE",
     "listener_key",
     "listener_value",
     "object_path",
@@ -35,6 +36,8 @@ __all__ = [
 
 PROGRAM_FRAGS = "steer_frags"
 PROGRAM_LINEAR = "steer_linear"
+PROGRAM_PROBE = "probe_metadata"
+"""To be test-run, not attached: XDP_PASS (2) if the kernel takes the metadata the split needs."""
 
 _CSUM_TRUST = 0x1  # STEER_CSUM_TRUST
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2

@@ -99,4 +99,12 @@ int steer_linear(struct xdp_md *ctx)
 	return steer(ctx);
 }
 
+/* Never attached: does this kernel take as much metadata as the split needs? Until Linux 6.8
+ * it took 32 bytes. */
+SEC("xdp")
+int probe_metadata(struct xdp_md *ctx)
+{
+	return bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ? XDP_ABORTED : XDP_PASS;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

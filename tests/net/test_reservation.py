@@ -41,6 +41,16 @@ def read(conn: Connection, view: RegionView, size: int) -> bytes:
     return bytes(data)
 
 
+def in_fragments(end: Any, address: str, tcp: TCP) -> list[Any]:
+    """The segment with some payload, as two or more IP fragments."""
+    cut4: Any = fragment
+    cut6: Any = fragment6
+    if ":" in address:
+        header = IPv6(src=end.ip6, dst=address) / IPv6ExtHdrFragment(id=9)
+        return list(cut6(header / tcp / Raw(b"x" * 2400), 1280))
+    return list(cut4(IP(src=end.ip4, dst=address) / tcp / Raw(b"x" * 400), fragsize=200))
+
+
 def send_frames(end: Any, frames: list[Any]) -> None:
     with end.enter(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((end.ifname, 0))
@@ -80,15 +90,15 @@ def test_fragments_of_our_flow_do_not_make_the_kernel_reset_it(veth: Any, family
             assert read(conn, view, 6) == b"before"
             (flow,) = rt.flows()
             # A RST for this segment would carry its ACK number, and the client would obey.
-            numbers = {"seq": flow.rcv_nxt + 5, "ack": flow.snd_nxt}
-            tcp = TCP(sport=client.getsockname()[1], dport=PORT, flags="PA", **numbers)
+            tcp = TCP(
+                sport=client.getsockname()[1],
+                dport=PORT,
+                flags="PA",
+                seq=flow.rcv_nxt + 5,
+                ack=flow.snd_nxt,
+            )
             link = Ether(src=veth.left.mac, dst=veth.right.mac)
-            if family == 4:
-                whole = IP(src=veth.left.ip4, dst=address) / tcp / Raw(b"x" * 400)
-                pieces = [link / piece for piece in fragment(whole, fragsize=200)]
-            else:
-                header = IPv6(src=veth.left.ip6, dst=address) / IPv6ExtHdrFragment(id=9)
-                pieces = [link / p for p in fragment6(header / tcp / Raw(b"x" * 2400), 1280)]
+            pieces = [link / piece for piece in in_fragments(veth.left, address, tcp)]
             assert len(pieces) >= 2
             send_frames(veth.left, pieces)
             ping(veth.left, veth.right)
