@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that runs the stack apart from its application, and the application's end of it.
 
-The process (`python -m devmemtcp.agent.stackd FD`) gets the region's descriptor only to lay
+The process (`python -P -m devmemtcp.agent.stackd FD`) gets the region's descriptor only to lay
 the UMEM out and closes it before the first packet; afterwards it has no way to the payload,
 which `probe()` shows. It ends with its application, however that ends: the control socket is
 closed or the pidfd of the parent becomes readable.
@@ -45,7 +45,7 @@ class RemoteDatapath:
         self._socket, theirs = socket.socketpair()
         with theirs, netns.entered():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "devmemtcp.agent.stackd", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C in the terminal is the application's

@@ -33,7 +33,13 @@ class Resource(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        """Close. An exception in flight is not replaced by one of closing, which becomes a note."""
+        try:
+            self.close()
+        except OSError as failure:
+            if error is None:
+                raise
+            error.add_note(f"{self!r} could not be closed: {failure}")
 
     def __del__(self) -> None:
         try:

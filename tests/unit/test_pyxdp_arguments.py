@@ -148,3 +148,23 @@ def test_a_forgotten_resource_is_closed_with_a_warning() -> None:
 
 def test_a_descriptor_ends_its_packet_by_default() -> None:
     assert Desc(4096, 60) == (4096, 60, 0)
+
+
+class _Stuck(Resource):
+    """Cannot be closed, as a Umem whose sockets are open."""
+
+    closed = False
+
+    def close(self) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    def __del__(self) -> None:
+        pass
+
+
+def test_closing_does_not_hide_what_went_wrong_before() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, _Stuck():
+        raise KeyboardInterrupt
+    assert "busy" in caught.value.__notes__[0]
+    with pytest.raises(OSError, match="busy"), _Stuck():
+        pass
