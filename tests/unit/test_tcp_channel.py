@@ -128,6 +128,20 @@ def test_requests_for_a_closed_connection_are_rejected(holding: tuple[Bench, Pee
     assert again.conn.flow != flow, "an id is not used twice in a row"
 
 
+def test_requests_after_close_are_rejected_while_the_protocol_goes_on(
+    holding: tuple[Bench, Peer],
+) -> None:
+    bench, c = holding
+    token = min(c.conn.held)
+    bench.app.close(c.conn)
+    bench.turn()
+    c.expect("F.", seq=1)
+    for kind in range(application.DONTNEED, application.ABORT + 1):
+        assert ask(bench, kind, c.conn.flow, token, 1) == 1
+    assert c.state == "FIN_WAIT_1"
+    c.silent()
+
+
 def test_close_takes_every_token_back(holding: tuple[Bench, Peer]) -> None:
     bench, c = holding
     bench.app.close(c.conn)

@@ -7,6 +7,8 @@ import struct
 
 import pytest
 
+from devmemtcp.stack._stack import ffi, lib
+
 from .tcp.bench import CSUM_PARTIAL, CSUM_TRUSTED, LOCAL4, PEER4, Bench, MakeBench, Peer, pattern
 from .tcp.wire import Address, build_headers
 
@@ -223,6 +225,47 @@ def test_discarded_chunks_go_home(bench: Bench) -> None:
     bench.discard(3)
     bench.discard(1)
     assert bench.in_flight() == 0
+
+
+@pytest.mark.parametrize("how", ["lent", "free", "twice", "beyond", "none", "too many", "queue"])
+def test_descriptors_that_the_nic_was_never_given_are_nobodys(bench: Bench, how: str) -> None:
+    bench.app.hold = True
+    c = bench.established()
+    c.inject(".", data=pattern(100))
+    bench.advance(ms=40)
+    c.drain()
+    lent = c.conn.frags[0]
+    before = bytes(bench.region[lent.offset : lent.offset + lent.length])
+    packet = ffi.new("struct rx_packet *")
+    filled = [bench.take_niov() for _ in range(2)]
+    niovs = {
+        "lent": [lent.offset // 4096],
+        "free": [next(n for n in range(bench.nr_niovs) if not bench.nic_may_write(n))],
+        "twice": [filled[0], filled[0]],
+        "beyond": [filled[0], bench.nr_niovs, 0xFFFFFFFF],
+        "none": [],
+        "too many": filled,
+        "queue": filled,
+    }[how]
+    packet.nr_chunks = 1000 if how == "too many" else len(niovs)
+    packet.queue = 64 if how == "queue" else 0
+    for n in range(lib.STACK_MAX_CHUNKS):
+        packet.chunk[n].niov = 0xFFFFFFFF
+    for n, niov in enumerate(niovs):
+        packet.chunk[n].niov, packet.chunk[n].len = niov, 100
+    lib.stack_rx(bench.stack, packet, bench.now)
+    bench.check()
+    lib.stack_rx_discard(bench.stack, packet)
+    bench.check()
+    assert bench.stats().niovs_lent == 1
+    assert bytes(bench.region[lent.offset : lent.offset + lent.length]) == before
+    held = filled if how in ("lent", "free", "none", "queue") else filled[1:]
+    for niov in held if how != "too many" else []:  # what is left of them comes as it should
+        packet.nr_chunks, packet.queue = 1, 0
+        packet.chunk[0].niov = niov
+        lib.stack_rx_discard(bench.stack, packet)
+    bench.turn()
+    assert bench.in_flight() == 1
 
 
 def test_the_headers_of_a_neighbour_are_not_mistaken(bench: Bench) -> None:

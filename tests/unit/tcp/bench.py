@@ -312,6 +312,12 @@ class Bench:
             self.turn()
         return True
 
+    def take_niov(self, queue: int = 0) -> int:
+        """A buffer out of the fill ring, for a packet that the test makes by hand."""
+        niov = self._fill[queue].popleft()
+        self._nic_owned[niov] = 0
+        return niov
+
     def discard(self, chunks: int, queue: int = 0) -> None:
         """A multi-buffer packet that came back truncated: its chunks go straight back."""
         packet = self._packet
