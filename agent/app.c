@@ -325,6 +325,7 @@ int app_listener(struct app *a, int listener, int open)
 	if (l->first == APP_NIL)
 		l->last = APP_NIL;
 	app_kick(a);
+	app_nudge(a);
 	pthread_mutex_unlock(&a->lock);
 	return 0;
 }

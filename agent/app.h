@@ -96,6 +96,7 @@ void app_free_frags(struct app *a, struct app_conn *c);
 
 /* app_wait.c */
 int app_peers_open(struct app *a);
+void app_nudge(struct app *a); /* something was closed: whoever waits for it must look */
 
 /* app_requests.c; all with the lock held */
 int app_request(struct app *a, const struct channel_request *request);

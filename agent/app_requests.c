@@ -272,6 +272,7 @@ int app_finish(struct app *a, uint32_t flow, int abort)
 		c->finished = true;
 		app_free_frags(a, c);
 		app_update_ready(a, c);
+		app_nudge(a);
 	}
 	app_kick(a);
 	pthread_mutex_unlock(&a->lock);

@@ -47,9 +47,11 @@ static bool satisfied(struct app *a, const struct want *want)
 {
 	const struct app_conn *c;
 
+	if (!want->flow && want->listener < 0)
+		return anything_ready(a);
 	if (!want->flow)
-		return want->listener < 0 ? anything_ready(a)
-					  : a->listeners[want->listener].first != APP_NIL;
+		return a->listeners[want->listener].first != APP_NIL ||
+		       a->listeners[want->listener].closed;
 	c = app_conn(a, want->flow);
 	if (!c || c->finished)
 		return true; /* the call that follows says EBADF */
@@ -73,6 +75,12 @@ static void wake_followers(struct app *a)
 {
 	if (a->followers)
 		eventfd_write(a->peers_fd, a->followers);
+}
+
+void app_nudge(struct app *a)
+{
+	if (a->polled)
+		eventfd_write(a->event_fd, 1);
 }
 
 /* Returns 1: look again, 0: extra_fd, -EINTR or another error of poll(). */

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages between an application and the isolated process that runs its stack.
 
-A message is a JSON document behind its length (4 bytes, native), on a stream socket; the
-first one carries file descriptors (SCM_RIGHTS). A call is [method, arguments...], its answer
-{"result": ...} or {"error": ...}. One call at a time.
+They travel over a SOCK_SEQPACKET socket: JSON, cut into packets that each begin with the
+number of the call and whether they are its message's first and last. A call is
+[method, arguments...] in one packet, to which the first adds file descriptors (SCM_RIGHTS);
+its answer, of any length, is {"result": ...} or {"error": ...}. One call at a time.
+
+Why packets with numbers: a Ctrl-C may end a call anywhere, also between two packets of its
+answer. Whoever calls next skips what belongs to the call that was given up.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from typing import Any
 
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 
-_LENGTH = struct.Struct("=I")
+_HEADER = struct.Struct("=I??")  # number of the call, first packet, last packet
+_PIECE = 64 * 1024
+"""Bytes of JSON a packet: a socket's buffer holds several (net.core.wmem_default)."""
 _MAX_FDS = 16
 
 
@@ -24,40 +30,52 @@ class Gone(Exception):
     """The other side has closed its end, or died."""
 
 
-def send(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
-    """Send one message. Raises Gone."""
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new control socket."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, number: int, message: Any, fds: tuple[int, ...] = ()) -> None:
+    """Send one message; descriptors go with its first packet. Raises Gone."""
     body = json.dumps(message).encode()
-    data = _LENGTH.pack(len(body)) + body
     try:
-        sent = socket.send_fds(sock, [data], list(fds)) if fds else 0
-        sock.sendall(data[sent:])
+        for start in range(0, len(body), _PIECE):
+            end = start + _PIECE
+            packet = [_HEADER.pack(number, start == 0, end >= len(body)), body[start:end]]
+            socket.send_fds(sock, packet, list(fds)) if fds else sock.sendmsg(packet)
+            fds = ()
     except (BrokenPipeError, ConnectionResetError) as error:
         raise Gone from error
 
 
-def receive(sock: socket.socket) -> tuple[Any, list[int]]:
-    """The next message and the descriptors that came with it. Raises Gone."""
+def receive(sock: socket.socket) -> tuple[int, Any, list[int]]:
+    """The next whole message: (number of its call, message, descriptors). Raises Gone."""
     fds: list[int] = []
+    number, body = -1, b""
+    while True:
+        packet = _packet(sock, fds)
+        belongs_to, first, last = _HEADER.unpack_from(packet)
+        if first:
+            number, body = belongs_to, b""
+        elif belongs_to != number:
+            continue  # the rest of a message whose beginning was taken by a call given up
+        body += packet[_HEADER.size :]
+        if last:
+            return number, json.loads(body), fds
+
+
+def _packet(sock: socket.socket, fds: list[int]) -> bytes:
+    space = socket.CMSG_SPACE(4 * _MAX_FDS)
     try:
-        (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size, fds))
-        return json.loads(_exactly(sock, length, fds)), fds
+        packet, rights, _, _ = sock.recvmsg(_HEADER.size + _PIECE, space, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError as error:
         raise Gone from error
-
-
-def _exactly(sock: socket.socket, size: int, fds: list[int]) -> bytes:
-    parts = []
-    while size:
-        space = socket.CMSG_SPACE(4 * _MAX_FDS)
-        data, control, _, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            raise Gone
-        for level, kind, payload in control:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.extend(array.array("i", payload[: len(payload) // 4 * 4]))
-        parts.append(data)
-        size -= len(data)
-    return b"".join(parts)
+    if not packet:
+        raise Gone
+    for level, kind, payload in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.extend(array.array("i", payload[: len(payload) // 4 * 4]))
+    return packet
 
 
 def pack_error(error: Exception) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from devmemtcp.pyxdp import (
     BpfObject,
     Mode,
     Program,
+    Sharing,
     Umem,
     XskMap,
     XskSocket,
@@ -197,7 +198,13 @@ class Datapath:
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
         self._sockets = [self._socket(undo, umem, queue) for queue in range(c.queues)]
         self._attachment = undo.enter_context(
-            attach(self._object.programs[program], c.ifname, mode=_MODES[c.mode])
+            # Alone: what joins a dispatcher stays there when its process is killed.
+            attach(
+                self._object.programs[program],
+                c.ifname,
+                mode=_MODES[c.mode],
+                sharing=Sharing.EXCLUSIVE,
+            )
         )
         self._loop = self._open_loop()
         undo.callback(lib.loop_close, self._loop)

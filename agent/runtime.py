@@ -216,9 +216,12 @@ class Runtime:
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Self:
+        if self._undo is not None:
+            raise RuntimeError("this runtime has been entered already")
         with ExitStack() as undo:
             self._set_up(undo)
             self._undo = undo.pop_all()
+        self._owner = os.getpid()
         # A daemon thread may not outlive the memory it works on.
         atexit.register(self.close)
         return self
@@ -262,12 +265,14 @@ class Runtime:
     def close(self) -> None:
         """Undo everything; idempotent.
 
-        Closed connections get up to `linger` seconds to finish, open ones are reset.
+        Closed connections get up to `linger` seconds to finish, open ones are reset. In a
+        child made by fork() nothing happens: it has no thread that runs the loop.
         """
+        if self._undo is None or os.getpid() != self._owner:
+            return
         undo, self._undo = self._undo, None
-        if undo is not None:
-            atexit.unregister(self.close)
-            undo.close()
+        atexit.unregister(self.close)
+        undo.close()
 
     def _close_datapath(self) -> None:
         self._datapath.close(int(self._linger * 1000))

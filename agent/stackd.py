@@ -42,7 +42,8 @@ class RemoteDatapath:
         """
         self.config = config
         self._lock = threading.Lock()
-        self._socket, theirs = socket.socketpair()
+        self._number = 0  # of the last call
+        self._socket, theirs = control.pair()
         with theirs, netns.entered():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", str(theirs.fileno())],
@@ -53,17 +54,21 @@ class RemoteDatapath:
         self.pid = self._process.pid
         try:
             rights = (fds.channel, fds.wake, fds.event, fds.life, region_fd)
-            control.send(self._socket, asdict(config), rights)
-            self.mode = control.unpack(self._receive())
+            control.send(self._socket, self._number, asdict(config), rights)
+            self.mode = self._answer()
         except BaseException:
             self._end()
             raise
 
-    def _receive(self) -> Any:
-        try:
-            return control.receive(self._socket)[0]
-        except control.Gone as gone:
-            raise self._died() from gone
+    def _answer(self) -> Any:
+        """The answer to the last call. Those to calls that were given up come before it."""
+        while True:
+            try:
+                number, answer, _ = control.receive(self._socket)
+            except control.Gone as gone:
+                raise self._died() from gone
+            if number == self._number:
+                return control.unpack(answer)
 
     def _died(self) -> OSError:
         code = self._process.wait(_EXIT_SECONDS)
@@ -72,11 +77,12 @@ class RemoteDatapath:
 
     def _call(self, method: str, *args: Any) -> Any:
         with self._lock:
+            self._number += 1
             try:
-                control.send(self._socket, [method, *args])
+                control.send(self._socket, self._number, [method, *args])
             except control.Gone as gone:
                 raise self._died() from gone
-            return control.unpack(self._receive())
+            return self._answer()
 
     def start(self) -> None:
         """It has started itself."""
@@ -147,18 +153,18 @@ def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
     while True:
         if parent in dict(poll.poll()):
             return
-        (method, *args), _ = control.receive(sock)
+        number, (method, *args), _ = control.receive(sock)
         if method not in _METHODS:
             raise ValueError(f"no method {method!r}")
         try:
             answer = {"result": getattr(datapath, method)(*args)}
         except Exception as error:  # noqa: BLE001 - the application raises it
             answer = control.pack_error(error)
-        control.send(sock, answer)
+        control.send(sock, number, answer)
 
 
 def _set_up(sock: socket.socket) -> Datapath:
-    config, (channel, wake, event, life, region) = control.receive(sock)
+    _, config, (channel, wake, event, life, region) = control.receive(sock)
     fds = ChannelFds(channel=channel, wake=wake, event=event, life=life)
     try:
         return Datapath(DatapathConfig(**config), fds, region, NetNs(None))
@@ -175,11 +181,11 @@ def main() -> None:
         try:
             datapath = _set_up(sock)
         except Exception as error:  # noqa: BLE001 - the application raises it
-            control.send(sock, control.pack_error(error))
+            control.send(sock, 0, control.pack_error(error))
             return
         try:
             datapath.start()
-            control.send(sock, {"result": datapath.mode})
+            control.send(sock, 0, {"result": datapath.mode})
             _serve(sock, parent, datapath)
         finally:
             datapath.close()

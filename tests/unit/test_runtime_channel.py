@@ -16,7 +16,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -702,6 +702,31 @@ def test_a_waiting_thread_learns_that_the_stack_has_died(
     for thread in threads:
         thread.join(10)
     assert [error.errno for error in errors] == [errno.ENXIO] * 3
+
+
+def test_closing_ends_the_wait_of_another_thread(
+    stack: FakeStack, listener: Listener, conn: Connection
+) -> None:
+    errors: list[int | None] = []
+
+    def wait(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except OSError as error:
+            errors.append(error.errno)
+
+    threads = [
+        threading.Thread(target=wait, args=(call,)) for call in (conn.recv_frags, listener.accept)
+    ]
+    for thread in threads:
+        thread.start()
+    await_sleep(stack)
+    conn.close()
+    threads[0].join(10)
+    await_sleep(stack)
+    listener.close()
+    threads[1].join(10)
+    assert errors == [errno.EBADF, errno.EBADF]
 
 
 def test_the_channel_may_be_closed_below_a_waiting_thread(
