@@ -157,6 +157,7 @@ void stack_app_gone(struct stack *s, uint64_t now)
 	(void)now;
 	/* Nobody reads the ring any more: what it still holds must not keep flows waiting
 	 * for room, whatever the application left as its index. */
+	channel_publish(s);
 	atomic_store_explicit(&c->header->event_tail, c->event_head, memory_order_relaxed);
 	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
 		struct flow *f = &s->flows.flows[slot];
