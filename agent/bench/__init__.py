@@ -69,6 +69,9 @@ def tcp_rx(
     rx_csum: Annotated[CsumChoice, typer.Option(help="Ours: verify, or trust.")] = (
         CsumChoice.VERIFY
     ),
+    window: Annotated[
+        str, typer.Option(metavar="SIZE", help="Ours: largest receive window of the connection.")
+    ] = "4M",
     spin_us: Annotated[
         int, typer.Option(min=0, help="Ours: poll the rings so long before sleeping.")
     ] = 0,
@@ -103,6 +106,7 @@ def tcp_rx(
         else parse_plan(kernel_cpu_plan),
         region_size=parse_size(region_size, what="--region-size"),
         rx_csum=rx_csum.value,
+        window=parse_size(window, what="--window", minimum=1),
         spin_us=spin_us,
         busy_poll=busy_poll,
         copy=copy,
@@ -179,7 +183,8 @@ def _print_tcp_rx(report: TcpRxReport) -> None:
         f"Linux {report.kernel}, {report.cores} cores of {report.cpu}, "
         f"TSC {report.tsc_ghz:.2f} GHz; "
         f"sender {report.congestion}; region {report.region_size >> 20} MiB; "
-        f"checksums: {report.rx_csum}; spin {report.spin_us} us; busy poll: {report.busy_poll}; "
+        f"window {report.window >> 10} KiB; checksums: {report.rx_csum}; "
+        f"spin {report.spin_us} us; busy poll: {report.busy_poll}; "
         f"application {'copies every byte' if report.copy else 'does not read payload'}; "
         f"cores ours {report.plan}, kernel {report.kernel_plan}; "
         f"{report.rounds} rounds of 2 x {report.duration:g} s, seed {report.seed}",

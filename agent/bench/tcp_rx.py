@@ -79,6 +79,8 @@ class TcpRxOptions:
     kernel_plan: CpuPlan
     region_size: int
     rx_csum: RxCsum
+    window: int
+    """Largest receive window, in bytes."""
     spin_us: int
     busy_poll: bool
     copy: bool
@@ -181,6 +183,7 @@ class TcpRxReport:
     kernel_plan: str
     region_size: int
     rx_csum: str
+    window: int
     spin_us: int
     busy_poll: bool
     copy: bool
@@ -218,6 +221,7 @@ def run_tcp_rx(options: TcpRxOptions, say: Say) -> TcpRxReport:
         kernel_plan=str(options.kernel_plan),
         region_size=options.region_size,
         rx_csum=options.rx_csum,
+        window=options.window,
         spin_us=options.spin_us,
         busy_poll=options.busy_poll,
         copy=options.copy,
@@ -329,6 +333,7 @@ class Bench:
             "mode": mode,
             "region_size": options.region_size,
             "rx_csum": options.rx_csum,
+            "rcv_wnd": options.window,
             "spin_us": options.spin_us,
             "busy_poll": options.busy_poll,
             "loop_cpu": options.plan.loop,

@@ -267,6 +267,7 @@ def _runtime(request: Message) -> Iterator[Runtime]:
             mode=request["mode"],
             rx_csum=request["rx_csum"],
             isolate=True,
+            rcv_wnd=request["rcv_wnd"],
             spin_us=request["spin_us"],
             busy_poll=request["busy_poll"],
             cpu=request["loop_cpu"],
