@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from pyroute2 import NetNS
 
-from devmemtcp.agent import ConfigError, Region, Runtime
+from devmemtcp.agent import ConfigError, Region, Runtime, control
+from devmemtcp.agent.stackd import RemoteDatapath
 
 PORT = 5201
 MIB = 1 << 20
@@ -350,6 +351,38 @@ def test_ctrl_c_ends_a_wait_and_undoes_everything(veth: Any, isolate: bool) -> N
     assert errors.rstrip().endswith("KeyboardInterrupt")
     await_end(stack)
     assert programs(veth.right) == 0
+
+
+def test_a_call_that_was_given_up_does_not_answer_the_next(veth: Any, region: Region) -> None:
+    """As after a Ctrl-C between sending a call and reading its answer."""
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns, isolate=True) as rt:
+        remote = rt._datapath
+        assert isinstance(remote, RemoteDatapath)
+        remote._number += 1
+        control.send(remote._socket, remote._number, ["frags"])  # a long answer
+        assert rt.check() == 0
+        assert rt.stats().tokens_outstanding == 0
+        assert len(rt.frags()) == 4 * MIB // 4096 + 2048
+
+
+def test_a_child_made_by_fork_leaves_the_runtime_alone(veth: Any, region: Region) -> None:
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
+        child = os.fork()
+        if not child:
+            rt.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert programs(veth.right) == 1
+        assert rt.check() == 0
+
+
+def test_a_runtime_is_entered_once(veth: Any, region: Region) -> None:
+    with (
+        Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt,
+        pytest.raises(RuntimeError, match="entered already"),
+        rt,
+    ):
+        pass
 
 
 def test_a_set_up_that_fails_half_way_is_undone(
