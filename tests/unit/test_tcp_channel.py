@@ -364,6 +364,18 @@ def test_application_gone_resets_and_reclaims(make_bench: MakeBench) -> None:
     bench.app.skip_events()
 
 
+def test_application_gone_in_the_middle_of_a_batch(bench: Bench) -> None:
+    """Events that nobody was told of yet: the ring must not look overfull afterwards."""
+    c = bench.established()
+    bench.app.paused = True
+    with bench.batch():
+        c.inject(".", data=pattern(1000))
+        lib.stack_app_gone(bench.stack, bench.now)
+        assert bench.app.waiting() <= bench.app.nr_events
+    bench.app.skip_events()
+    assert any("R" in s.flags for s in c.drain())
+
+
 def test_application_gone_twice_and_with_nothing_open(bench: Bench) -> None:
     for _ in range(2):
         lib.stack_app_gone(bench.stack, bench.now)

@@ -186,16 +186,18 @@ def test_tiny_segments_run_out_of_buffers_and_recover(make_bench: MakeBench) -> 
 
 def test_idle_connections_do_not_keep_new_ones_out(make_bench: MakeBench) -> None:
     """Windows once promised stay promised: a newcomer must not find all of them taken for ever."""
-    bench = make_bench(niovs=256, fill=64, flows=128)
+    bench = make_bench(niovs=256, fill=64, flows=512)
     busy = bench.established()
     busy.send_stream(pattern(200_000))
     bench.advance(ms=100)
-    for _ in range(100):
+    for _ in range(400):
         bench.established()
     late = bench.established()
     assert late.window >= MSS
     data = pattern(20_000)
-    while len(data) > late.max_ack - 1:
+    for _ in range(100):
+        if late.max_ack > len(data):
+            break
         late.send_stream(data[late.seq - 1 :][: late.window // MSS * MSS or late.window])
         bench.advance(ms=40)
         late.drain()
@@ -216,7 +218,7 @@ def test_the_window_grows_with_what_comes(make_bench: MakeBench) -> None:
         c.drain()
         assert c.window >= min(2 * sizes[-1], 1 << 19)
         sizes.append(c.window)
-    assert sizes[0] <= 65535
+    assert sizes[0] <= 16 * 1460, "what an idle connection keeps from the others"
     assert len(sizes) <= 8
 
 

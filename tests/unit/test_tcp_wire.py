@@ -149,6 +149,18 @@ def test_row92_ipv6_transfer_and_extension_headers(make_bench: MakeBench) -> Non
     assert c.conn.eof
 
 
+def test_row83_ecn_setup_is_declined_or_taken_and_never_half(bench: Bench) -> None:
+    c = bench.peer()
+    c.inject("SEW", seq=0)
+    negotiated = "E" in c.expect("S." if "E" not in c.inbox[0].flags else "SE.").flags
+    c.inject(".", seq=1, ack=1)
+    c.inject("P.", data=b"congested", tos=3)
+    assert ("E" in c.expect_acked(10).flags) == negotiated
+    c.inject("PEW.", data=b"reduced", tos=2)
+    assert "E" not in c.expect_acked(17).flags
+    assert c.data == b"congestedreduced"
+
+
 @pytest.mark.parametrize("tos", [0x01, 0x02, 0x03, 0xB8, 0xFF])
 def test_row84_row89_any_dscp_and_ecn_without_negotiation(bench: Bench, tos: int) -> None:
     c = bench.established()
