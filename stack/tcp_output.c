@@ -15,6 +15,7 @@
 #include "core.h"
 
 #define PAGE_BYTES NETMEM_PAGE_SIZE
+#define SACK_OPTION_MAX (4 + 8 * TCP_SACK_BLOCKS_MAX) /* below the smallest MSS we send by, 52 */
 
 /* ---- frames ---- */
 
@@ -327,6 +328,7 @@ static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, u
 	out = out_of(s, f, now, fin ? TCPF_FIN : 0);
 	out.seq = f->snd_resend;
 	out.len = len;
+	add_sack(f, &out);
 	if (len && off + len == f->replies.bytes)
 		out.flags |= TCPF_PSH;
 	copy_reply(&f->replies, off, len, (uint8_t *)page_address(page) + wire_headers_len(&out));
@@ -348,12 +350,15 @@ static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, u
 	return true;
 }
 
-/* Room for a frame's payload in one host page, whatever the MTU is. */
+/* Payload of a full segment: what the peer takes less the SACK option, if one is due
+ * (RFC 6691 3), and never more than fits one host page, whatever the MTU is. */
 static uint32_t send_mss(const struct flow *f)
 {
+	const bool sack = f->sack_ok && (f->ooo.nr || !seq_eq(f->dsack_start, f->dsack_end));
+	const uint32_t mss = f->snd_mss - (sack ? SACK_OPTION_MAX : 0);
 	const uint32_t room = PAGE_BYTES - WIRE_HEADERS_MAX;
 
-	return f->snd_mss < room ? f->snd_mss : room;
+	return mss < room ? mss : room;
 }
 
 void tcp_push(struct stack *s, struct flow *f, uint64_t now)
