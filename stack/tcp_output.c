@@ -31,6 +31,14 @@ static netmem_ref take_page(struct stack *s, uint32_t owner)
 	return netmem;
 }
 
+/* A page to build a frame in; NULL when there is none. */
+static struct page *take_frame(struct stack *s)
+{
+	const netmem_ref netmem = take_page(s, 0);
+
+	return netmem_is_none(netmem) ? NULL : netmem_to_page(netmem);
+}
+
 /* Build the frame in `page`, whose payload is in place already, and queue it. */
 static void queue_frame(struct stack *s, uint32_t queue, const struct out_seg *out,
 			struct page *page)
@@ -46,12 +54,8 @@ static void queue_frame(struct stack *s, uint32_t queue, const struct out_seg *o
 
 static bool emit(struct stack *s, uint32_t queue, const struct out_seg *out)
 {
-	const netmem_ref netmem = take_page(s, 0);
-	struct page *page;
+	struct page *page = take_frame(s);
 
-	if (netmem_is_none(netmem))
-		return false;
-	page = netmem_to_page(netmem);
 	if (!page)
 		return false;
 	queue_frame(s, queue, out, page);
@@ -316,13 +320,9 @@ static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, u
 {
 	const uint32_t off = (uint32_t)seq_sub(f->snd_resend, f->snd_una);
 	const bool again = seq_lt(f->snd_resend, f->snd_nxt);
-	const netmem_ref netmem = take_page(s, 0);
+	struct page *page = take_frame(s);
 	struct out_seg out;
-	struct page *page;
 
-	if (netmem_is_none(netmem))
-		return false;
-	page = netmem_to_page(netmem);
 	if (!page)
 		return false;
 	out = out_of(s, f, now, fin ? TCPF_FIN : 0);
