@@ -16,6 +16,7 @@
  *   stack_waits. With a full fence on either side, one of the two sees the other.
  *   The same holds the other way round, for events and app_waits.
  * - The stack is touched by this thread alone; other threads use the mailbox.
+ * - The fill rings hold buffers from loop_open() on, before anything can be steered here.
  *
  * Ownership: the loop owns the stack and its own mapping of the channel; rings, sockets,
  * UMEM and eventfds are the caller's and must outlive it.
@@ -384,9 +385,13 @@ static int set_up(struct loop *l, const struct loop_config *config, struct stack
 		err = open_links(l);
 	if (!err)
 		err = open_stack(l, config, &stack);
-	if (!err)
-		watch(l);
-	return err;
+	if (err)
+		return err;
+	watch(l);
+	/* Not by the first turn: the thread may get to it after the first SYN has come. */
+	for (uint32_t q = 0; q < l->nr_queues; q++)
+		rings_refill(l, q);
+	return 0;
 }
 
 int loop_open(struct loop **out, const struct loop_config *config, const struct stack_config *stack)

@@ -52,7 +52,9 @@ META_LEN, INFO_LEN = 160, 16
 MIN_LINEAR = 14
 CSUM_VERIFIED, CSUM_PARTIAL = 1, 2
 PORT = 5001
-TIMEOUT = 10.0  # seconds for a packet on its way through a veth
+TIMEOUT = 30.0  # seconds for a packet on its way through a veth
+STREAM_TIMEOUT = 90.0  # seconds for a whole stream: each segment is taken apart in Python
+VETH_RING = 256  # packets that wait for NAPI on a veth with native XDP; more are lost
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -324,7 +326,11 @@ def test_padding_stays_out_of_device_pages(veth: Veth, mode: Mode) -> None:
 
 
 class Peer:
-    """The least of a TCP receiver that makes the kernel at the other end send a stream."""
+    """The least of a TCP receiver that makes the kernel at the other end send a stream.
+
+    Its window is smaller than the pool and, in segments, than half of the veth's ring: even
+    with all of it sent twice, nothing is lost on the way.
+    """
 
     ISS = 1000
     WSCALE = 5
@@ -333,6 +339,7 @@ class Peer:
         self._sender = sender
         self._rx = rx
         self._mss = mss
+        self._window = min(CHUNKS * 1024, VETH_RING // 2 * mss) >> self.WSCALE
 
     def receive(self, size: int) -> Iterator[tuple[int, Segment]]:
         """Accept a connection; yield (position in the stream, segment) for ``size`` bytes."""
@@ -351,8 +358,8 @@ class Peer:
 
     def _reply(self, to: Segment, ack: int, **fields: Any) -> None:
         got = Ether(to.headers)
-        window = CHUNKS * 1024 >> self.WSCALE  # fewer bytes than chunks at an MTU of 1500
-        tcp = TCP(sport=got[TCP].dport, dport=got[TCP].sport, ack=ack % 2**32, window=window)
+        ports = {"sport": got[TCP].dport, "dport": got[TCP].sport}
+        tcp = TCP(**ports, ack=ack % 2**32, window=self._window)
         for name, value in fields.items():
             setattr(tcp, name, value)
         reply = Ether(dst=got.src, src=got.dst) / IP(src=got[IP].dst, dst=got[IP].src) / tcp
@@ -373,18 +380,19 @@ def test_stream_of_the_kernel(netns_pair: Callable[..., Veth], mode: Mode, mtu: 
 
     thread = threading.Thread(target=send)
     with client, receiver(veth.right, mode) as rx, packet_socket(veth.right) as replies:
-        client.settimeout(TIMEOUT)
+        client.settimeout(STREAM_TIMEOUT)
         thread.start()
         longest = expected = 0
         for position, segment in Peer(replies, rx, mtu - 40).receive(len(stream)):
-            assert position == expected, "a veth loses nothing: is the window larger than the pool?"
+            # Behind: sent again, as the kernel does when an acknowledgement takes long.
+            assert position <= expected, "a segment is missing"
             assert segment.payload == stream[position : position + len(segment.payload)]
             assert (
                 segment.info.hdr_len
                 == segment.info.l4_off + Ether(segment.headers)[TCP].dataofs * 4
             )
             assert segment.info.csum == CSUM_PARTIAL
-            expected = position + len(segment.payload)
+            expected = max(expected, position + len(segment.payload))
             longest = max(longest, len(segment.payload))
         thread.join(TIMEOUT)
         assert not thread.is_alive()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import random
@@ -13,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -234,12 +237,33 @@ def send_window(sock: socket.socket) -> int:
     return window
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """For what raises no event."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, "never came true"
+        time.sleep(0.01)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the receiver's stack has not taken yet (SIOCOUTQ of tcp(7))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, count)
+    return count[0]
+
+
 def fill(sock: socket.socket, data: memoryview) -> int:
-    """Send until the socket takes nothing for a second; returns the number of bytes taken."""
+    """Send until window and send buffer are full; returns the number of bytes taken."""
     sock.setblocking(False)
     sent = 0
-    while sent < len(data) and select.select([], [sock], [], 1)[1]:
-        sent += sock.send(data[sent : sent + (1 << 20)])
+
+    def full() -> bool:
+        nonlocal sent
+        while sent < len(data) and select.select([], [sock], [], 0)[1]:
+            sent += sock.send(data[sent : sent + (1 << 20)])
+        return sent == len(data) or send_window(sock) < 4096
+
+    wait_until(full)
     sock.settimeout(SEND_SECONDS)
     return sent
 
@@ -264,8 +288,8 @@ def test_usr1_closes_the_window_and_usr2_opens_it(
         assert send_window(sock) < 4096
         receiver.process.send_signal(signal.SIGUSR2)
         receiver.wait_for("resumed")
+        wait_until(lambda: send_window(sock) > 4096)
         assert send_and_wait_for_end(sock, content[sent:]) == b""
-        assert send_window(sock) > 4096
         assert (tmp_path / str(sock.getsockname()[1])).read_bytes() == content
     code, report = receiver.finish()
     assert (code, report["bytes"]) == (0, len(content))
@@ -281,6 +305,8 @@ def test_stopping_in_the_middle_resets_and_says_so(veth: Any, start: Callable[..
     receiver = start("--listen", f":{PORT}")
     with connect(veth) as sock:
         sock.sendall(b"unfinished")
+        # Connected is what this end is already when the other has not seen its ACK yet.
+        wait_until(lambda: unacknowledged(sock) == 0)
         receiver.process.send_signal(signal.SIGUSR1)  # also in a pause
         receiver.wait_for("paused")
         code, report = receiver.stop(signal.SIGINT)
@@ -299,10 +325,7 @@ def test_a_killed_run_leaves_the_interface_usable(
         assert xdp_of(veth.right) is not None
         receiver.process.kill()
         receiver.process.wait()
-        deadline = time.monotonic() + 5
-        while xdp_of(veth.right) is not None and time.monotonic() < deadline:
-            select.select([], [], [], 0.01)  # the stack's own process ends a moment later
-        assert xdp_of(veth.right) is None
+        wait_until(lambda: xdp_of(veth.right) is None)  # the stack's process ends a moment later
     receiver = start("--listen", f":{PORT}", "--output-dir", str(tmp_path), "--connections", "1")
     with connect(veth) as sock:
         send_and_wait_for_end(sock, b"again")
