@@ -205,7 +205,7 @@ static enum drop check_sequence(struct stack *s, struct flow *f, const struct se
 	if (f->state == TCP_TIME_WAIT && seg->flags & TCPF_FIN)
 		tcp_enter_time_wait(s, f, now); /* restart 2 MSL, MUST-13 */
 	if (seq_leq(seq_add(seg->seq, seg_space(seg)), f->rcv_nxt)) {
-		if (seg->len) { /* RFC 2883 4.1.1 */
+		if (seg->len && seq_lt(seg->seq, f->rcv_nxt)) { /* RFC 2883 4.1.1 */
 			f->dsack_start = seg->seq;
 			f->dsack_end = seq_add(seg->seq, seg->len);
 			s->stats.rx_dup_bytes += seg->len;
