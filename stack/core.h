@@ -72,7 +72,8 @@ struct stack {
 	struct frag_pool frag_pool;
 	struct token_table tokens;
 	uint32_t reserve; /* buffers never promised: SYNs, ACKs, duplicates */
-	uint32_t promised; /* by all flows */
+	uint32_t promised; /* to all flows */
+	uint32_t promised_embryos; /* of it, to flows that may never come to be */
 
 	/* queues */
 	struct rx_queue rx[STACK_MAX_QUEUES];

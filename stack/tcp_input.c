@@ -32,11 +32,14 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 	assert(to != TCP_STATES);
 	if (to == TCP_STATES)
 		return; /* a bug of ours; in a release build stay where we are */
-	f->state = (uint8_t)to;
 	if (from == TCP_SYN_RECEIVED) {
 		s->listeners[f->listener].embryos--;
 		list_del(&f->age_node);
+		window_forget(s, f); /* as an embryo */
 	}
+	f->state = (uint8_t)to;
+	if (from == TCP_SYN_RECEIVED)
+		window_account(s, f);
 	if (event == TCP_EV_SYN_ACKED)
 		s->stats.flows_established++;
 	if (is_over[to] && !is_over[from]) {

@@ -15,6 +15,8 @@
  * is used up by the data that arrives. Idle flows would therefore keep all others out:
  * a window starts small and grows with what comes (rcv_ssthresh, as Linux), and a flow
  * that holds nothing is let in with two segments though all has been promised to others.
+ * What embryos were promised counts against other embryos only: a flood of SYNs must not
+ * shut the windows of those that are established.
  */
 #include "core.h"
 
@@ -42,6 +44,8 @@ static uint32_t buffers_for(const struct flow *f, uint32_t bytes)
 static void promise(struct stack *s, struct flow *f, uint32_t bufs)
 {
 	s->promised += bufs - f->promised;
+	if (f->state == TCP_SYN_RECEIVED)
+		s->promised_embryos += bufs - f->promised;
 	s->rx[f->queue].promised += bufs - f->promised;
 	f->promised = bufs;
 }
@@ -49,6 +53,14 @@ static void promise(struct stack *s, struct flow *f, uint32_t bufs)
 void window_forget(struct stack *s, struct flow *f)
 {
 	promise(s, f, 0);
+}
+
+/* What has been promised to flows other than this one, and counts against it. */
+static uint32_t promised_to_others(const struct stack *s, const struct flow *f)
+{
+	const bool embryo = f->state == TCP_SYN_RECEIVED;
+
+	return s->promised - f->promised - (embryo ? 0 : s->promised_embryos);
 }
 
 static uint32_t rcv_wnd(const struct flow *f)
@@ -124,7 +136,7 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	if (s->cfg.pressure == PRESSURE_DROP)
 		return s->cfg.rcv_wnd_max -
 		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
-	spare = (int64_t)free_niovs(s) - s->reserve - (s->promised - f->promised);
+	spare = (int64_t)free_niovs(s) - s->reserve - promised_to_others(s, f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);

@@ -204,6 +204,21 @@ def test_idle_connections_do_not_keep_new_ones_out(make_bench: MakeBench) -> Non
     assert late.data == data
 
 
+def test_row81_embryos_do_not_shut_the_windows_of_others(make_bench: MakeBench) -> None:
+    """A flood of SYNs that nobody acknowledges holds promises for minutes."""
+    bench = make_bench(niovs=256, fill=64, flows=512)
+    old = bench.established()
+    for _ in range(400):
+        bench.peer().inject("S", seq=0)
+    for c in (old, bench.established()):
+        data = pattern(100_000)
+        c.send_stream(data)
+        bench.advance(ms=40)
+        c.drain()
+        assert c.data == data
+        assert c.window > 10 * MSS
+
+
 def test_the_window_grows_with_what_comes(make_bench: MakeBench) -> None:
     """It stays ahead of a sender that doubles each round trip."""
     bench = make_bench(niovs=2048, fill=1024, rcv_wnd_max=1 << 20)
