@@ -60,12 +60,13 @@ struct flow {
 
 	/* receive sequence space (RFC 9293 3.3.1):
 	 *
-	 *    rcv_nxt - delivered | rcv_nxt ... islands ... rcv_adv |
-	 *       in order            what may come: the window
+	 *    rcv_nxt - delivered | rcv_nxt ... islands ... rcv_told | ... rcv_adv |
+	 *       in order            what may come: the window           lost in scaling
 	 */
 	seq_t irs;
 	seq_t rcv_nxt;
-	seq_t rcv_adv; /* right edge ever allowed: never goes back */
+	seq_t rcv_adv; /* right edge that buffers are kept for: never goes back */
+	seq_t rcv_told; /* the farthest a window field has said: what lies beyond is refused */
 	seq_t last_ack_sent; /* RFC 7323 4.3 Last.ACK.sent */
 	seq_t fin_seq; /* where the peer's FIN is, if fin_known */
 	bool fin_known; /* seen, perhaps above a hole */

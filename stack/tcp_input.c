@@ -108,7 +108,7 @@ void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
 
 static uint32_t rcv_wnd(const struct flow *f)
 {
-	return (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt);
+	return (uint32_t)seq_sub(f->rcv_told, f->rcv_nxt);
 }
 
 static void ack_at_batch_end(struct stack *s, struct flow *f, bool now)
@@ -188,7 +188,7 @@ static bool acceptable(const struct flow *f, const struct seg *seg)
 
 	if (!space)
 		return seq_eq(seg->seq, f->rcv_nxt) || seq_in_window(seg->seq, f->rcv_nxt, wnd + 1);
-	return seq_lt(f->rcv_nxt, seq_add(seg->seq, space)) && seq_lt(seg->seq, f->rcv_adv);
+	return seq_lt(f->rcv_nxt, seq_add(seg->seq, space)) && seq_lt(seg->seq, f->rcv_told);
 }
 
 /* Next in line, but our window is shut: its ACK must be heard all the same (MUST-66). */
@@ -418,7 +418,7 @@ static void note_timestamp(struct flow *f, const struct seg *seg, uint64_t now)
  * What is left of the payload when the part before rcv_nxt and the part behind the
  * window (or behind the peer's FIN) are cut off:
  *
- *      seg.seq          rcv_nxt                    rcv_adv or fin_seq
+ *      seg.seq          rcv_nxt                    rcv_told or fin_seq
  *        |---- skip -----|======= taken ===============|--- cut ---|
  */
 struct cut {
@@ -429,7 +429,7 @@ struct cut {
 
 static struct cut trim(struct flow *f, struct seg *seg)
 {
-	const seq_t right = f->fin_known ? seq_min(f->fin_seq, f->rcv_adv) : f->rcv_adv;
+	const seq_t right = f->fin_known ? seq_min(f->fin_seq, f->rcv_told) : f->rcv_told;
 	seq_t end = seq_add(seg->seq, seg->len);
 	struct cut c = {.start = seq_max(seg->seq, f->rcv_nxt)};
 
@@ -554,6 +554,7 @@ static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uin
 		return;
 	f->rcv_nxt = seq_add(f->rcv_nxt, 1);
 	f->rcv_adv = seq_max(f->rcv_adv, f->rcv_nxt);
+	f->rcv_told = seq_max(f->rcv_told, f->rcv_nxt);
 	ack_at_batch_end(s, f, true);
 	tcp_set_state(s, f, TCP_EV_FIN);
 	window_account(s, f);

@@ -61,7 +61,7 @@ static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, ui
 	f->link = syn->link;
 	f->queue = syn->queue;
 	f->irs = syn->seq;
-	f->rcv_nxt = f->rcv_adv = f->last_ack_sent = seq_add(syn->seq, 1);
+	f->rcv_nxt = f->rcv_adv = f->rcv_told = f->last_ack_sent = seq_add(syn->seq, 1);
 	f->iss = initial_seq(s, &f->tuple, now);
 	f->snd_una = f->iss;
 	f->snd_nxt = f->snd_resend = seq_add(f->iss, 1);

@@ -94,6 +94,16 @@ static void add_sack(struct flow *f, struct out_seg *out)
 	}
 }
 
+/* The window to say, in units of 2^shift bytes. What it rounds off the peer is not told of. */
+static uint16_t window_field(struct stack *s, struct flow *f, uint8_t shift)
+{
+	uint32_t wnd = window_advertise(s, f) >> shift;
+
+	wnd = wnd > 0xffff ? 0xffff : wnd;
+	f->rcv_told = seq_max(f->rcv_told, seq_add(f->rcv_nxt, wnd << shift));
+	return (uint16_t)wnd;
+}
+
 /* Header fields of a segment of an open connection; acknowledges what has come so far. */
 static struct out_seg out_of(struct stack *s, struct flow *f, uint64_t now, uint8_t flags)
 {
@@ -108,9 +118,8 @@ static struct out_seg out_of(struct stack *s, struct flow *f, uint64_t now, uint
 		.tsval = tcp_tsval(f, now),
 		.tsecr = f->ts_recent,
 	};
-	uint32_t wnd = window_advertise(s, f) >> f->rcv_wscale;
 
-	out.wnd = wnd > 0xffff ? 0xffff : (uint16_t)wnd;
+	out.wnd = window_field(s, f, f->rcv_wscale);
 	return out;
 }
 
@@ -165,17 +174,14 @@ void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 	const uint32_t ip_hlen = f->tuple.family == 4 ? IPV4_HLEN : IPV6_HLEN;
 	const uint32_t mss = s->cfg.mtu - ip_hlen - TCP_HLEN;
 	struct out_seg out;
-	uint32_t wnd;
 
-	/* The window of a SYN is never scaled (RFC 7323 2.2). */
-	wnd = window_advertise(s, f);
 	out = (struct out_seg){
 		.tuple = &f->tuple,
 		.link = &f->link,
 		.seq = f->iss,
 		.ack = f->rcv_nxt,
 		.flags = TCPF_SYN | TCPF_ACK,
-		.wnd = wnd > 0xffff ? 0xffff : (uint16_t)wnd,
+		.wnd = window_field(s, f, 0), /* never scaled on a SYN (RFC 7323 2.2) */
 		.mss = mss > 0xffff ? 0xffff : (uint16_t)mss,
 		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,
 		.sack_permitted = f->sack_ok,

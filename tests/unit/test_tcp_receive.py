@@ -47,7 +47,7 @@ def test_row27_unacceptable_segment_gets_an_ack_and_is_dropped(bench: Bench, whe
     c.expect_acked(3001)
     edge = c.edge
     seq = {
-        "at the edge": edge + (1 << c.rcv_wscale),  # what scaling rounds off may be taken
+        "at the edge": edge,
         "beyond": edge + 10_000,
         "far beyond": 3001 + (1 << 31) - 1,
         "below": 1001,
@@ -93,7 +93,7 @@ def test_row28_overlap_over_the_right_edge_is_cut_off(make_bench: MakeBench) -> 
             at += 1000
         c.inject(".", seq=1 + at, data=data[at:])
     bench.advance(ms=40)
-    assert c.max_ack < 1 + room + (1 << c.rcv_wscale)
+    assert c.max_ack <= 1 + room
     assert data[: c.max_ack - 1] == c.data
     bench.advance(ms=40)
     c.drain()
