@@ -290,24 +290,26 @@ def test_a_killed_stack_is_reported_and_leaves_nothing(veth: Any, region: Region
 
 
 _HOLDER = """
-import sys, time
+import os, sys, time
 from devmemtcp.agent import Region, Runtime
 with Region(4 << 20) as region, Runtime(sys.argv[1], region, isolate=bool(int(sys.argv[2]))) as rt:
     rt.listen((sys.argv[3], 5201))
-    print(rt.pid, flush=True)
+    child = os.fork() if sys.argv[4:] else 0  # it holds every descriptor, and outlives us
+    print(rt.pid, child or os.getpid(), flush=True)
     rt.poll()
 """
 
 
-def hold(end: Any, isolate: bool) -> tuple[subprocess.Popen[str], int]:
-    """A process with a runtime; and the pid of its stack."""
+def hold(end: Any, isolate: bool, *args: str) -> tuple[subprocess.Popen[str], int, int]:
+    """A process with a runtime; the pids of its stack and, if told to fork, its child."""
     holder = end.popen(
-        [sys.executable, "-c", _HOLDER, end.ifname, str(int(isolate)), end.ip4],
+        [sys.executable, "-c", _HOLDER, end.ifname, str(int(isolate)), end.ip4, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return holder, int(holder.stdout.readline())
+    stack, child = holder.stdout.readline().split()
+    return holder, int(stack), int(child)
 
 
 def await_end(pid: int) -> None:
@@ -323,7 +325,7 @@ def await_end(pid: int) -> None:
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
 def test_a_killed_application_leaves_nothing(veth: Any, isolate: bool) -> None:
-    holder, stack = hold(veth.right, isolate)
+    holder, stack, _ = hold(veth.right, isolate)
     assert programs(veth.right) == 1
     holder.kill()
     holder.communicate()
@@ -343,9 +345,20 @@ def test_a_killed_application_leaves_nothing(veth: Any, isolate: bool) -> None:
                     raise
 
 
+def test_a_killed_application_ends_its_stack_though_a_child_holds_the_socket(veth: Any) -> None:
+    holder, stack, child = hold(veth.right, True, "fork")
+    try:
+        holder.kill()
+        await_end(stack)
+        os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.communicate()
+
+
 @pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
 def test_ctrl_c_ends_a_wait_and_undoes_everything(veth: Any, isolate: bool) -> None:
-    holder, stack = hold(veth.right, isolate)
+    holder, stack, _ = hold(veth.right, isolate)
     holder.send_signal(signal.SIGINT)
     _, errors = holder.communicate(timeout=PATIENCE)
     assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -367,6 +380,8 @@ def test_a_call_that_was_given_up_does_not_answer_the_next(veth: Any, region: Re
 
 def test_a_child_made_by_fork_leaves_the_runtime_alone(veth: Any, region: Region) -> None:
     with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
+        rt.stats()
+        assert rt.stats().loop.turns > 0  # the loop runs
         child = os.fork()
         if not child:
             rt.close()
