@@ -136,7 +136,7 @@ def _configure(end: NetNS, ifname: str, ip4: str, ip6: str) -> tuple[int, str]:
 
 def _await_carrier(handle: NetNS, ifindex: int) -> None:
     """The kernel drops what is sent before its link watch has seen the carrier."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while handle.link("get", index=ifindex)[0].get_attr("IFLA_OPERSTATE") != "UP":
         assert time.monotonic() < deadline, "the veth pair has no carrier"
         time.sleep(0.002)

@@ -74,7 +74,7 @@ def test_the_lab_carries_tcp(run: Path, family: socket.AddressFamily, mtu: int) 
             thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"hello"))
             thread.start()
             with lab.far.entered():
-                client = socket.create_connection(where, timeout=10)
+                client = socket.create_connection(where, timeout=60)
             with client:
                 assert client.recv(100) == b"hello"
             thread.join()
@@ -120,7 +120,7 @@ def test_a_lab_that_cannot_be_finished_is_undone(
 def test_a_stopped_run_leaves_nothing(run: Path, number: signal.Signals) -> None:
     with lab_in_another_process(run) as (process, names):
         process.send_signal(number)
-        process.wait(30)
+        process.wait(60)
     assert not any((NETNS / name).exists() for name in names)
     assert not run.exists()
 

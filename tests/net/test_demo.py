@@ -54,7 +54,7 @@ def inhabitants(name: str) -> list[int]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, "never came true"
         select.select([], [], [], 0.02)
@@ -120,7 +120,7 @@ def test_without_json_there_is_a_table_and_nothing_else() -> None:
 def test_a_stopped_demo_leaves_nothing(number: int, code: int) -> None:
     with running_demo() as process:
         process.send_signal(number)
-        assert process.wait(30) == code
+        assert process.wait(60) == code
         assert remains(process.pid) == []
 
 
@@ -156,7 +156,7 @@ def test_a_death_in_the_family_is_one_line_and_1(which: str, says: str) -> None:
             pid for pid, line in children(process.pid).items() if which in line.split("\0")
         )
         os.kill(victim, signal.SIGKILL)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         (line,) = said(errors)
         assert says in line

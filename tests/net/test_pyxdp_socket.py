@@ -38,7 +38,7 @@ FRAMES = 64
 ETHERTYPE = 0x88B5  # what the test program redirects
 HEADROOM = 256
 COPY_SG = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP | BindFlags.USE_SG
-TIMEOUT = 5  # seconds
+TIMEOUT = 30  # seconds
 
 
 @pytest.fixture

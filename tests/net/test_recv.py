@@ -28,7 +28,7 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "recv"]
 PORT = 5201
-READY_SECONDS = 30
+READY_SECONDS = 60
 SEND_SECONDS = 60
 
 TCPI_SND_WND = 228  # offset of tcpi_snd_wnd in struct tcp_info

@@ -17,7 +17,7 @@ from scapy.packet import Raw
 from devmemtcp.agent import Connection, Region, RegionView, Runtime
 
 PORT = 5300
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from devmemtcp.agent.datapath import Datapath
 
 PORT = 5201
 MIB = 1 << 20
-PATIENCE = 20.0
+PATIENCE = 60.0
 TCPI_BYTES_SENT = 200  # offset in struct tcp_info
 
 

@@ -26,7 +26,7 @@ from devmemtcp.agent.stackd import RemoteDatapath
 
 PORT = 5201
 MIB = 1 << 20
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_live_run_is_left_alone_and_a_killed_one_undone(
     process = context.Process(target=make_and_wait, args=(run, ready))
     process.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         name = f"devmemtcp-{process.pid}-near"
         assert journal.sweep(run) == []
         assert namespaces.names() == {name}
@@ -191,7 +191,10 @@ def test_a_garbled_line_does_no_harm(namespaces: Namespaces, run: Path, line: by
     assert namespaces.names() == present
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(content=st.binary(max_size=300))
 def test_no_content_removes_anything_else(
     namespaces: Namespaces, run: Path, content: bytes

@@ -578,7 +578,7 @@ def test_a_sender_that_waits_goes_on_when_the_peer_acknowledges(
 
 
 def await_sleep(stack: FakeStack) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not stack.get(APP_WAITS):
         assert time.monotonic() < deadline, "nobody went to sleep"
 
@@ -628,7 +628,7 @@ def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: L
     await_sleep(stack)
     stack.wake_app()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert sum(got.values()) == 400
 
@@ -640,7 +640,7 @@ def test_waiting_ends_in_time(conn: Connection, listener: Listener, app: AppHalf
     with pytest.raises(TimeoutError):
         listener.accept(timeout=0.05)
     assert not app.wait(timeout=0.05)
-    assert 0.15 <= time.monotonic() - start < 5
+    assert 0.15 <= time.monotonic() - start < 30
 
 
 def test_another_descriptor_ends_a_wait(stack: FakeStack, app: AppHalf) -> None:
@@ -700,7 +700,7 @@ def test_a_waiting_thread_learns_that_the_stack_has_died(
     await_sleep(stack)
     stack.die()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert [error.errno for error in errors] == [errno.ENXIO] * 3
 
 
@@ -745,7 +745,7 @@ def test_the_channel_may_be_closed_below_a_waiting_thread(
     await_sleep(stack)
     app.close()
     stack.die()
-    thread.join(10)
+    thread.join(60)
     assert [error.errno for error in errors] == [errno.ENXIO]
     with pytest.raises(OSError, match="the runtime is closed"):
         conn.recv_frags()

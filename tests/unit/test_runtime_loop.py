@@ -30,7 +30,7 @@ NIOVS, PAGES, RING = 256, 64, 512
 CHUNK = 3840
 CONTD = 1  # XDP_PKT_CONTD
 META, MAGIC = 160, 0xD3E7
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Ring(ctypes.Structure):

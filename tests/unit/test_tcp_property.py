@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -24,8 +23,6 @@ from .tcp.bench import Bench, Peer, pattern
 Delivery = tuple[int, list[tuple[int, int]], bool]
 
 PROPERTY = settings(
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
     max_examples=120,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
