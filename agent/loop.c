@@ -230,8 +230,9 @@ static bool turn(struct loop *l)
 static bool lingering(const struct loop *l)
 {
 	struct flow_info flow;
+	int slot = 0;
 
-	for (uint32_t n = 0; !stack_flow(l->stack, n, &flow); n++) {
+	while ((slot = stack_flow(l->stack, slot + 1, &flow)) > 0) {
 		if (flow.state == TCP_FIN_WAIT_1 || flow.state == TCP_CLOSING ||
 		    flow.state == TCP_LAST_ACK)
 			return true;

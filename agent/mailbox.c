@@ -152,8 +152,9 @@ static int call_flows(struct loop *l, void *arg)
 {
 	const struct flows_args *a = arg;
 	uint32_t n = 0;
+	int slot = 0;
 
-	while (n < a->max && !stack_flow(l->stack, n, &a->out[n]))
+	while (n < a->max && (slot = stack_flow(l->stack, slot + 1, &a->out[n])) > 0)
 		n++;
 	return n;
 }

@@ -230,8 +230,9 @@ struct flow_info {
 	uint64_t rx_bytes; /* in order */
 };
 
-/* The `n`-th live flow; returns 0, or -ENOENT past the last. */
-int stack_flow(const struct stack *s, uint32_t n, struct flow_info *out);
+/* The first live flow in slot `from` or behind. Returns its slot (so that + 1 is where to go
+ * on), or -ENOENT past the last. */
+int stack_flow(const struct stack *s, uint32_t from, struct flow_info *out);
 
 /* What the frag tracker knows of one buffer. */
 enum frag_kind { FRAG_HOST_PAGE, FRAG_NET_IOV };

@@ -467,12 +467,12 @@ void stack_stats(const struct stack *s, struct stack_stats *out)
 	out->rcv_wnd_promised = s->promised;
 }
 
-int stack_flow(const struct stack *s, uint32_t n, struct flow_info *out)
+int stack_flow(const struct stack *s, uint32_t from, struct flow_info *out)
 {
-	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
+	for (uint32_t slot = from ? from : 1; slot < s->flows.nr; slot++) {
 		const struct flow *f = &s->flows.flows[slot];
 
-		if (!f->id || n--)
+		if (!f->id)
 			continue;
 		*out = (struct flow_info){
 			.id = f->id,
@@ -492,7 +492,7 @@ int stack_flow(const struct stack *s, uint32_t n, struct flow_info *out)
 		out->peer.port = f->tuple.peer_port;
 		memcpy(out->local.ip, f->tuple.local_ip, 16);
 		memcpy(out->peer.ip, f->tuple.peer_ip, 16);
-		return 0;
+		return (int)slot;
 	}
 	return -ENOENT;
 }

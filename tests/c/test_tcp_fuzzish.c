@@ -207,7 +207,7 @@ struct headers {
 static void build(struct headers *h, uint32_t payload)
 {
 	struct flow_info f = {0};
-	const bool known = !one_in(6) && !stack_flow(w.stack, chance(FLOWS), &f);
+	const bool known = !one_in(6) && stack_flow(w.stack, chance(FLOWS), &f) > 0;
 	const bool six = known ? f.local.family == 6 : one_in(4);
 	uint8_t *ip = h->bytes + 14, *tcp = ip + (six ? 40 : 20);
 	const uint8_t flags = some_flags(known);

@@ -426,3 +426,17 @@ def test_flow_info_and_stats_agree_with_the_wire(bench: Bench) -> None:
     now = bench.stats()
     assert now.rx_ooo_segments == 1
     assert now.flows_opened == now.flows_established == now.flows_now == 1
+
+
+def test_flows_are_listed_once_each_past_slots_that_are_free(make_bench: MakeBench) -> None:
+    bench = make_bench(flows=5)
+    peers = [bench.established() for _ in range(5)]
+    for c in (peers[1], peers[4]):
+        bench.app.abort(c.conn)
+        bench.turn()
+        c.drain()
+    ports = sorted(info.peer.port for info in bench.flows())
+    assert ports == sorted(c.addr.port for c in (peers[0], peers[2], peers[3]))
+    info = ffi.new("struct flow_info *")
+    for beyond in (5, 6, 0xFFFFFFFF):
+        assert lib.stack_flow(bench.stack, beyond, info) < 0

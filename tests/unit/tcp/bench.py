@@ -426,9 +426,11 @@ class Bench:
     def flows(self) -> list[Any]:
         """Every live flow's flow_info."""
         out: list[Any] = []
+        slot = 0
         while True:
             info = ffi.new("struct flow_info *")
-            if lib.stack_flow(self.stack, len(out), info):
+            slot = lib.stack_flow(self.stack, slot + 1, info)
+            if slot < 0:
                 return out
             out.append(info)
 
