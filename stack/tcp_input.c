@@ -488,14 +488,14 @@ static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, 
 
 	if (!takes_data(f->state))
 		return DROP_AFTER_FIN;
-	if (!f->app_open) { /* data after close: nobody will ever read it (RFC 9293 3.6.1) */
+	c = trim(f, seg);
+	if (!c.bytes)
+		return DROP_AFTER_FIN;
+	if (!f->app_open) { /* new data after close: nobody will ever read it (RFC 9293 3.6.1) */
 		tcp_send_rst(s, f);
 		tcp_reset(s, f, ECONNRESET);
 		return DROP_CLOSED;
 	}
-	c = trim(f, seg);
-	if (!c.bytes)
-		return DROP_AFTER_FIN;
 	if (seq_lt(seg->seq, before)) { /* RFC 2883 4.2: the part that we had */
 		f->dsack_start = seg->seq;
 		f->dsack_end = before;

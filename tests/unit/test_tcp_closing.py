@@ -354,3 +354,16 @@ def test_close_first_with_data_on_the_third_segment(bench: Bench) -> None:
     c.inject(".", ack=2)
     assert c.data == b"all of it"
     assert c.conn.eof
+
+
+def test_what_is_sent_again_with_the_fin_is_not_data_after_close(bench: Bench) -> None:
+    """The ACK of "hello" was lost; the application has read it, and closed: no reason to reset."""
+    c = bench.established()
+    c.inject("P.", data=b"hello")
+    c.drain()
+    bench.app.close(c.conn)
+    bench.turn()
+    c.expect("F.", seq=1, ack=6)
+    c.inject("F.", seq=1, ack=2, data=b"hello")
+    c.expect(".", seq=2, ack=7)
+    assert c.state == "TIME_WAIT"
