@@ -174,6 +174,7 @@ static int fill_gap(struct assembler *a, struct frag_pool *pool, struct payload 
 		return -ENOMEM;
 	if (!joins)
 		i = island_new(a, pool, prev, start);
+	a->frags += list.nr;
 	frag_list_join(&i->frags, &list);
 	i->end = end;
 	a->bytes += bytes;
@@ -232,6 +233,7 @@ seq_t assembler_take(struct assembler *a, struct frag_pool *pool, seq_t rcv_nxt,
 		return rcv_nxt;
 	rcv_nxt = i->end;
 	a->bytes -= i->frags.bytes;
+	a->frags -= i->frags.nr;
 	frag_list_join(list, &i->frags);
 	island_free(a, pool, i);
 	return rcv_nxt;
@@ -268,4 +270,5 @@ void assembler_clear(struct assembler *a, struct frag_pool *pool, struct frag_li
 		island_free(a, pool, a->first);
 	}
 	a->bytes = 0;
+	a->frags = 0;
 }

@@ -45,6 +45,7 @@ struct assembler {
 	struct list_node recent; /* most recently changed first: RFC 2018 4 (a) and (c) */
 	uint32_t nr;
 	uint32_t bytes;
+	uint32_t frags;
 };
 
 /* Both pools; one for the whole stack. */

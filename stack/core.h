@@ -40,6 +40,7 @@ struct tx_queue {
 struct rx_queue {
 	uint32_t fill; /* net_iovs in its fill ring */
 	uint32_t promised; /* buffers its flows' windows may ask for */
+	uint32_t promised_embryos; /* of it, to flows that may never come to be */
 };
 
 /* The stack's half of the channel. The layout is a private copy. */
@@ -73,7 +74,6 @@ struct stack {
 	struct token_table tokens;
 	uint32_t reserve; /* buffers never promised: SYNs, ACKs, duplicates */
 	uint32_t promised; /* to all flows */
-	uint32_t promised_embryos; /* of it, to flows that may never come to be */
 
 	/* queues */
 	struct rx_queue rx[STACK_MAX_QUEUES];
@@ -164,6 +164,8 @@ void window_account(struct stack *s, struct flow *f);
 void window_forget(struct stack *s, struct flow *f);
 /* A packet of `bytes` payload took `bufs` buffers. */
 void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs);
+/* May payload stay: above a hole (`island`), or in order? */
+bool window_may_hold(const struct stack *s, const struct flow *f, bool island);
 /* Buffers came back: tell flows that wait for a larger window. */
 void window_reopen(struct stack *s, uint64_t now);
 /* How many net_iovs the fill ring of this queue should hold. */

@@ -341,10 +341,14 @@ static void process_ack(struct stack *s, struct flow *f, const struct seg *seg, 
 	const uint32_t old_wnd = f->snd_wnd;
 
 	update_send_window(f, seg);
-	if (!f->snd_wnd)
-		f->t_first_unacked = now; /* it answers: alive, only not ready (RFC 9293 3.8.6.1) */
-	else if (!old_wnd)
+	if (!f->snd_wnd) {
+		/* It answers: alive, only not ready (RFC 9293 3.8.6.1). Once the application
+		 * has closed, that is not enough: nobody else would ever end it (RFC 6429 3). */
+		if (f->app_open)
+			f->t_first_unacked = now;
+	} else if (!old_wnd) {
 		f->snd_resend = f->snd_una; /* probes sent into the shut window were lost */
+	}
 	if (seq_lt(f->snd_una, seg->ack))
 		new_ack(s, f, seg, now);
 	else if (seq_eq(f->snd_una, seg->ack))
@@ -495,6 +499,10 @@ static enum drop take_payload(struct stack *s, struct flow *f, struct seg *seg, 
 		tcp_send_rst(s, f);
 		tcp_reset(s, f, ECONNRESET);
 		return DROP_CLOSED;
+	}
+	if (!window_may_hold(s, f, !seq_eq(c.start, before))) {
+		tcp_send_ack(s, f, now);
+		return DROP_NO_MEMORY;
 	}
 	if (seq_lt(seg->seq, before)) { /* RFC 2883 4.2: the part that we had */
 		f->dsack_start = seg->seq;

@@ -30,10 +30,17 @@
  * ahead of a sender in slow start, which doubles. */
 #define GROWTH 2
 
-/* Device buffers that hold nothing: at rest in the pool, or in fill rings. */
-static uint32_t free_niovs(const struct stack *s)
+#define LEARN_MIN 64 /* bytes a buffer is taken to carry at least */
+
+/* A buffer charged to islands should carry so much. Linux charges what a segment really
+ * takes (truesize), so that few bytes in many segments fill a receive buffer as well. */
+#define ISLAND_BYTES_A_BUFFER 256
+
+/* Device buffers that hold nothing and that this queue could be given: at rest in the pool,
+ * or in its fill ring. What lies in another's cannot be taken back. */
+static uint32_t free_niovs(const struct stack *s, uint32_t queue)
 {
-	return page_pool_available(s->rx_pool) + frag_count(s->tracker, FRAG_NET_IOV, FRAG_FILL);
+	return page_pool_available(s->rx_pool) + s->rx[queue].fill;
 }
 
 static uint32_t buffers_for(const struct flow *f, uint32_t bytes)
@@ -45,7 +52,7 @@ static void promise(struct stack *s, struct flow *f, uint32_t bufs)
 {
 	s->promised += bufs - f->promised;
 	if (f->state == TCP_SYN_RECEIVED)
-		s->promised_embryos += bufs - f->promised;
+		s->rx[f->queue].promised_embryos += bufs - f->promised;
 	s->rx[f->queue].promised += bufs - f->promised;
 	f->promised = bufs;
 }
@@ -55,12 +62,23 @@ void window_forget(struct stack *s, struct flow *f)
 	promise(s, f, 0);
 }
 
-/* What has been promised to flows other than this one, and counts against it. */
+/* What has been promised to flows other than this one, and counts against it: on its own
+ * queue all of it, on others what is still to be taken from the pool. */
 static uint32_t promised_to_others(const struct stack *s, const struct flow *f)
 {
 	const bool embryo = f->state == TCP_SYN_RECEIVED;
+	uint32_t bufs = 0;
 
-	return s->promised - f->promised - (embryo ? 0 : s->promised_embryos);
+	for (uint32_t q = 0; q < s->cfg.nr_queues; q++) {
+		const struct rx_queue *rx = &s->rx[q];
+		const uint32_t due = rx->promised - (embryo ? 0 : rx->promised_embryos);
+
+		if (q == f->queue)
+			bufs += due - f->promised;
+		else if (due > rx->fill)
+			bufs += due - rx->fill;
+	}
+	return bufs;
 }
 
 static uint32_t rcv_wnd(const struct flow *f)
@@ -83,10 +101,11 @@ void window_account(struct stack *s, struct flow *f)
 	promise(s, f, wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0);
 }
 
-/* Down quickly, up slowly: too small an estimate costs throughput, too large a drop. */
+/* Down quickly, up slowly: too small an estimate costs throughput, too large a drop. But a
+ * window that is charged a buffer a byte would be all there is. */
 void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs)
 {
-	const uint32_t seen = bytes / bufs ? bytes / bufs : 1;
+	const uint32_t seen = bytes / bufs > LEARN_MIN ? bytes / bufs : LEARN_MIN;
 	const int32_t diff = (int32_t)seen - (int32_t)f->bytes_per_buf;
 
 	f->bytes_per_buf += (uint32_t)(diff < 0 ? diff / 4 : (diff + 15) / 16);
@@ -122,7 +141,7 @@ void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
  * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
 static uint32_t least_room(const struct stack *s, const struct flow *f)
 {
-	if (f->tokens || f->rcvq.nr || free_niovs(s) <= s->reserve / 2)
+	if (f->tokens || f->rcvq.nr || free_niovs(s, f->queue) <= s->reserve / 2)
 		return 0;
 	return 2 * one_segment(s);
 }
@@ -136,11 +155,32 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	if (s->cfg.pressure == PRESSURE_DROP)
 		return s->cfg.rcv_wnd_max -
 		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
-	spare = (int64_t)free_niovs(s) - s->reserve - promised_to_others(s, f);
+	spare = (int64_t)free_niovs(s, f->queue) - s->reserve - promised_to_others(s, f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);
 	return bytes < f->rcv_ssthresh ? (uint32_t)bytes : f->rcv_ssthresh;
+}
+
+/*
+ * A window is counted in bytes, and a peer may spend it one byte a buffer. Where promises
+ * no longer cover that, the reserve is kept: for what fills a hole, and so frees what lies
+ * above it, for flows that hold nothing, and for segments without data. A fill ring that
+ * is empty would not even hear the RST of the connection that has emptied it.
+ */
+bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
+{
+	const uint32_t free = free_niovs(s, f->queue);
+
+	if (island) {
+		if (free <= s->reserve)
+			return false;
+		/* More buffers than its window is worth, and more than are left to all others. */
+		return (uint64_t)f->ooo.frags * ISLAND_BYTES_A_BUFFER <= rcv_wnd(f) ||
+		       f->ooo.frags < free - s->reserve;
+	}
+	return s->cfg.pressure == PRESSURE_DROP || (!f->tokens && !f->rcvq.nr) ||
+	       free > s->reserve / 2;
 }
 
 /* The smallest step worth telling: RFC 9293 3.8.6.2.2 (receiver's SWS avoidance). */
