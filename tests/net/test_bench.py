@@ -28,6 +28,7 @@ from devmemtcp.agent.bench.tcp_rx import (
 )
 
 BENCH = [sys.executable, "-m", "devmemtcp.agent.cli", "bench"]
+TOO_BUSY = "the machine is too busy"  # to be measured: somebody else never leaves a core
 VARIANTS = {"devmem", "kernel", "kernel-plain", "kernel-plain-sum", "kernel-pass"}
 
 
@@ -37,6 +38,8 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 def report(*args: str) -> dict[str, Any]:
     done = run(*args, "--json")
+    if done.returncode == 1 and TOO_BUSY in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document
@@ -102,7 +105,12 @@ def test_a_turn_in_which_nothing_came_is_repeated(
         with pytest.raises(OSError, match="too busy: 5 times nothing came to kernel"):
             run_tcp_rx(options, lambda line: None)
     else:
-        (setting,) = run_tcp_rx(options, lambda line: None).settings
+        try:
+            (setting,) = run_tcp_rx(options, lambda line: None).settings
+        except OSError as error:
+            if TOO_BUSY not in str(error):
+                raise
+            pytest.skip(str(error))
         assert setting.turns == turns[missed:][:1]
         assert setting.turns[0].goodput_soaked_gbps > 0
 
@@ -169,10 +177,15 @@ def test_the_soaker_misses_what_a_busy_core_takes() -> None:
 def whole_core(soaker: Soaker) -> float:
     """Units in a second of the thread's own CPU time, however long that takes to get."""
     with soaker.running():
-        before, began = soaker.read()[0].work, time.process_time()
-        while (took := time.process_time() - began) < 0.01:
+        before, began = soaker.read()[0].work, time_of_others()
+        while (took := time_of_others() - began) < 0.01:
             time.sleep(0.02)
         return (soaker.read()[0].work - before) / took
+
+
+def time_of_others() -> float:
+    """CPU time of this process's other threads."""
+    return time.process_time() - time.thread_time()
 
 
 def test_the_soaker_takes_nothing_while_it_rests() -> None:

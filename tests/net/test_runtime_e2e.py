@@ -309,7 +309,12 @@ def test_the_window_closes_and_opens_with_the_free_buffers(veth: Any) -> None:
         with rt.listen((veth.right.ip4, PORT)) as listener, ThreadPoolExecutor(1) as pool:
             sent = pool.submit(send_stream, veth.left, listener.address, 0, data)
             conn = listener.accept(PATIENCE)
-            assert settled(rt, lambda: next(f.rcv_wnd for f in rt.flows()) < 65536)
+
+            def stalled_at_less_than_64k() -> bool:
+                (flow,) = rt.flows()
+                return flow.rx_bytes > MIB and flow.rcv_wnd < 65536
+
+            assert settled(rt, stalled_at_less_than_64k)
             stalled = rt.stats()
             assert 0 < stalled.stack["frags_delivered"] <= 2 * 4 * MIB // 4096
             assert not sent.done()

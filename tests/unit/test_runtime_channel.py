@@ -625,8 +625,7 @@ def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: L
             pass
     for flow in flows:
         stack.push(EOF, flow)
-    await_sleep(stack)
-    stack.wake_app()
+    stack.wake_app()  # if anyone sleeps: who is awake looks before
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
