@@ -393,8 +393,8 @@ class Bench:
         return Turn(
             variant=variant.name,
             round=number,
-            goodput_gbps=first["bytes"] * 8 / first["seconds"] / 1e9,
-            goodput_soaked_gbps=second["bytes"] * 8 / second["seconds"] / 1e9,
+            goodput_gbps=_gbps(first),
+            goodput_soaked_gbps=_gbps(second),
             soaker_rates=seen.soaker_rates(),
             idle_rates=[max(pair) for pair in zip(idle, idle_after, strict=True)],
             foreign_cores=seen.foreign_cores(),
@@ -419,6 +419,11 @@ class Bench:
             soaked = self._soaker.read()
             _sleep_until(second + duration)
             return Readings(accounts, CpuTimes.now(pids), soaked, self._soaker.read())
+
+
+def _gbps(window: dict[str, Any]) -> float:
+    """Of a window in which the stream stalled, what one byte would have been: never 0."""
+    return float(max(window["bytes"], 1) * 8 / window["seconds"] / 1e9)
 
 
 def _sleep_until(ns: int) -> None:
