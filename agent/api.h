@@ -153,3 +153,6 @@ int64_t frags_inside(const struct app_frag *frags, uint32_t n, uint64_t size);
 int netns_enter(int fd);
 /* 1 when this address is on the interface, else 0. */
 int netdev_has_address(const char *ifname, const struct stack_addr *addr);
+/* The addresses of the interface, ports 0; returns how many there are, of which the first
+ * `max` are in `out`. */
+int netdev_addresses(const char *ifname, struct stack_addr *out, uint32_t max);

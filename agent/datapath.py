@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.addresses import AddressWatch
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetNs, to_stack
 from devmemtcp.pyxdp import (
@@ -197,6 +198,8 @@ class Datapath:
         self._object.load()
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
         self._sockets = [self._socket(undo, umem, queue) for queue in range(c.queues)]
+        maps = self._object.maps
+        undo.enter_context(AddressWatch(c.ifname, self._netns, maps["mac"], maps["addresses"]))
         self._attachment = undo.enter_context(
             # Alone: what joins a dispatcher stays there when its process is killed.
             attach(

@@ -19,17 +19,43 @@ int netns_enter(int fd)
 	return setns(fd, CLONE_NEWNET) ? -errno : 0;
 }
 
-static bool same_address(const struct sockaddr *sa, const struct stack_addr *addr)
+static bool to_stack_addr(const struct sockaddr *sa, struct stack_addr *out)
 {
-	if (addr->family == 4 && sa->sa_family == AF_INET)
-		return !memcmp(&((const struct sockaddr_in *)sa)->sin_addr, addr->ip + 12, 4);
-	if (addr->family == 6 && sa->sa_family == AF_INET6)
-		return !memcmp(&((const struct sockaddr_in6 *)sa)->sin6_addr, addr->ip, 16);
-	return false;
+	*out = (struct stack_addr){0};
+	if (sa->sa_family == AF_INET) {
+		out->family = 4;
+		out->ip[10] = out->ip[11] = 0xff;
+		memcpy(out->ip + 12, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+	} else if (sa->sa_family == AF_INET6) {
+		out->family = 6;
+		memcpy(out->ip, &((const struct sockaddr_in6 *)sa)->sin6_addr, 16);
+	}
+	return out->family;
+}
+
+int netdev_addresses(const char *ifname, struct stack_addr *out, uint32_t max)
+{
+	struct stack_addr addr;
+	struct ifaddrs *list, *i;
+	uint32_t nr = 0;
+
+	if (getifaddrs(&list))
+		return -errno;
+	for (i = list; i; i = i->ifa_next) {
+		if (!i->ifa_addr || strncmp(i->ifa_name, ifname, IFNAMSIZ) ||
+		    !to_stack_addr(i->ifa_addr, &addr))
+			continue;
+		if (nr < max)
+			out[nr] = addr;
+		nr++;
+	}
+	freeifaddrs(list);
+	return (int)nr;
 }
 
 int netdev_has_address(const char *ifname, const struct stack_addr *addr)
 {
+	struct stack_addr have;
 	struct ifaddrs *list, *i;
 	int found = 0;
 
@@ -37,7 +63,8 @@ int netdev_has_address(const char *ifname, const struct stack_addr *addr)
 		return -errno;
 	for (i = list; i && !found; i = i->ifa_next)
 		found = i->ifa_addr && !strncmp(i->ifa_name, ifname, IFNAMSIZ) &&
-			same_address(i->ifa_addr, addr);
+			to_stack_addr(i->ifa_addr, &have) && have.family == addr->family &&
+			!memcmp(have.ip, addr->ip, sizeof(have.ip));
 	freeifaddrs(list);
 	return found;
 }

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Self
 
@@ -104,6 +104,18 @@ class NetDev:
         if result < 0:
             raise OSError(-result, f"cannot list the addresses of {name}: {os.strerror(-result)}")
         return bool(result)
+
+
+def addresses_of(name: str) -> list[IpAddress]:
+    """The IP addresses of an interface, in no particular order. Raises OSError."""
+    count, there = 0, 64
+    while there > count:
+        count = there
+        out = ffi.new("struct stack_addr[]", count)
+        there = lib.netdev_addresses(name.encode(), out, count)
+        if there < 0:
+            raise OSError(-there, f"cannot list the addresses of {name}: {os.strerror(-there)}")
+    return [ip_address(from_stack(addr)[0]) for addr in out[0:there]]
 
 
 def _is_up(name: str) -> bool:

@@ -2,13 +2,15 @@
 """The XDP program: where its object is, and how to speak to its maps.
 
 The object holds two programs with the same logic, ``steer_frags`` (multi-buffer
-packets, ``xdp.frags``) and ``steer_linear``, and three maps for userspace:
+packets, ``xdp.frags``) and ``steer_linear``, and five maps for userspace:
 
 ========== ============ ================================== ===========================
 map        type         key                                value
 ========== ============ ================================== ===========================
 xsks       XSKMAP       rx_queue_index, u32                AF_XDP socket fd, u32
 listeners  HASH         :func:`listener_key`               :func:`listener_value`
+mac        ARRAY        0, u32                             :func:`mac_value`
+addresses  HASH         :func:`address_key`                u32, not used
 counters   PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible CPU
 ========== ============ ================================== ===========================
 
@@ -28,8 +30,10 @@ __all__ = [
     "PROGRAM_FRAGS",
     "PROGRAM_LINEAR",
     "PROGRAM_PROBE",
+    "address_key",
     "listener_key",
     "listener_value",
+    "mac_value",
     "object_path",
     "read_counters",
 ]
@@ -65,16 +69,41 @@ def listener_key(ip: str | IPv4Address | IPv6Address, port: int) -> bytes:
     """``struct steer_key``, 20 bytes: address (16), port (2, big endian), family (2, native).
 
     IPv4 addresses are stored as ``::ffff:a.b.c.d``; ``0.0.0.0`` and ``::`` listen on
-    every address of their family, and an exact address goes before them.
+    every address of their family that is in the map ``addresses``, and an exact address
+    goes before them.
 
     Raises:
         ValueError: *ip* is not an address, or *port* not within 1..65535.
     """
-    address = ip_address(ip)
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port} is not within 1..65535")
+    return _key(ip, port)
+
+
+def address_key(ip: str | IPv4Address | IPv6Address) -> bytes:
+    """``struct steer_key`` without a port: an address that a wildcard listener stands for.
+
+    Raises:
+        ValueError: *ip* is not an address.
+    """
+    return _key(ip, 0)
+
+
+def _key(ip: str | IPv4Address | IPv6Address, port: int) -> bytes:
+    address = ip_address(ip)
     packed = address.packed if address.version == 6 else _V4_MAPPED + address.packed
     return packed + struct.pack("=HH", socket.htons(port), address.version)
+
+
+def mac_value(mac: bytes) -> bytes:
+    """``struct steer_mac``, 8 bytes: the Ethernet address whose frames are ours.
+
+    Raises:
+        ValueError: *mac* has not 6 bytes.
+    """
+    if len(mac) != 6:
+        raise ValueError(f"an Ethernet address has 6 bytes, not {len(mac)}")
+    return mac + bytes(2)
 
 
 def listener_value(csum_trust: bool = False) -> bytes:

@@ -20,17 +20,23 @@
 #include "csum.h"
 #include "split.h"
 
-/* The exact address first, then the unspecified address of its family. */
+/*
+ * The exact address first, then the unspecified address of its family, if the packet is for
+ * us and not one that we only happen to see.
+ */
 static __always_inline struct steer_value *find_listener(const struct steer_key *dst)
 {
 	struct steer_key any = {.port = dst->port, .family = dst->family};
+	struct steer_key address = *dst;
 	struct steer_value *listener = bpf_map_lookup_elem(&listeners, dst);
 
 	if (listener)
 		return listener;
 	if (any.family == 4)
 		any.addr[10] = any.addr[11] = 0xff;
-	return bpf_map_lookup_elem(&listeners, &any);
+	listener = bpf_map_lookup_elem(&listeners, &any);
+	address.port = 0;
+	return listener && bpf_map_lookup_elem(&addresses, &address) ? listener : NULL;
 }
 
 static __always_inline enum steer_counter check_segment(struct xdp_md *ctx, struct segment *seg,

@@ -2,7 +2,7 @@
 /*
  * maps.h - what userspace fills in, and where the program keeps its accounts.
  *
- * Userspace writes xsks and listeners and reads counters. The program writes
+ * Userspace writes xsks, listeners, mac and addresses and reads counters. The program writes
  * only counters (its own CPU's column) and scratch.
  */
 #ifndef DEVMEMTCP_MAPS_H
@@ -14,6 +14,7 @@
 
 #define MAX_QUEUES 64
 #define MAX_LISTENERS 256
+#define MAX_ADDRESSES 1024
 #define SCRATCH_LEN 4096 /* a multiple of 4, small enough to stay in the L1 cache */
 
 /* rx_queue_index -> the AF_XDP socket bound to that queue. */
@@ -30,6 +31,22 @@ struct {
 	__type(key, struct steer_key);
 	__type(value, struct steer_value);
 } listeners SEC(".maps");
+
+/* Our Ethernet address. All zeros until userspace has entered it, which no frame is sent to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct steer_mac);
+} mac SEC(".maps");
+
+/* The interface's IP addresses, port 0: those that an unspecified listener stands for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ADDRESSES);
+	__type(key, struct steer_key);
+	__type(value, __u32);
+} addresses SEC(".maps");
 
 /* enum steer_counter -> how often. */
 struct {

@@ -25,6 +25,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_endian.h>
+#include <stdbool.h>
 #include "maps.h"
 
 #define IP_MF 0x2000 /* <net/ip.h> is not for BPF programs */
@@ -80,9 +81,20 @@ static __always_inline __u64 sum_words(const __be32 *words, int n)
 	return sum;
 }
 
+static __always_inline bool is_our_mac(const struct ethhdr *eth)
+{
+	const __be16 *dest = (const __be16 *)eth->h_dest;
+	__u32 key = 0;
+	const struct steer_mac *ours = bpf_map_lookup_elem(&mac, &key);
+
+	return ours &&
+	       !((dest[0] ^ ours->addr[0]) | (dest[1] ^ ours->addr[1]) | (dest[2] ^ ours->addr[2]));
+}
+
 /*
  * A frame to a group address is not ours: TCP is between two hosts (RFC 9293
- * MUST-57). Nor is a tagged one, priority tags (VID 0) included: the kernel
+ * MUST-57). Nor is one to another host, which a veth delivers all the same, and a
+ * NIC in promiscuous mode. Nor is a tagged one, priority tags (VID 0) included: the kernel
  * knows which of its interfaces a tag belongs to, and we do not. A tag that was
  * taken out of the frame before us cannot be seen: rxvlan offload must be off
  * (on a veth, the peer's txvlan).
@@ -95,6 +107,8 @@ static __always_inline enum steer_counter parse_ethernet(struct hdr_cursor *cur,
 		return STEER_pass_malformed;
 	if (eth->h_dest[0] & 1)
 		return STEER_pass_not_unicast;
+	if (!is_our_mac(eth))
+		return STEER_pass_other_host;
 	*proto = eth->h_proto;
 	if (*proto == bpf_htons(ETH_P_8021Q) || *proto == bpf_htons(ETH_P_8021AD))
 		return STEER_pass_vlan;

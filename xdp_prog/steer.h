@@ -42,11 +42,17 @@ struct rx_info {
 	__u32 queue; /* rx_queue_index */
 };
 
-/* A listening address. IPv4 as ::ffff:a.b.c.d; the unspecified address matches any. */
+/* A listening address. IPv4 as ::ffff:a.b.c.d; the unspecified address stands for all of ours. */
 struct steer_key {
 	__u8 addr[16];
 	__be16 port;
 	__u16 family; /* 4 or 6 */
+};
+
+/* Ours on the link. */
+struct steer_mac {
+	__be16 addr[3];
+	__u16 unused;
 };
 
 #define STEER_CSUM_TRUST 0x1 /* skip the payload sum */
@@ -64,6 +70,7 @@ struct steer_value {
 #define STEER_COUNTERS(X)                                                                          \
 	X(redirect) /* to the XSK of its queue */                                                  \
 	X(pass_not_unicast) /* a group address, Ethernet's or IP's */                              \
+	X(pass_other_host) /* to another's Ethernet address */                                     \
 	X(pass_not_ip)                                                                             \
 	X(pass_vlan) /* tagged, VID 0 too: the kernel knows whose it is */                         \
 	X(pass_not_tcp)                                                                            \

@@ -251,6 +251,7 @@ def receiver(end: VethEnd, mode: Mode) -> Iterator[Receiver]:
         undo.enter_context(xsk)
         mosaic.close_eyes()
         rx = Receiver(mosaic, xsk)
+        obj.maps["mac"].set(bytes(4), xdp_prog.mac_value(bytes.fromhex(end.mac.replace(":", ""))))
         for ip in (end.ip4, end.ip6):
             key, value = xdp_prog.listener_key(ip, PORT), xdp_prog.listener_value()
             obj.maps["listeners"].set(key, value)

@@ -30,6 +30,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
+from scapy.utils import mac2str
 
 from devmemtcp import xdp_prog
 from devmemtcp.pyxdp import (
@@ -55,6 +56,7 @@ CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
 
 MAC = "02:00:00:00:00:01"
 OURS4, OURS6, PORT = "10.0.0.1", "fd00::1", 80
+ALSO_OURS4, ALSO_OURS6 = "10.0.0.8", "fd00::8"
 OTHER4, OTHER6 = "10.0.0.9", "fd00::9"
 PEER4, PEER6 = "10.0.0.2", "fd00::2"
 ANY_PORT, MIXED_PORT, ANY6_PORT = 81, 82, 83
@@ -167,6 +169,9 @@ def steer(request: pytest.FixtureRequest) -> Iterator[Steer]:
         pytest.skip("needs CAP_BPF and CAP_NET_ADMIN")
     with obj, socket.socket(AF_XDP, socket.SOCK_RAW) as xsk:
         steer = Steer(obj, request.param, xsk)
+        obj.maps["mac"].set(bytes(4), xdp_prog.mac_value(mac2str(MAC)))
+        for ip in (OURS4, OURS6, ALSO_OURS4, ALSO_OURS6):
+            obj.maps["addresses"].set(xdp_prog.address_key(ip), bytes(4))
         steer.listen(OURS4, PORT)
         steer.listen(OURS6, PORT)
         steer.listen("0.0.0.0", ANY_PORT)
@@ -289,8 +294,8 @@ def ours() -> Iterator[tuple[str, Packet, bytes]]:
     yield "IPv6 routing, none left", ip6(arrived) / tcp(noise(9)), noise(9)
     three = ip6(HOP_BY_HOP, DEST_OPT, arrived)
     yield "IPv6 three extension headers", three / tcp(noise(9)), noise(9)
-    yield "wildcard listener", ip4(dst=OTHER4) / tcp(noise(9), dport=ANY_PORT), noise(9)
-    yield "IPv6 wildcard listener", ip6(dst=OTHER6) / tcp(noise(9), dport=ANY6_PORT), noise(9)
+    yield "wildcard listener", ip4(dst=ALSO_OURS4) / tcp(noise(9), dport=ANY_PORT), noise(9)
+    yield "IPv6 wildcard listener", ip6(dst=ALSO_OURS6) / tcp(noise(9), dport=ANY6_PORT), noise(9)
 
 
 def check_split(outcome: Outcome, frame: bytes, payload: bytes) -> None:
@@ -355,6 +360,10 @@ def foreign() -> Iterator[tuple[str, bytes | Packet, str]]:
     yield "broadcast", changed(data, Ether, dst="ff:ff:ff:ff:ff:ff"), "pass_not_unicast"
     yield "multicast", changed(data, Ether, dst="01:00:5e:00:00:01"), "pass_not_unicast"
     yield "IPv6 multicast frame", changed(data6, Ether, dst="33:33:00:00:00:01"), "pass_not_unicast"
+    for name, mac in {"first": "06", "last": "02"}.items():
+        other = mac + MAC[2:-2] + ("01" if name == "first" else "03")
+        yield f"another {name} byte", changed(data, Ether, dst=other), "pass_other_host"
+    yield "frame to zeros", changed(data6, Ether, dst="00:00:00:00:00:00"), "pass_other_host"
     for dst in ("224.0.0.1", "239.255.255.255", "255.255.255.255"):
         yield f"to {dst}", ip4(dst=dst) / tcp(dport=ANY_PORT), "pass_not_unicast"
     yield "to ff02::1", ip6(dst="ff02::1") / tcp(dport=ANY6_PORT), "pass_not_unicast"
@@ -376,6 +385,8 @@ def foreign() -> Iterator[tuple[str, bytes | Packet, str]]:
     yield "our port as source", ip4() / tcp(sport=PORT, dport=1024), "pass_no_listener"
     yield "another address", ip4(dst=OTHER4) / tcp(), "pass_no_listener"
     yield "another IPv6 address", ip6(dst=OTHER6) / tcp(), "pass_no_listener"
+    yield "wildcard, not ours", ip4(dst=OTHER4) / tcp(dport=ANY_PORT), "pass_no_listener"
+    yield "IPv6 wildcard, not ours", ip6(dst=OTHER6) / tcp(dport=ANY6_PORT), "pass_no_listener"
     yield "IPv6 to an IPv4 wildcard", ip6() / tcp(dport=ANY_PORT), "pass_no_listener"
     yield "IPv4 to an IPv6 wildcard", ip4() / tcp(dport=ANY6_PORT), "pass_no_listener"
     mapped = ip6(dst="::ffff:10.0.0.1") / tcp()
@@ -591,9 +602,9 @@ def test_trust_skips_the_payload_but_not_the_headers(steer: Steer) -> None:
 
 
 def test_the_exact_listener_goes_before_the_wildcard(steer: Steer) -> None:
-    exact, other = (cooked(ip4(dst=dst) / tcp(dport=MIXED_PORT)) for dst in (OURS4, OTHER4))
+    exact, also = (cooked(ip4(dst=dst) / tcp(dport=MIXED_PORT)) for dst in (OURS4, ALSO_OURS4))
     assert steer(exact).info.csum == CSUM_TRUSTED
-    assert steer(other).info.csum == CSUM_VERIFIED
+    assert steer(also).info.csum == CSUM_VERIFIED
 
 
 @pytest.mark.parametrize("options", [[], [ROUTER_ALERT], NOP40], ids=["none", "4", "40"])

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the interface is called on the link and in IP, kept true in the XDP program's maps.
+
+A program sees every frame that the driver delivers: on a veth, or with promiscuous mode, also
+those to other hosts' Ethernet addresses; and an unspecified listening address stands for every
+address *of ours*. The kernel tells this thread of each change (rtnetlink(7)); it then asks for
+everything again, so that no message has to be understood and none can be missed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import threading
+from types import TracebackType
+from typing import Self
+
+from devmemtcp import xdp_prog
+from devmemtcp.agent.netdev import NetNs, addresses_of
+from devmemtcp.pyxdp import Map
+
+_SIOCGIFHWADDR = 0x8927
+_IFREQ = struct.Struct("16sH6s16x")
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV6_IFADDR = 0x100
+
+
+class AddressWatch:
+    """Keeps the maps `mac` and `addresses` like the interface, until closed."""
+
+    def __init__(self, ifname: str, netns: NetNs, mac: Map, addresses: Map) -> None:
+        """Both maps are filled in when this returns. Raises OSError as the kernel does."""
+        self._ifname = ifname
+        self._netns = netns
+        self._mac = mac
+        self._addresses = addresses
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
+        try:
+            with netns.entered():
+                self._events = socket.socket(
+                    socket.AF_NETLINK,
+                    socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                    socket.NETLINK_ROUTE,
+                )
+                self._events.bind((0, groups))
+                self._refresh()
+        except BaseException:
+            os.close(self._stop)
+            raise
+        self._thread = threading.Thread(target=self._run, name="devmemtcp-addresses", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        self._events.close()
+        os.close(self._stop)
+
+    def _refresh(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            ifreq = _IFREQ.pack(self._ifname.encode(), 0, b"")
+            mac = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFHWADDR, ifreq))[2]
+        self._mac.set(bytes(4), xdp_prog.mac_value(mac))
+        there = {xdp_prog.address_key(address) for address in addresses_of(self._ifname)}
+        before = set(self._addresses.keys())
+        for key in there - before:
+            self._addresses.set(key, bytes(4))
+        for key in before - there:
+            self._addresses.delete(key)
+
+    def _run(self) -> None:
+        with self._netns.entered():
+            while self._wait():
+                try:
+                    self._refresh()
+                except OSError as error:
+                    # The interface has gone: nothing can arrive by it any more.
+                    if error.errno != errno.ENODEV:
+                        raise
+
+    def _wait(self) -> bool:
+        """Until something has changed; False when it is time to end."""
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._events, select.POLLIN)
+        if self._stop in dict(poll.poll()):
+            return False
+        while True:
+            try:
+                self._events.recv(1 << 16)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more changes than the socket could hold
+                    raise

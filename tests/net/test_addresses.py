@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An unspecified listening address stands for the interface's own addresses, as they are now."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from devmemtcp.agent import Region, Runtime
+
+PORT = 5310
+PATIENCE = 20.0
+LATER4, LATER6 = "10.77.0.77", "fd00:77::77"
+
+
+def connects(end: Any, address: str, timeout: float) -> bool:
+    """Whether a kernel client gets a connection to `address`."""
+    with end.enter():
+        try:
+            socket.create_connection((address, PORT), timeout=timeout).close()
+        except TimeoutError:
+            return False
+        return True
+
+
+def until_it_connects(end: Any, address: str) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if connects(end, address, 1.5):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "address"), [("0.0.0.0", LATER4), ("::", LATER6)], ids=["IPv4", "IPv6"]
+)
+@pytest.mark.parametrize("isolate", [False, True], ids=["embedded", "isolated"])
+def test_addresses_may_come_and_go(veth: Any, everywhere: str, address: str, isolate: bool) -> None:
+    near, far = veth.right, veth.left
+    length = "128" if ":" in address else "32"
+    family, nodad = ("-6", ["nodad"]) if ":" in address else ("-4", [])
+    with (
+        Region(4 << 20) as region,
+        Runtime(near.ifname, region, netns=near.netns, isolate=isolate) as rt,
+    ):
+        rt.listen((everywhere, PORT))
+        assert connects(far, near.ip6 if ":" in address else near.ip4, PATIENCE)
+        # To another's address by our Ethernet address: seen by the program, and not ours.
+        far.run(["ip", "neigh", "replace", address, "lladdr", near.mac, "dev", far.ifname])
+        assert not connects(far, address, 0.5)
+        assert rt.stats().steer["pass_no_listener"]
+        near.run(["ip", "addr", "add", f"{address}/{length}", "dev", near.ifname, *nodad])
+        assert until_it_connects(far, address)
+        near.run(["ip", family, "addr", "del", f"{address}/{length}", "dev", near.ifname])
+        assert not connects(far, address, 0.5)
+
+
+def test_frames_to_other_hosts_are_not_ours(veth: Any) -> None:
+    near, far = veth.right, veth.left
+    other = "02:00:00:00:99:01"
+    with (
+        Region(4 << 20) as region,
+        Runtime(near.ifname, region, netns=near.netns) as rt,
+    ):
+        rt.listen((near.ip4, PORT))
+        far.run(["ip", "neigh", "replace", near.ip4, "lladdr", other, "dev", far.ifname])
+        assert not connects(far, near.ip4, 0.5)
+        assert rt.stats().steer["pass_other_host"]
+        near.run(["ip", "link", "set", near.ifname, "address", other])
+        assert until_it_connects(far, near.ip4)
