@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from devmemtcp.agent.bench.plan import CpuPlan
     from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
 
@@ -39,11 +40,12 @@ class CsumChoice(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mtus = Annotated[list[int] | None, typer.Option("--mtu", help="Bytes of an IP packet. Repeatable.")]
-Plan = Annotated[
-    str | None,
+Plans = Annotated[
+    list[str] | None,
     typer.Option(
         metavar="PLAN",
-        help="Cores, e.g. sender=0,app=1,loop=0,rps=1,acks=0; `none` pins nothing.",
+        help="Cores, e.g. sender=0,app=1,loop=0,rps=1,acks=0; `none` pins nothing. "
+        "Repeatable: the best one counts.",
     ),
 ]
 RegionSize = Annotated[str, typer.Option(metavar="SIZE", help="Device memory, e.g. 64M.")]
@@ -58,13 +60,13 @@ def tcp_rx(
     ] = None,
     duration: Annotated[
         float, typer.Option(metavar="SECONDS", help="Of each of a turn's two windows.")
-    ] = 1.0,
+    ] = 0.5,
     rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 5,
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
     ] = None,
-    cpu_plan: Plan = None,
-    kernel_cpu_plan: Plan = None,
+    cpu_plan: Plans = None,
+    kernel_cpu_plan: Plans = None,
     region_size: RegionSize = "64M",
     rx_csum: Annotated[CsumChoice, typer.Option(help="Ours: verify, or trust.")] = (
         CsumChoice.VERIFY
@@ -91,7 +93,7 @@ def tcp_rx(
     The sender is a blocking send() of the kernel, pinned to cubic. Measured are goodput, and
     CPU per byte of all cores by what a thread of the lowest priority can no longer get.
     """
-    from devmemtcp.agent.bench.plan import default_kernel_plan, default_plan, parse_plan
+    from devmemtcp.agent.bench.plan import default_kernel_plans, default_plans
     from devmemtcp.agent.bench.tcp_rx import VARIANTS, TcpRxOptions, run_tcp_rx
     from devmemtcp.agent.sizes import parse_size
 
@@ -100,10 +102,8 @@ def tcp_rx(
         modes=tuple(each.value for each in mode or [ModeChoice.AUTO, ModeChoice.NATIVE]),
         duration=duration,
         rounds=rounds,
-        plan=default_plan() if cpu_plan is None else parse_plan(cpu_plan),
-        kernel_plan=default_kernel_plan()
-        if kernel_cpu_plan is None
-        else parse_plan(kernel_cpu_plan),
+        plans=_plans(cpu_plan) or default_plans(),
+        kernel_plans=_plans(kernel_cpu_plan) or default_kernel_plans(),
         region_size=parse_size(region_size, what="--region-size"),
         rx_csum=rx_csum.value,
         window=parse_size(window, what="--window", minimum=1),
@@ -173,10 +173,16 @@ def _print_soak(report: SoakReport) -> None:
     )
 
 
+def _plans(texts: list[str] | None) -> tuple[CpuPlan, ...]:
+    from devmemtcp.agent.bench.plan import parse_plan
+
+    return tuple(parse_plan(text) for text in dict.fromkeys(texts or ()))
+
+
 def _print_tcp_rx(report: TcpRxReport) -> None:
     from rich.console import Console
 
-    console = Console(width=max(110, Console().width))  # the tables need it
+    console = Console(width=max(160, Console().width))  # the tables need it
     for setting in report.settings:
         console.print(_tcp_rx_table(setting))
     console.print(
@@ -186,7 +192,6 @@ def _print_tcp_rx(report: TcpRxReport) -> None:
         f"window {report.window >> 10} KiB; checksums: {report.rx_csum}; "
         f"spin {report.spin_us} us; busy poll: {report.busy_poll}; "
         f"application {'copies every byte' if report.copy else 'does not read payload'}; "
-        f"cores ours {report.plan}, kernel {report.kernel_plan}; "
         f"{report.rounds} rounds of 2 x {report.duration:g} s, seed {report.seed}",
         highlight=False,
     )
@@ -201,7 +206,8 @@ def _tcp_rx_table(setting: Setting) -> Table:
     )
     for column in ("variant", "Gb/s", "CPU s/GB", "TSC cycles/B", "ours: Gb/s x", "ours: CPU x"):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    table.add_column("foreign + stolen cores", justify="right")
+    table.add_column("foreign + stolen", justify="right")
+    table.add_column("cores")
     for row in setting.rows:
         table.add_row(
             row.variant,
@@ -211,6 +217,7 @@ def _tcp_rx_table(setting: Setting) -> Table:
             "" if row.goodput_ratio is None else _spread(row.goodput_ratio, 2),
             "" if row.cpu_ratio is None else _spread(row.cpu_ratio, 2),
             f"{row.foreign_cores.median:.2f} + {row.stolen_cores.median:.2f}",
+            row.plan.replace(",", " "),
         )
     return table
 

@@ -59,20 +59,21 @@ def parse_plan(text: str) -> CpuPlan:
     return CpuPlan(**found)
 
 
-def default_kernel_plan() -> CpuPlan:
-    """The sender on one core, recv() and the receive softirq on the other."""
+def default_kernel_plans() -> tuple[CpuPlan, ...]:
+    """The sender on one core, recv() and the receive softirq on the other; or as it comes."""
     first, second = _two_cores()
-    return CpuPlan(sender=first, app=second, rps=second)
+    return CpuPlan(sender=first, app=second, rps=second), CpuPlan()
 
 
-def default_plan() -> CpuPlan:
-    """The sender and the stack on one core, the receive softirq and the application on the other.
+def default_plans() -> tuple[CpuPlan, ...]:
+    """The sender and the stack on one core, the receive softirq on the other.
 
     The stack's transmissions execute the sender's ACK processing, and often its next send,
-    in place: they share what is in that core's cache.
+    in place: they share what is in that core's cache. The application has so little to do
+    that it fits on either.
     """
     first, second = _two_cores()
-    return CpuPlan(sender=first, app=second, loop=first, rps=second)
+    return tuple(CpuPlan(sender=first, app=app, loop=first, rps=second) for app in (first, second))
 
 
 def _two_cores() -> tuple[int, int]:

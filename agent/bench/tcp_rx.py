@@ -11,8 +11,9 @@ drawn anew for each round, so that what the machine does meanwhile hits all of t
     kernel-pass       (c) recv(), with an XDP program that passes everything on, attached as ours is
 
 A turn is one new connection: warm-up, then a window in which goodput is taken, then
-one in which the soaker (soaker.c) runs beside it and takes what CPU is left. Ratios
-are made within rounds; what is reported of them is the median.
+one in which the soaker (soaker.c) runs beside it and takes what CPU is left. Each
+variant has a turn with each of its CPU plans, and the best one counts. Ratios are made
+within rounds; what is reported of them is the median.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -77,8 +78,10 @@ class TcpRxOptions:
     duration: float
     """Seconds of each of a turn's two windows."""
     rounds: int
-    plan: CpuPlan
-    kernel_plan: CpuPlan
+    plans: tuple[CpuPlan, ...]
+    """For ours; each is measured, and the one with the best goodput counts."""
+    kernel_plans: tuple[CpuPlan, ...]
+    """The same for the kernel's variants."""
     region_size: int
     rx_csum: RxCsum
     window: int
@@ -89,9 +92,18 @@ class TcpRxOptions:
     variants: tuple[str, ...]
     seed: int
 
+    def contestants(self) -> list[tuple[Variant, CpuPlan]]:
+        """Who has a turn in each round."""
+        return [
+            (variant, plan)
+            for variant in VARIANTS
+            if variant.name in self.variants
+            for plan in (self.plans if variant.name == OURS else self.kernel_plans)
+        ]
+
     def seconds(self) -> float:
         """About how long it will take."""
-        turns = len(self.mtus) * len(self.modes) * self.rounds * len(self.variants)
+        turns = len(self.mtus) * len(self.modes) * self.rounds * len(self.contestants())
         return turns * (2 * self.duration + OVERHEAD_SECONDS)
 
 
@@ -100,6 +112,7 @@ class Turn:
     """One variant, measured once."""
 
     variant: str
+    plan: str
     round: int
     goodput_gbps: float
     """10^9 bits of payload a second, nothing else running that could be kept away."""
@@ -149,6 +162,8 @@ class Row:
     """One variant over all rounds; the last two are ours divided by this one's, round by round."""
 
     variant: str
+    plan: str
+    """The best one."""
     goodput_gbps: Spread
     cpu_seconds_per_gb: Spread
     cycles_per_byte: float | None
@@ -181,8 +196,6 @@ class TcpRxReport:
     cores: int
     tsc_ghz: float
     congestion: str
-    plan: str
-    kernel_plan: str
     region_size: int
     rx_csum: str
     window: int
@@ -219,8 +232,6 @@ def run_tcp_rx(options: TcpRxOptions, say: Say) -> TcpRxReport:
         cores=len(os.sched_getaffinity(0)),
         tsc_ghz=conditions.tsc_hz() / 1e9,
         congestion=congestion,
-        plan=str(options.plan),
-        kernel_plan=str(options.kernel_plan),
         region_size=options.region_size,
         rx_csum=options.rx_csum,
         window=options.window,
@@ -309,25 +320,24 @@ class Bench:
 
     def measure(self, asked: Mode, say: Say) -> Setting:
         """All rounds in one mode."""
-        mode = self._near.ask(do="mode", **self._ours(asked))["mode"]
-        variants = [each for each in VARIANTS if each.name in self._options.variants]
+        mode = self._near.ask(do="mode", **self._ours(asked, CpuPlan()))["mode"]
+        contestants = self._options.contestants()
         turns: list[Turn] = []
         for number in range(1, self._options.rounds + 1):
-            order = self._random.sample(variants, len(variants))
-            for variant in order:
-                turn = self._repeated_turn(variant, number, mode)
+            for variant, plan in self._random.sample(contestants, len(contestants)):
+                turn = self._repeated_turn(variant, plan, number, mode)
                 turns.append(turn)
                 say(
-                    f"MTU {self._mtu} {mode}, round {number}, {variant.name}: "
+                    f"MTU {self._mtu} {mode}, round {number}, {variant.name} ({plan}): "
                     f"{turn.goodput_gbps:.2f} Gb/s"
                 )
         idle_rates = [max(core) for core in zip(*(t.idle_rates for t in turns), strict=True)]
         for turn in turns:
             turn.account(idle_rates)
-        rows = list(_rows(turns, [each.name for each in variants]))
+        rows = list(_rows(turns, dict.fromkeys(variant.name for variant, _ in contestants)))
         return Setting(self._mtu, asked, mode, rows, turns)
 
-    def _ours(self, mode: str) -> dict[str, Any]:
+    def _ours(self, mode: str, plan: CpuPlan) -> dict[str, Any]:
         """How a runtime is to be made, as the worker wants to be told."""
         options = self._options
         return {
@@ -338,7 +348,7 @@ class Bench:
             "rcv_wnd": options.window,
             "spin_us": options.spin_us,
             "busy_poll": options.busy_poll,
-            "loop_cpu": options.plan.loop,
+            "loop_cpu": plan.loop,
             "copy": options.copy,
         }
 
@@ -354,13 +364,13 @@ class Bench:
             worker.ask(do="rps", ifname=side.ifname, cpu=cpu)
         return dict(answer["offloads"])
 
-    def _repeated_turn(self, variant: Variant, number: int, mode: str) -> Turn:
+    def _repeated_turn(self, variant: Variant, plan: CpuPlan, number: int, mode: str) -> Turn:
         """A turn in which something came in both windows: a busy machine may sleep through one.
 
         Raises OSError (ETIMEDOUT) when there is none in TURN_ATTEMPTS.
         """
         for _ in range(TURN_ATTEMPTS):
-            turn = self._turn(variant, number, mode)
+            turn = self._turn(variant, plan, number, mode)
             if turn.goodput_gbps and turn.goodput_soaked_gbps:
                 return turn
         raise OSError(
@@ -369,14 +379,12 @@ class Bench:
             f"within {self._options.duration} s",
         )
 
-    def _turn(self, variant: Variant, number: int, mode: str) -> Turn:
-        options = self._options
+    def _turn(self, variant: Variant, plan: CpuPlan, number: int, mode: str) -> Turn:
         ours = variant.name == OURS
-        plan = options.plan if ours else options.kernel_plan
         offloads = self._prepare(variant, plan)
         idle = self._soaker.calibrate()
         address = [self._lab.near.ip4, PORT]
-        request = {"address": address, "cpu": plan.app, **self._ours(mode)}
+        request = {"address": address, "cpu": plan.app, **self._ours(mode, plan)}
         if ours:
             ready = self._near.ask(do="receive_devmem", **request)
         else:
@@ -392,9 +400,10 @@ class Bench:
         idle_after = self._soaker.calibrate()
         return Turn(
             variant=variant.name,
+            plan=str(plan),
             round=number,
-            goodput_gbps=_gbps(first),
-            goodput_soaked_gbps=_gbps(second),
+            goodput_gbps=first["bytes"] * 8 / first["seconds"] / 1e9,
+            goodput_soaked_gbps=second["bytes"] * 8 / second["seconds"] / 1e9,
             soaker_rates=seen.soaker_rates(),
             idle_rates=[max(pair) for pair in zip(idle, idle_after, strict=True)],
             foreign_cores=seen.foreign_cores(),
@@ -421,34 +430,36 @@ class Bench:
             return Readings(accounts, CpuTimes.now(pids), soaked, self._soaker.read())
 
 
-def _gbps(window: dict[str, Any]) -> float:
-    """Of a window in which the stream stalled, what one byte would have been: never 0."""
-    return float(max(window["bytes"], 1) * 8 / window["seconds"] / 1e9)
-
-
 def _sleep_until(ns: int) -> None:
     time.sleep(max(0, ns - time.monotonic_ns()) / 1e9)
 
 
-def _rows(turns: Sequence[Turn], names: Sequence[str]) -> Iterator[Row]:
-    """One a variant. Raises nothing: each variant has a turn in each round."""
+def _rows(turns: Sequence[Turn], names: Iterable[str]) -> Iterator[Row]:
+    """One a variant, each with its best plan."""
     cycles = conditions.tsc_hz() / 1e9
-    ours = {turn.round: turn for turn in turns if turn.variant == OURS}
-    for name in names:
-        mine = [turn for turn in turns if turn.variant == name]
+    best = {name: _best_plan([turn for turn in turns if turn.variant == name]) for name in names}
+    ours = {turn.round: turn for turn in best.get(OURS, [])}
+    for name, mine in best.items():
         cpu = Spread.of([turn.cpu_seconds_per_gb for turn in mine])
         paired = [(ours[turn.round], turn) for turn in mine] if ours and name != OURS else []
+        goodput_ratios = [a.goodput_gbps / b.goodput_gbps for a, b in paired]
+        cpu_ratios = [a.cpu_seconds_per_gb / b.cpu_seconds_per_gb for a, b in paired]
         yield Row(
             variant=name,
+            plan=mine[0].plan,
             goodput_gbps=Spread.of([turn.goodput_gbps for turn in mine]),
             cpu_seconds_per_gb=cpu,
             cycles_per_byte=cpu.median * cycles or None,
             foreign_cores=Spread.of([turn.foreign_cores for turn in mine]),
             stolen_cores=Spread.of([turn.stolen_cores for turn in mine]),
-            goodput_ratio=Spread.of([a.goodput_gbps / b.goodput_gbps for a, b in paired])
-            if paired
-            else None,
-            cpu_ratio=Spread.of([a.cpu_seconds_per_gb / b.cpu_seconds_per_gb for a, b in paired])
-            if paired
-            else None,
+            goodput_ratio=Spread.of(goodput_ratios) if paired else None,
+            cpu_ratio=Spread.of(cpu_ratios) if paired else None,
         )
+
+
+def _best_plan(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns of the plan with the highest median goodput."""
+    plans: dict[str, list[Turn]] = {}
+    for turn in turns:
+        plans.setdefault(turn.plan, []).append(turn)
+    return max(plans.values(), key=lambda each: statistics.median(t.goodput_gbps for t in each))

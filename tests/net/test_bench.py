@@ -53,12 +53,16 @@ def _root() -> None:
 
 @pytest.mark.usefixtures("_root")
 def test_every_variant_is_measured_in_every_round() -> None:
-    document = report("tcp-rx", "--rounds", "1", "--duration", "0.1", "--seed", "7")
+    document = report(
+        *("tcp-rx", "--rounds", "1", "--duration", "0.1", "--seed", "7"),
+        *("--cpu-plan", "none", "--kernel-cpu-plan", "none", "--kernel-cpu-plan", "sender=0"),
+    )
     assert document["congestion"] == "cubic"
     assert [s["asked_mode"] for s in document["settings"]] == ["auto", "native"]
     for setting in document["settings"]:
-        turns = [(t["round"], t["variant"]) for t in setting["turns"]]
-        assert sorted(turns) == sorted((1, v) for v in VARIANTS)
+        turns = [(t["variant"], t["plan"]) for t in setting["turns"]]
+        plans = {v: ["none"] if v == "devmem" else ["none", "sender=0"] for v in VARIANTS}
+        assert sorted(turns) == sorted((v, p) for v in VARIANTS for p in plans[v])
         assert min(t["goodput_gbps"] for t in setting["turns"]) > 0
         rows = {row["variant"]: row for row in setting["rows"]}
         assert set(rows) == VARIANTS
@@ -77,8 +81,8 @@ def test_a_turn_in_which_nothing_came_is_repeated(
 ) -> None:
     turns: list[Turn] = []
 
-    def turn(bench: Bench, variant: Variant, number: int, mode: str) -> Turn:
-        turns.append(measure(bench, variant, number, mode))
+    def turn(bench: Bench, variant: Variant, plan: CpuPlan, number: int, mode: str) -> Turn:
+        turns.append(measure(bench, variant, plan, number, mode))
         if len(turns) > missed:
             return turns[-1]
         return replace(turns[-1], goodput_soaked_gbps=0.0)
@@ -90,8 +94,8 @@ def test_a_turn_in_which_nothing_came_is_repeated(
         modes=("generic",),
         duration=0.1,
         rounds=1,
-        plan=CpuPlan(),
-        kernel_plan=CpuPlan(),
+        plans=(CpuPlan(),),
+        kernel_plans=(CpuPlan(),),
         region_size=4 << 20,
         rx_csum="verify",
         window=1 << 20,
