@@ -16,7 +16,7 @@
 #include "stack.h"
 #include "api.h"
 
-#define LOOP_BATCH 64
+#define LOOP_BATCH 128
 
 /* One call by another thread, carried out between two turns of the loop. */
 struct loop_mail {
