@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import resource
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -117,6 +118,12 @@ class OutputDirectory:
             raise ConfigError(f"output directory {path} {what}")
         if not os.access(path, os.W_OK | os.X_OK):
             raise ConfigError(f"output directory {path} is not writable by this user")
+        try:  # permissions do not say it all: there are /proc and /sys
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            raise ConfigError(
+                f"output directory {path} takes no files: {error.strerror}; choose another"
+            ) from error
         self.path = path
 
     def create(self, port: int) -> tuple[int, Path]:

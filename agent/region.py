@@ -68,8 +68,8 @@ class Region:
     for a consumer that wants large pages. A runtime cannot receive into such a region, see
     `Runtime`.
 
-    Raises ConfigError when `size` is not a multiple of the page, or below 1 MiB, or when there
-    are not enough huge pages.
+    Raises ConfigError when `size` is not a multiple of the page, below 1 MiB, or more than the
+    machine's memory (a runtime pins all of it), or when there are not enough huge pages.
     """
 
     fd: int
@@ -84,6 +84,11 @@ class Region:
             raise ConfigError(
                 f"the region's size must be a multiple of the page ({page} bytes), not {size}; "
                 f"take {size // page * page + page}"
+            )
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if size > memory:
+            raise ConfigError(
+                f"a region of {size} bytes is more than this machine's memory, {memory}; take less"
             )
         self.size = size
         self.hugetlb = hugetlb

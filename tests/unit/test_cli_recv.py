@@ -342,6 +342,17 @@ def test_output_directory_must_exist(tmp_path: Path) -> None:
         OutputDirectory(tmp_path / "file")
 
 
+@pytest.mark.parametrize("where", ["/proc", "/sys"])
+def test_output_directory_must_take_files(where: str) -> None:
+    with pytest.raises(ConfigError, match="takes no files|is not writable"):
+        OutputDirectory(Path(where))
+
+
+def test_output_directory_is_left_as_it_was(tmp_path: Path) -> None:
+    OutputDirectory(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 # ---- Signals on their own ----
 
 

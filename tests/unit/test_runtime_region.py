@@ -53,6 +53,8 @@ def view(region: Region) -> Iterator[RegionView]:
         (MIB - 4096, "too small"),
         (MIB + 1, f"multiple of the page .*take {MIB + 4096}"),
         (MIB + 2048, "multiple of the page"),
+        (1 << 46, "more than this machine's memory"),
+        (1 << 64, "more than this machine's memory"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused_with_one_that_can(size: int, says: str) -> None:
