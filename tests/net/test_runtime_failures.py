@@ -290,12 +290,14 @@ def test_a_killed_stack_is_reported_and_leaves_nothing(veth: Any, region: Region
 
 
 _HOLDER = """
-import os, sys, time
+import os, signal, sys
 from devmemtcp.agent import Region, Runtime
 with Region(4 << 20) as region, Runtime(sys.argv[1], region, isolate=bool(int(sys.argv[2]))) as rt:
     rt.listen((sys.argv[3], 5201))
-    child = os.fork() if sys.argv[4:] else 0  # it holds every descriptor, and outlives us
-    print(rt.pid, child or os.getpid(), flush=True)
+    child = os.fork() if sys.argv[4:] else os.getpid()
+    if not child:
+        signal.pause()  # it holds every descriptor, and outlives us
+    print(rt.pid, child, flush=True)
     rt.poll()
 """
 
