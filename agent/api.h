@@ -47,7 +47,7 @@ struct loop_config {
 	int channel_fd; /* memfd of stack_channel_size() bytes */
 	int wake_fd; /* eventfd: the application has made requests */
 	int event_fd; /* eventfd: events for the application */
-	int life_fd; /* write end of a pipe; duplicated, and closed when the loop has ended */
+	int life_fd; /* write end of a pipe; duplicated, written to and closed at the loop's end */
 	int cpu; /* CPU to run on, or -1 */
 	uint32_t spin_us; /* poll the rings up to that long before sleeping */
 	uint32_t busy_poll; /* never sleep, and drive NAPI from the loop */
@@ -103,7 +103,7 @@ struct app_stats {
 	uint64_t requests_waited; /* the request ring was full */
 };
 
-/* `life_fd` is the read end of loop_config's pipe: hung up when the stack has ended. All
+/* `life_fd` is the read end of loop_config's pipe: readable when the stack has ended. All
  * descriptors are duplicated. */
 int app_open(struct app **out, int channel_fd, uint64_t region_size, int event_fd, int wake_fd,
 	     int life_fd);

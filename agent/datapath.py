@@ -49,6 +49,7 @@ TIME_WAIT_MS = 60_000
 FILL_MIN = 128
 """Buffers a queue has at least, when there are enough: a burst of connections opening."""
 MAX_LISTENERS = 256
+_END_SECONDS = 1.0
 _SO_ATTACH_FILTER = 26
 _BPF_RET_K = 0x06
 _XDP_PASS = 2
@@ -181,7 +182,7 @@ class Datapath:
             f"cannot map {c.umem_size} bytes of UMEM",
         )
         undo.callback(lib.mosaic_close, self._mosaic)
-        umem = undo.enter_context(
+        self._umem = undo.enter_context(
             Umem(
                 int(ffi.cast("uintptr_t", self._mosaic.base)),
                 self._mosaic.size,
@@ -197,7 +198,7 @@ class Datapath:
         )
         self._object.load()
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
-        self._sockets = [self._socket(undo, umem, queue) for queue in range(c.queues)]
+        self._sockets = [self._socket(undo, queue) for queue in range(c.queues)]
         maps = self._object.maps
         undo.enter_context(AddressWatch(c.ifname, self._netns, maps["mac"], maps["addresses"]))
         self._attachment = undo.enter_context(
@@ -212,7 +213,7 @@ class Datapath:
         self._loop = self._open_loop()
         undo.callback(lib.loop_close, self._loop)
 
-    def _socket(self, undo: ExitStack, umem: Umem, queue: int) -> XskSocket:
+    def _socket(self, undo: ExitStack, queue: int) -> XskSocket:
         flags = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP
         if self.config.multi_buffer:
             flags |= BindFlags.USE_SG
@@ -220,7 +221,7 @@ class Datapath:
             XskSocket(
                 self.config.ifname,
                 queue,
-                umem,
+                self._umem,
                 rx_size=self.config.fill_size,
                 tx_size=TX_RING,
                 bind_flags=flags,
@@ -272,7 +273,9 @@ class Datapath:
         self._ended = lib.loop_run(self._loop)
 
     def failure(self) -> int:
-        """Errno that ended the loop; 0 while it runs, and when it was told to stop."""
+        """Errno that ended the loop, 0 when it was told to stop; for who has seen it end."""
+        if thread := self._thread:
+            thread.join(_END_SECONDS)  # it tells before it returns
         return -self._ended
 
     def close(self, linger_ms: int = 0) -> None:
@@ -285,6 +288,16 @@ class Datapath:
             port.reservation.close()
         self._ports.clear()
         self._undo.close()
+
+    def let_go(self) -> None:
+        """In a child made by fork(): close the copies that would keep queues bound, the program
+        attached and ports reserved after the parent has let go of them, or was killed."""
+        for sock in self._sockets:
+            sock.close()
+        self._umem.close()
+        self._attachment.detach()
+        for port in self._ports.values():
+            port.reservation.close()
 
     # ---- listeners ----
 

@@ -265,6 +265,16 @@ static int prepare_thread(int cpu)
 	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
 }
 
+/* The application's end of the pipe hangs up, and that is how it learns even of a SIGKILL.
+ * But a child made by fork() may hold a copy of ours: a byte is seen in spite of it. */
+static void end_of_life(struct loop *l)
+{
+	while (write(l->life_fd, "", 1) < 0 && errno == EINTR)
+		;
+	close(l->life_fd);
+	l->life_fd = -1;
+}
+
 int loop_run(struct loop *l)
 {
 	l->error = prepare_thread(l->cpu);
@@ -282,8 +292,7 @@ int loop_run(struct loop *l)
 	}
 	loop_count_cpu(l);
 	mailbox_running(l, false);
-	close(l->life_fd); /* the application's end of the pipe hangs up */
-	l->life_fd = -1;
+	end_of_life(l);
 	return l->error;
 }
 

@@ -19,6 +19,7 @@ import errno
 import os
 import resource
 import signal
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -224,6 +225,7 @@ class Runtime:
         self._owner = os.getpid()
         # A daemon thread may not outlive the memory it works on.
         atexit.register(self.close)
+        _entered.add(self)
         return self
 
     def _set_up(self, undo: ExitStack) -> None:
@@ -266,13 +268,20 @@ class Runtime:
         """Undo everything; idempotent.
 
         Closed connections get up to `linger` seconds to finish, open ones are reset. In a
-        child made by fork() nothing happens: it has no thread that runs the loop.
+        child made by fork() everything is closed from the start, and the parent's stays.
         """
         if self._undo is None or os.getpid() != self._owner:
             return
         undo, self._undo = self._undo, None
         atexit.unregister(self.close)
+        _entered.discard(self)
         undo.close()
+
+    def _let_go(self) -> None:
+        """In a child: it has no thread that runs the loop, and must not speak for the parent."""
+        self._undo = None
+        self._app.close()
+        self._datapath.let_go()
 
     def _close_datapath(self) -> None:
         self._datapath.close(int(self._linger * 1000))
@@ -497,6 +506,19 @@ class Runtime:
         """All invariants of all buffers: 0, or -(1 + n) for the first buffer n that breaks one."""
         self._open()
         return self._datapath.check()
+
+
+_entered: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for runtime in tuple(_entered):
+        atexit.unregister(runtime.close)
+        runtime._let_go()
+    _entered.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def format_frags(frags: list[FragInfo]) -> str:

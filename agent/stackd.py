@@ -136,6 +136,10 @@ class RemoteDatapath:
         finally:
             self._end()
 
+    def let_go(self) -> None:
+        """In a child made by fork(): the process is the parent's."""
+        self._socket.close()
+
     def _end(self) -> None:
         self._socket.close()
         try:

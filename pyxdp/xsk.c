@@ -16,6 +16,7 @@
  * The ring functions are xsk.h's inline ones, made callable; rings are not locked.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_xdp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -35,6 +36,13 @@ struct pyxdp_socket_rings {
 	struct xsk_ring_cons rx;
 	struct xsk_ring_prod tx;
 };
+
+/* libxdp makes its sockets without SOCK_CLOEXEC: a program started by ours would keep the
+ * queue bound after we have closed it. Cannot fail on a descriptor that is open. */
+static void close_on_exec(int fd)
+{
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
 
 /* ---- UMEM ---- */
 
@@ -69,7 +77,12 @@ int pyxdp_umem_create(struct xsk_umem **umem, uintptr_t area, uint64_t size,
 		.flags = config->unaligned ? XDP_UMEM_UNALIGNED_CHUNK_FLAG : 0,
 	};
 
-	return xsk_umem__create(umem, (void *)area, size, &rings->fill, &rings->comp, &umem_config);
+	int err = xsk_umem__create(umem, (void *)area, size, &rings->fill, &rings->comp,
+				   &umem_config);
+
+	if (!err)
+		close_on_exec(xsk_umem__fd(*umem));
+	return err;
 }
 
 /* ---- socket ---- */
@@ -106,10 +119,14 @@ int pyxdp_socket_create(struct xsk_socket **xsk, const char *ifname, uint32_t qu
 		.bind_flags = config->bind_flags,
 	};
 
-	return xsk_socket__create_shared(xsk, ifname, queue, umem,
-					 config->rx_size ? &rings->rx : NULL,
-					 config->tx_size ? &rings->tx : NULL, &queue_rings->fill,
-					 &queue_rings->comp, &socket_config);
+	int err = xsk_socket__create_shared(xsk, ifname, queue, umem,
+					    config->rx_size ? &rings->rx : NULL,
+					    config->tx_size ? &rings->tx : NULL, &queue_rings->fill,
+					    &queue_rings->comp, &socket_config);
+
+	if (!err)
+		close_on_exec(xsk_socket__fd(*xsk));
+	return err;
 }
 
 int pyxdp_socket_kick(int fd)

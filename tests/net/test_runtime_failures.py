@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -290,11 +290,12 @@ def test_a_killed_stack_is_reported_and_leaves_nothing(veth: Any, region: Region
 
 
 _HOLDER = """
-import os, signal, sys
+import ctypes, os, signal, sys
 from devmemtcp.agent import Region, Runtime
 with Region(4 << 20) as region, Runtime(sys.argv[1], region, isolate=bool(int(sys.argv[2]))) as rt:
     rt.listen((sys.argv[3], 5201))
-    child = os.fork() if sys.argv[4:] else os.getpid()
+    # A fork that Python does not see: nothing is closed in the child.
+    child = ctypes.PyDLL(None).fork() if sys.argv[4:] else os.getpid()
     if not child:
         signal.pause()  # it holds every descriptor, and outlives us
     print(rt.pid, child, flush=True)
@@ -392,6 +393,81 @@ def test_a_child_made_by_fork_leaves_the_runtime_alone(veth: Any, region: Region
         assert os.waitpid(child, 0)[1] == 0
         assert programs(veth.right) == 1
         assert rt.check() == 0
+
+
+@pytest.fixture
+def bystander() -> Iterator[Callable[[], int]]:
+    """Forks a child that does nothing but live, to the end of the test."""
+    children: list[int] = []
+
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            signal.pause()
+            os._exit(0)
+        children.append(child)
+        return child
+
+    yield fork
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_child_keeps_nothing_that_its_parent_closes(
+    veth: Any, region: Region, bystander: Callable[[], int]
+) -> None:
+    """Neither the queue, by its copies of the rings, nor the port."""
+    for _ in range(2):
+        with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
+            rt.listen((veth.right.ip4, PORT))
+            bystander()
+        assert programs(veth.right) == 0
+
+
+def test_a_program_started_by_the_application_gets_no_socket(veth: Any, region: Region) -> None:
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns):
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
+        try:
+            links = (f"/proc/{pid}/fd/{n}" for n in os.listdir(f"/proc/{pid}/fd"))
+            assert not [link for link in map(os.readlink, links) if link.startswith("socket:")]
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def test_calls_in_a_child_do_not_speak_for_the_parent(veth: Any, region: Region) -> None:
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
+        listener = rt.listen((veth.right.ip4, PORT))
+        child = os.fork()
+        if not child:
+            calls = (rt.stats, rt.check, rt.poll, listener.accept)
+            os._exit(sum(not _says_closed(call) for call in calls))
+        assert os.waitpid(child, 0)[1] == 0
+        with veth.left.enter():
+            sock = socket.create_connection(listener.address, timeout=PATIENCE)
+        with sock, listener.accept(PATIENCE):
+            pass
+
+
+def _says_closed(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return False
+
+
+def test_an_interface_that_goes_away_is_noticed_though_a_child_lives(
+    veth: Any, region: Region, bystander: Callable[[], int]
+) -> None:
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
+        listener = rt.listen((veth.right.ip4, PORT))
+        bystander()
+        with NetNS(veth.right.netns) as netns:
+            netns.link("del", index=veth.right.ifindex)
+        with pytest.raises(OSError, match=f"{veth.right.ifname} is gone"):
+            listener.accept(PATIENCE)
 
 
 def test_a_runtime_is_entered_once(veth: Any, region: Region) -> None:
