@@ -344,7 +344,7 @@ def test_output_directory_must_exist(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["/proc", "/sys"])
 def test_output_directory_must_take_files(where: str) -> None:
-    with pytest.raises(ConfigError, match="takes no files|is not writable"):
+    with pytest.raises(ConfigError, match=r"takes no files|is not writable"):
         OutputDirectory(Path(where))
 
 
