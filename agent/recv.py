@@ -20,6 +20,7 @@ import logging
 import os
 import resource
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,11 +30,14 @@ from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
-from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum
+from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum, Stats
 from devmemtcp.agent.signals import Signals
 from devmemtcp.agent.sizes import format_size
 from devmemtcp.agent.socket import Connection, FragBatch, Listener
 
+RETURN_SECONDS = 2.0
+"""The stack takes returned tokens back when its turn comes: so long is waited for it at the end."""
+RETURN_POLL_SECONDS = 0.01
 RESULTS_KEPT = 10_000
 """Results of single connections in the report: the newest. The totals count them all."""
 
@@ -324,8 +328,15 @@ class Receiver:
             *(result.peer, result.outcome, result.bytes, result.frags, checked, where),
         )
 
+    def _settled_stats(self) -> Stats:
+        """The counters, after the stack has had time to take the last tokens back."""
+        deadline = time.monotonic() + RETURN_SECONDS
+        while (stats := self._rt.stats()).tokens_outstanding and time.monotonic() < deadline:
+            time.sleep(RETURN_POLL_SECONDS)
+        return stats
+
     def _finish_report(self) -> RecvReport:
-        report, stats = self.report, self._rt.stats()
+        report, stats = self.report, self._settled_stats()
         report.outcomes = dict(self._outcomes)
         report.connections = list(self._ended)
         report.connections_omitted = self._outcomes.total() - len(self._ended)

@@ -115,6 +115,8 @@ class Script:
         self.conns = conns
         self.polls = 0
         self.at_poll: dict[int, Any] = {}
+        self.tokens = [0]
+        """What stats() says from one call to the next; the last stays."""
 
     def listen(self, address: Endpoint, *, close_first: bool) -> Listener:
         return self.backlog
@@ -128,8 +130,9 @@ class Script:
         return [*waiting, *(c for c in accepted if c.events and not c.end)]
 
     def stats(self) -> Any:
+        tokens = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
         return SimpleNamespace(
-            tokens_outstanding=0, drops={"OLD_SEQ": 0}, steer={"redirect": 3}, sockets=()
+            tokens_outstanding=tokens, drops={"OLD_SEQ": 0}, steer={"redirect": 3}, sockets=()
         )
 
 
@@ -150,6 +153,21 @@ def run(script: Script, signals: Signals, **options: Any) -> RecvReport:
 
 
 END = Batch()
+
+
+def test_tokens_on_their_way_back_are_not_outstanding(signals: Signals) -> None:
+    script = Script(Conn(4001, Batch(b"ab"), END))
+    script.tokens = [2, 1, 0]
+    assert run(script, signals).tokens_outstanding == 0
+
+
+def test_tokens_that_never_come_back_are_told(
+    signals: Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devmemtcp.agent.recv.RETURN_SECONDS", 0.05)
+    script = Script(Conn(4001, Batch(b"ab"), END))
+    script.tokens = [2]
+    assert run(script, signals).tokens_outstanding == 2
 
 
 def test_a_file_is_complete_before_the_connection_is_closed(
