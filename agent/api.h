@@ -77,6 +77,7 @@ int loop_run(struct loop *l);
 /* Callable from any thread, while the loop runs and after it ended. */
 int loop_listen(struct loop *l, const struct stack_addr *local, uint32_t flags, uint32_t backlog);
 int loop_unlisten(struct loop *l, int listener);
+int loop_set_mtu(struct loop *l, uint32_t mtu);
 int loop_stats(struct loop *l, struct stack_stats *stack, struct loop_stats *loop);
 int loop_flows(struct loop *l, struct flow_info *out, uint32_t max);
 int loop_frags(struct loop *l, struct frag_record *out, uint32_t max);

@@ -19,14 +19,15 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
-from devmemtcp.agent.addresses import AddressWatch
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
+from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import IpAddress, NetNs, to_stack
 from devmemtcp.pyxdp import (
     BindFlags,
@@ -199,8 +200,6 @@ class Datapath:
         self._object.load()
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
         self._sockets = [self._socket(undo, queue) for queue in range(c.queues)]
-        maps = self._object.maps
-        undo.enter_context(AddressWatch(c.ifname, self._netns, maps["mac"], maps["addresses"]))
         self._attachment = undo.enter_context(
             # Alone: what joins a dispatcher stays there when its process is killed.
             attach(
@@ -212,6 +211,10 @@ class Datapath:
         )
         self._loop = self._open_loop()
         undo.callback(lib.loop_close, self._loop)
+        maps, set_mtu = self._object.maps, partial(lib.loop_set_mtu, self._loop)
+        undo.enter_context(
+            LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], set_mtu)
+        )
 
     def _socket(self, undo: ExitStack, queue: int) -> XskSocket:
         flags = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP

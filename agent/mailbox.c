@@ -121,6 +121,16 @@ int loop_unlisten(struct loop *l, int listener)
 	return loop_call(l, call_unlisten, &listener);
 }
 
+static int call_set_mtu(struct loop *l, void *arg)
+{
+	return stack_set_mtu(l->stack, *(const uint32_t *)arg);
+}
+
+int loop_set_mtu(struct loop *l, uint32_t mtu)
+{
+	return loop_call(l, call_set_mtu, &mtu);
+}
+
 struct stats_args {
 	struct stack_stats *stack;
 	struct loop_stats *loop;

@@ -83,6 +83,9 @@ int stack_init(struct stack *mem, const struct stack_config *config);
 int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags, uint32_t backlog);
 /* New SYNs are refused from now on; connections live on. Returns 0 or -ENOENT. */
 int stack_unlisten(struct stack *s, int listener);
+/* The interface's MTU has changed: new connections get the MSS that fits. Returns 0, or -EINVAL
+ * for an MTU that stack_init() would refuse; then the old one stays. */
+int stack_set_mtu(struct stack *s, uint32_t mtu);
 
 /* ---- frames in ---- */
 

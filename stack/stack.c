@@ -253,6 +253,17 @@ int stack_unlisten(struct stack *s, int listener)
 	return 0;
 }
 
+int stack_set_mtu(struct stack *s, uint32_t mtu)
+{
+	struct stack_config cfg = s->cfg;
+
+	cfg.mtu = mtu;
+	if (!config_ok(&cfg))
+		return -EINVAL;
+	s->cfg.mtu = mtu;
+	return 0;
+}
+
 /* ---- net_iovs ---- */
 
 void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
+
+from devmemtcp.stack._stack import lib
 
 from .tcp.bench import LOCAL4, MS, Bench, MakeBench, pattern
 from .tcp.wire import Address
@@ -27,6 +30,19 @@ def test_row11_syn_ack_announces_mtu_less_fixed_headers(
     c = bench.peer(family=family)
     c.inject("S", seq=0)
     c.expect("S.", seq=0, ack=1, mss=mtu - (40 if family == 4 else 60))
+
+
+def test_row11_the_mss_follows_the_mtu(bench: Bench) -> None:
+    bench.mtu = 1400
+    assert lib.stack_set_mtu(bench.stack, bench.mtu) == 0
+    c = bench.peer()
+    c.inject("S", seq=0)
+    c.expect("S.", seq=0, ack=1, mss=1360)
+    for mtu in (0, 575, 65536):
+        assert lib.stack_set_mtu(bench.stack, mtu) == -errno.EINVAL
+    c = bench.peer()
+    c.inject("S", seq=0)
+    c.expect("S.", seq=0, ack=1, mss=1360)
 
 
 def test_row11_syn_without_mss_means_536(bench: Bench) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the interface is called on the link and in IP, kept true in the XDP program's maps.
+"""What the interface is called on the link and in IP, and how large its packets are, kept true.
 
 A program sees every frame that the driver delivers: on a veth, or with promiscuous mode, also
 those to other hosts' Ethernet addresses; and an unspecified listening address stands for every
-address *of ours*. The kernel tells this thread of each change (rtnetlink(7)); it then asks for
-everything again, so that no message has to be understood and none can be missed.
+address *of ours*. The MSS that is announced to new peers follows the MTU. The kernel tells this
+thread of each change (rtnetlink(7)); it then asks for everything again, so that no message has
+to be understood and none can be missed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -24,21 +26,35 @@ from devmemtcp.agent.netdev import NetNs, addresses_of
 from devmemtcp.pyxdp import Map
 
 _SIOCGIFHWADDR = 0x8927
-_IFREQ = struct.Struct("16sH6s16x")
+_SIOCGIFMTU = 0x8921
+_IFREQ_HWADDR = struct.Struct("16sH6s16x")
+_IFREQ_MTU = struct.Struct("16si20x")
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
 
 
-class AddressWatch:
-    """Keeps the maps `mac` and `addresses` like the interface, until closed."""
+class LinkWatch:
+    """Keeps two maps and the stack's MTU like the interface, until closed."""
 
-    def __init__(self, ifname: str, netns: NetNs, mac: Map, addresses: Map) -> None:
-        """Both maps are filled in when this returns. Raises OSError as the kernel does."""
+    def __init__(
+        self,
+        ifname: str,
+        netns: NetNs,
+        mac: Map,
+        addresses: Map,
+        set_mtu: Callable[[int], object],
+    ) -> None:
+        """Both maps are filled in when this returns.
+
+        `set_mtu` is called with the MTU, now and when something has changed, by this thread
+        and then by the watch's own. Raises OSError as the kernel does.
+        """
         self._ifname = ifname
         self._netns = netns
         self._mac = mac
         self._addresses = addresses
+        self._set_mtu = set_mtu
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
         try:
@@ -53,7 +69,7 @@ class AddressWatch:
         except BaseException:
             os.close(self._stop)
             raise
-        self._thread = threading.Thread(target=self._run, name="devmemtcp-addresses", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="devmemtcp-linkwatch", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -72,8 +88,11 @@ class AddressWatch:
 
     def _refresh(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            ifreq = _IFREQ.pack(self._ifname.encode(), 0, b"")
-            mac = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFHWADDR, ifreq))[2]
+            name = self._ifname.encode()
+            answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, _IFREQ_HWADDR.pack(name, 0, b""))
+            mac = _IFREQ_HWADDR.unpack(answer)[2]
+            answer = fcntl.ioctl(sock, _SIOCGIFMTU, _IFREQ_MTU.pack(name, 0))
+            self._set_mtu(_IFREQ_MTU.unpack(answer)[1])
         self._mac.set(bytes(4), xdp_prog.mac_value(mac))
         there = {xdp_prog.address_key(address) for address in addresses_of(self._ifname)}
         before = set(self._addresses.keys())
