@@ -12,7 +12,7 @@ import pytest
 from devmemtcp.agent import Region, Runtime
 
 PORT = 5310
-PATIENCE = 20.0
+PATIENCE = 60.0
 LATER4, LATER6 = "10.77.0.77", "fd00:77::77"
 
 
