@@ -44,7 +44,7 @@ struct loop_queue {
 
 struct loop_config {
 	const struct loop_queue *queues; /* stack_config.nr_queues of them; copied */
-	int channel_fd; /* memfd of stack_channel_size() bytes */
+	int channel_fd; /* memfd of stack_channel_size() bytes, sealed against shrinking */
 	int wake_fd; /* eventfd: the application has made requests */
 	int event_fd; /* eventfd: events for the application */
 	int life_fd; /* write end of a pipe; duplicated, written to and closed at the loop's end */

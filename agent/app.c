@@ -263,11 +263,13 @@ void app_drain(struct app *a)
 		a->dead = EPROTO;
 		return;
 	}
+	a->stuck = false;
 	while (a->event_tail != head) {
 		struct channel_event e = ring[a->event_tail & (a->layout.nr_events - 1)];
 		int taken = take_event(a, &e);
 
-		if (taken < 0)
+		a->stuck = taken < 0;
+		if (a->stuck)
 			break;
 		a->stats.events_rejected += !taken;
 		a->event_tail++;
@@ -339,6 +341,8 @@ static int take(struct app *a, struct app_conn *c, struct app_frag *out, uint32_
 		frag_pop(a, c);
 	}
 	app_update_ready(a, c);
+	if (n && a->stuck)
+		app_nudge(a); /* who waits can go on: there are nodes again */
 	if (n || !max)
 		return n;
 	if (c->error)

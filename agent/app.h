@@ -64,6 +64,8 @@ struct app {
 	uint32_t event_tail;
 	uint32_t request_head;
 
+	bool stuck; /* the next event is a fragment, and there is no node for it */
+
 	struct app_conn *conns; /* by slot */
 	struct app_node *nodes;
 	uint32_t node_free;

@@ -68,6 +68,8 @@ static int64_t now_ms(void)
 
 static bool events_waiting(const struct app *a)
 {
+	if (a->stuck) /* until another thread has taken fragments */
+		return false;
 	return atomic_load_explicit(&a->channel->event_head, memory_order_relaxed) != a->event_tail;
 }
 

@@ -321,12 +321,14 @@ static int prefer_busy_poll(int fd)
 
 static int map_channel(struct loop *l, int fd, size_t size)
 {
+	const int seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 
-	if (fstat(fd, &st))
+	if (seals < 0 || fstat(fd, &st))
 		return -errno;
-	if ((size_t)st.st_size < size)
-		return -EINVAL; /* a shorter file would raise SIGBUS later */
+	/* A file that is or gets shorter raises SIGBUS: the application could kill us by it. */
+	if (!(seals & F_SEAL_SHRINK) || (size_t)st.st_size < size)
+		return -EINVAL;
 	l->channel_size = size;
 	l->channel = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (l->channel == MAP_FAILED) {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -242,9 +243,10 @@ class Runtime:
         alive, life = os.pipe2(os.O_CLOEXEC)
         undo.callback(os.close, alive)
         with os.fdopen(life, "wb", 0):  # only the loop is to hold it
-            channel = os.memfd_create("devmemtcp-channel", os.MFD_CLOEXEC)
+            channel = os.memfd_create("devmemtcp-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             undo.callback(os.close, channel)
             os.ftruncate(channel, config.channel_size)
+            fcntl.fcntl(channel, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             fds = ChannelFds(channel=channel, wake=wake, event=event, life=life)
             self._datapath = self._make_datapath(config, fds, netns)
         undo.callback(self._close_datapath)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -428,14 +427,18 @@ def test_a_child_keeps_nothing_that_its_parent_closes(
 
 def test_a_program_started_by_the_application_gets_no_socket(veth: Any, region: Region) -> None:
     with Runtime(veth.right.ifname, region, netns=veth.right.netns):
-        pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
-        try:
-            for number in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(FileNotFoundError):  # of the dynamic linker
-                    assert not os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:")
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        shell = subprocess.Popen(
+            ["sh", "-c", "echo there; read line"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=False,
+        )
+        assert shell.stdout
+        assert shell.stdout.readline() == b"there\n"
+        links = (f"/proc/{shell.pid}/fd/{n}" for n in os.listdir(f"/proc/{shell.pid}/fd"))
+        targets = [os.readlink(link) for link in links]
+        shell.communicate(b"\n")
+    assert not [target for target in targets if target.startswith("socket:")]
 
 
 def test_calls_in_a_child_do_not_speak_for_the_parent(veth: Any, region: Region) -> None:
@@ -470,6 +473,19 @@ def test_an_interface_that_goes_away_is_noticed_though_a_child_lives(
             netns.link("del", index=veth.right.ifindex)
         with pytest.raises(OSError, match=f"{veth.right.ifname} is gone"):
             listener.accept(PATIENCE)
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
+def test_the_channel_cannot_be_cut_short(veth: Any, region: Region, isolate: bool) -> None:
+    """It would kill whoever looks at it by SIGBUS."""
+    with Runtime(veth.right.ifname, region, netns=veth.right.netns, isolate=isolate):
+        (channel,) = (
+            int(entry.name)
+            for entry in Path("/proc/self/fd").iterdir()
+            if entry.is_symlink() and "devmemtcp-channel" in str(entry.readlink())
+        )
+        with pytest.raises(PermissionError):
+            os.ftruncate(channel, 0)
 
 
 def test_a_runtime_is_entered_once(veth: Any, region: Region) -> None:

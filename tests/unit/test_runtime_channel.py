@@ -365,6 +365,32 @@ def test_fragments_nobody_takes_stay_in_the_ring_when_there_are_no_nodes(
     assert seen == list(range(1, token + 1))
 
 
+def test_a_ring_that_cannot_be_emptied_does_not_keep_others_from_emptying_it(
+    stack: FakeStack, app: AppHalf, listener: Listener, conn: Connection
+) -> None:
+    """The waiting thread must not spin with the lock: it waits for what this one takes."""
+    stack.accept(FLOW + 1)
+    other = listener.accept(timeout=0)
+    for _ in range(2):
+        for token in range(1, NR_EVENTS + 1):
+            stack.push(FRAG, FLOW, size=1, token=token)
+        assert app.ready() == [conn]
+    ended: list[int] = []
+    waits = threading.Thread(target=lambda: ended.append(len(other.recv_frags(timeout=30))))
+    waits.start()
+    while not stack.get(APP_WAITS):
+        os.sched_yield()
+    start = time.monotonic()
+    taken = 0
+    while taken < 2 * NR_EVENTS:
+        taken += len(conn.recv_frags(NR_EVENTS, timeout=0))
+    stack.push(EOF, other.id)
+    stack.wake_app()
+    waits.join()
+    assert ended == [0]
+    assert time.monotonic() - start < 10
+
+
 # ---- requests ----
 
 

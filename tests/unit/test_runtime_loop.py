@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import socket
@@ -102,7 +103,7 @@ class Nic:
         self.kicks.setblocking(False)
         self.memory = mmap.mmap(-1, (NIOVS + PAGES) * PAGE)
         self.host = ffi.from_buffer("uint8_t[]", self.memory)
-        self.channel = os.memfd_create("channel")
+        self.channel = os.memfd_create("channel", os.MFD_ALLOW_SEALING)
         self.wake, self.event = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
         self.alive, life = os.pipe()
         stack = ffi.new(
@@ -125,6 +126,7 @@ class Nic:
             },
         )
         os.ftruncate(self.channel, lib.stack_channel_size(stack))
+        fcntl.fcntl(self.channel, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self.queue = ffi.new(
             "struct loop_queue *",
             {
@@ -513,6 +515,8 @@ def test_a_packet_cut_short_by_the_end_is_no_loss(nic: Nic) -> None:
         ({"channel_fd": -1}, errno.EBADF),
         ({"life_fd": -1}, errno.EBADF),
         ({"channel_size": 4096}, errno.EINVAL),
+        ({"seals": 0}, errno.EINVAL),  # it could be cut short later
+        ({"channel_fd": 0}, errno.EINVAL),  # not a file that has seals
         ({"mtu": 10}, errno.EINVAL),
     ],
 )
@@ -535,8 +539,9 @@ def test_what_cannot_be_is_refused_without_a_trace(changes: dict[str, int], numb
         },
     )
     changes = dict(changes)
-    channel, life = os.memfd_create("channel"), os.eventfd(0)
+    channel, life = os.memfd_create("channel", os.MFD_ALLOW_SEALING), os.eventfd(0)
     os.ftruncate(channel, changes.pop("channel_size", lib.stack_channel_size(stack)))
+    fcntl.fcntl(channel, fcntl.F_ADD_SEALS, changes.pop("seals", fcntl.F_SEAL_SHRINK))
     config = {"channel_fd": channel, "life_fd": life, "wake_fd": life, "event_fd": life, "cpu": -1}
     config |= {name: changes.pop(name) for name in list(changes) if name in config}
     for name, value in changes.items():
