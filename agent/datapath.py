@@ -47,8 +47,9 @@ TX_RING = 256
 DELACK_NS = 40_000_000
 TIME_WAIT_MS = 60_000
 """2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
-FILL_MIN = 128
-"""Buffers a queue has at least, when there are enough: a burst of connections opening."""
+FILL_MIN = 512
+"""Buffers a queue has at least, when there are enough: a burst of connections opening, which no
+window has announced, while the loop's thread waits for a CPU."""
 MAX_LISTENERS = 256
 _END_SECONDS = 1.0
 _SO_ATTACH_FILTER = 26
