@@ -80,9 +80,9 @@ static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, ui
 
 /* A table full of connections that only wait out their 2 MSL still has room: the oldest
  * goes (RFC 9293 3.10.7.4 allows it for new connections; better than refusing a client). */
-static struct flow *make_room(struct stack *s, const struct tuple *tuple)
+static struct flow *replace_time_wait(struct stack *s, const struct tuple *tuple)
 {
-	struct flow *f = flow_new(&s->flows, tuple);
+	struct flow *f = NULL;
 
 	for (struct list_node *n = s->time_wait.next; !f && n != &s->time_wait;) {
 		struct flow *old = container_of(n, struct flow, age_node);
@@ -98,18 +98,18 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple)
 }
 
 /*
- * RFC 4987 3.4: a full backlog gives up its oldest embryo, if that has had time enough to
- * answer. So a flood of SYNs that nobody will ever acknowledge does not shut real clients
- * out, and a burst of real ones is not cut off in the middle of its handshakes.
+ * RFC 4987 3.4: a full backlog, or table, gives up the oldest embryo, if that has had time
+ * enough to answer. So a flood of SYNs that nobody will ever acknowledge does not shut real
+ * clients out, and a burst of real ones is not cut off in the middle of its handshakes.
  */
 #define EMBRYO_MIN_AGE (100 * NS_PER_MS)
 
-static bool room_for_embryo(struct stack *s, struct listener *l, uint64_t now)
+static bool evict_embryo(struct stack *s, struct listener *l, uint64_t now)
 {
 	struct flow *oldest;
 
-	if (l->embryos < l->backlog)
-		return true;
+	if (list_empty(&l->oldest))
+		return false;
 	oldest = container_of(l->oldest.next, struct flow, age_node);
 	if (now - oldest->t_first_unacked < EMBRYO_MIN_AGE)
 		return false;
@@ -118,14 +118,39 @@ static bool room_for_embryo(struct stack *s, struct listener *l, uint64_t now)
 	return true;
 }
 
+/* Whose flood it is that has filled the table. */
+static struct listener *most_embryos(struct stack *s)
+{
+	struct listener *most = &s->listeners[0];
+
+	for (uint32_t i = 1; i < s->cfg.max_listeners; i++)
+		if (s->listeners[i].embryos > most->embryos)
+			most = &s->listeners[i];
+	return most->embryos ? most : NULL;
+}
+
+/* A slot for a new connection, at the expense of one that is over or has never begun. */
+static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64_t now)
+{
+	struct flow *f = flow_new(&s->flows, tuple);
+	struct listener *flooded;
+
+	if (!f)
+		f = replace_time_wait(s, tuple);
+	if (f)
+		return f;
+	flooded = most_embryos(s);
+	return flooded && evict_embryo(s, flooded, now) ? flow_new(&s->flows, tuple) : NULL;
+}
+
 static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn, uint64_t now)
 {
 	struct listener *l = &s->listeners[listener];
 	struct flow *f;
 
-	if (!room_for_embryo(s, l, now))
+	if (l->embryos >= l->backlog && !evict_embryo(s, l, now))
 		return DROP_BACKLOG;
-	f = make_room(s, &syn->tuple);
+	f = make_room(s, &syn->tuple, now);
 	if (!f)
 		return DROP_NO_MEMORY;
 	f->listener = (uint16_t)listener;

@@ -171,3 +171,25 @@ def test_configurations_that_cannot_work_are_refused(bench: Bench, field: str, v
         assert lib.stack_size(config) == 0
         assert lib.stack_channel_size(config) == 0
     assert lib.stack_init(ffi.cast("struct stack *", memory), config) == -errno.EINVAL
+
+
+def test_a_flood_of_one_listener_does_not_keep_the_table_full(bare: Bench) -> None:
+    """A backlog larger than the table is no bound: the table's end is."""
+    bare.listen(LOCAL4, backlog=10_000)
+    other = Address(LOCAL4.ip, 5001, LOCAL4.mac)
+    bare.listen(other)
+    room = 64
+    flood = [bare.peer() for _ in range(room)]
+    for c in flood:
+        c.inject("S", seq=0)
+        c.drain()
+    young = bare.peer(local=other)
+    young.inject("S", seq=0)
+    young.silent()  # a burst of real clients is not cut off
+    bare.advance(150)
+    for local in (LOCAL4, other):
+        client = bare.peer(local=local)
+        client.connect()
+        assert client.state == "ESTABLISHED"
+    for c in flood:
+        c.drain()
