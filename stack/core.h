@@ -3,8 +3,10 @@
  * core.h - struct stack, and which file does what with it.
  *
  *   stack.c       memory layout, frames in and out, levels and dumps
- *   tcp_listen.c  segments without a flow: SYNs, and RSTs for the rest
+ *   tcp_listen.c  listeners, and segments without a flow: SYNs, and RSTs for the rest
  *   tcp_input.c   segments of a flow: the steps of RFC 9293 3.10.7.4
+ *   tcp_ack.c     what their ACKs say of our side of the stream
+ *   tcp_end.c     states, resets, TIME-WAIT, and when a slot is free
  *   tcp_output.c  what we send: ACKs, replies, FIN, RST
  *   tcp_timer.c   one deadline a flow, in a heap
  *   window.c      what is advertised, against what is free
@@ -111,6 +113,13 @@ enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now)
 
 enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
 		    uint64_t now);
+
+/* ---- tcp_ack.c ---- */
+
+void tcp_process_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now);
+
+/* ---- tcp_end.c ---- */
+
 void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event);
 /* The connection is over without agreement: `err` is what the application gets to know. */
 void tcp_reset(struct stack *s, struct flow *f, int err);

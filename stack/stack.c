@@ -220,39 +220,6 @@ int stack_init(struct stack *mem, const struct stack_config *config)
 	return 0;
 }
 
-/* ---- listeners ---- */
-
-int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags, uint32_t backlog)
-{
-	int free = -ENOSPC;
-
-	if ((local->family != 4 && local->family != 6) || !local->port || !backlog)
-		return -EINVAL;
-	for (uint32_t i = 0; i < s->cfg.max_listeners; i++) {
-		const struct listener *l = &s->listeners[i];
-
-		if (l->open && !memcmp(&l->local, local, sizeof(*local)))
-			return -EADDRINUSE;
-		if (!l->open && !l->embryos && free < 0)
-			free = (int)i;
-	}
-	if (free >= 0) {
-		s->listeners[free] = (struct listener){
-			.local = *local, .flags = flags, .backlog = backlog, .open = true};
-		list_init(&s->listeners[free].oldest);
-	}
-	return free;
-}
-
-int stack_unlisten(struct stack *s, int listener)
-{
-	if (listener < 0 || (uint32_t)listener >= s->cfg.max_listeners ||
-	    !s->listeners[listener].open)
-		return -ENOENT;
-	s->listeners[listener].open = false;
-	return 0;
-}
-
 int stack_set_mtu(struct stack *s, uint32_t mtu)
 {
 	struct stack_config cfg = s->cfg;

@@ -20,90 +20,6 @@
 #define CHALLENGE_PERIOD_NS (500 * NS_PER_MS)
 #define CHALLENGE_BUDGET 10 /* ACKs a period to what an attacker may have sent */
 
-/* ---- states ---- */
-
-static const char is_over[TCP_STATES] = {[TCP_CLOSED] = 1, [TCP_TIME_WAIT] = 1};
-
-void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
-{
-	const enum tcp_state from = f->state;
-	const enum tcp_state to = tcp_next_state(from, event);
-
-	assert(to != TCP_STATES);
-	if (to == TCP_STATES)
-		return; /* a bug of ours; in a release build stay where we are */
-	if (from == TCP_SYN_RECEIVED) {
-		s->listeners[f->listener].embryos--;
-		list_del(&f->age_node);
-		window_forget(s, f); /* as an embryo */
-	}
-	f->state = (uint8_t)to;
-	if (from == TCP_SYN_RECEIVED)
-		window_account(s, f);
-	if (event == TCP_EV_SYN_ACKED)
-		s->stats.flows_established++;
-	if (is_over[to] && !is_over[from]) {
-		f->t_rexmit = 0;
-		f->t_delack = 0;
-		window_forget(s, f);
-		list_del(&f->starved_node);
-		tcp_reply_free(s, f);
-		if (!f->app_open && from != TCP_SYN_RECEIVED)
-			f->closed_untold = true;
-	}
-	if (to == TCP_CLOSED) {
-		f->t_linger = 0;
-		list_del(&f->ack_node);
-		list_del(&f->age_node);
-		flow_unhash(&s->flows, f);
-		s->stats.flows_closed++;
-	}
-	timer_update(s, f);
-	if (f->closed_untold)
-		flow_deliver(s, f);
-}
-
-static void drop_ooo(struct stack *s, struct flow *f)
-{
-	struct frag_list list = {0};
-
-	assembler_clear(&f->ooo, &s->frag_pool, &list);
-	stack_drop_frags(s, &list, FRAG_OOO);
-}
-
-void tcp_reset(struct stack *s, struct flow *f, int err)
-{
-	const bool accepted = f->state != TCP_SYN_RECEIVED;
-
-	drop_ooo(s, f);
-	s->stats.flows_reset++;
-	if (accepted && f->app_open) {
-		f->reset_untold = true;
-		f->reset_errno = (uint8_t)err;
-	}
-	tcp_set_state(s, f, TCP_EV_RESET);
-	flow_deliver(s, f);
-	tcp_reap(s, f);
-}
-
-void tcp_reap(struct stack *s, struct flow *f)
-{
-	if (f->state != TCP_CLOSED || f->app_open || f->rcvq.nr || f->accept_untold ||
-	    f->reset_untold || f->closed_untold)
-		return;
-	timer_remove(s, f);
-	flow_free(&s->flows, f);
-}
-
-void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
-{
-	drop_ooo(s, f);
-	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
-	list_del(&f->age_node);
-	list_add_tail(&s->time_wait, &f->age_node);
-	timer_update(s, f);
-}
-
 /* ---- helpers of the steps ---- */
 
 static uint32_t rcv_wnd(const struct flow *f)
@@ -259,109 +175,11 @@ static void tell_accept(struct stack *s, struct flow *f)
 	flow_deliver(s, f);
 }
 
-static void update_send_window(struct flow *f, const struct seg *seg)
-{
-	if (seq_lt(f->snd_wl1, seg->seq) ||
-	    (seq_eq(f->snd_wl1, seg->seq) && seq_leq(f->snd_wl2, seg->ack))) {
-		f->snd_wnd = seg->wnd << f->snd_wscale;
-		if (f->snd_wnd > f->snd_wnd_max)
-			f->snd_wnd_max = f->snd_wnd;
-		f->snd_wl1 = seg->seq;
-		f->snd_wl2 = seg->ack;
-	}
-}
-
-/* RFC 5681 3.1: slow start, then one segment a round trip. */
-static void grow_cwnd(struct flow *f, uint32_t acked)
-{
-	if (f->cwnd < f->ssthresh)
-		f->cwnd += acked < f->snd_mss ? acked : f->snd_mss;
-	else
-		f->cwnd += f->snd_mss * f->snd_mss / f->cwnd + 1;
-	if (f->cwnd > CHANNEL_REPLY_MAX)
-		f->cwnd = CHANNEL_REPLY_MAX; /* more can never be outstanding */
-}
-
-/* SND.UNA < SEG.ACK <= SND.NXT */
-static void new_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
-{
-	uint32_t acked = (uint32_t)seq_sub(seg->ack, f->snd_una);
-	const bool fin = f->fin_sent && acked == f->replies.bytes + 1;
-
-	f->snd_una = seg->ack;
-	f->snd_resend = seq_max(f->snd_resend, f->snd_una);
-	if (f->rtt_start && seq_leq(f->rtt_seq, seg->ack)) {
-		tcp_rtt_sample(f, now - f->rtt_start);
-		f->rtt_start = 0;
-	}
-	f->backoff = 0;
-	f->dup_acks = 0;
-	acked -= fin;
-	if (acked) {
-		grow_cwnd(f, acked);
-		tcp_reply_acked(s, f, acked);
-		f->sent_untold += acked;
-		flow_deliver(s, f);
-	}
-	if (seq_eq(f->snd_una, f->snd_nxt)) {
-		f->t_rexmit = 0;
-		timer_update(s, f);
-	} else {
-		tcp_rexmit_arm(s, f, now);
-	}
-	if (fin) {
-		tcp_set_state(s, f, TCP_EV_FIN_ACKED);
-		if (f->state == TCP_TIME_WAIT)
-			tcp_enter_time_wait(s, f, now);
-		else if (f->state == TCP_FIN_WAIT_2 && !f->app_open) {
-			f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
-			timer_update(s, f);
-		}
-	}
-}
-
-/* RFC 5681 2: no data, same window, same ACK, and something is outstanding. */
-static void dup_ack(struct stack *s, struct flow *f, const struct seg *seg, uint32_t old_wnd,
-		    uint64_t now)
-{
-	if (seg->len || seg->flags & TCPF_FIN || f->snd_wnd != old_wnd ||
-	    seq_eq(f->snd_una, f->snd_nxt))
-		return;
-	if (++f->dup_acks != 3)
-		return;
-	f->ssthresh = (uint32_t)seq_sub(f->snd_nxt, f->snd_una) / 2;
-	if (f->ssthresh < 2 * f->snd_mss)
-		f->ssthresh = 2 * f->snd_mss;
-	f->cwnd = f->ssthresh;
-	tcp_resend_first(s, f, now);
-}
-
-static void process_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
-{
-	const uint32_t old_wnd = f->snd_wnd;
-
-	update_send_window(f, seg);
-	if (!f->snd_wnd) {
-		/* It answers: alive, only not ready (RFC 9293 3.8.6.1). Once the application
-		 * has closed, that is not enough: nobody else would ever end it (RFC 6429 3). */
-		if (f->app_open)
-			f->t_first_unacked = now;
-	} else if (!old_wnd) {
-		f->snd_resend = f->snd_una; /* probes sent into the shut window were lost */
-	}
-	if (seq_lt(f->snd_una, seg->ack))
-		new_ack(s, f, seg, now);
-	else if (seq_eq(f->snd_una, seg->ack))
-		dup_ack(s, f, seg, old_wnd, now);
-	if (f->state != TCP_CLOSED && f->state != TCP_TIME_WAIT)
-		tcp_push(s, f, now);
-}
-
 static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
 {
 	if (f->state != TCP_SYN_RECEIVED && seq_leq(f->snd_una, seg->ack) &&
 	    seq_leq(seg->ack, f->snd_nxt)) {
-		process_ack(s, f, seg, now);
+		tcp_process_ack(s, f, seg, now);
 		tcp_reap(s, f);
 	}
 }
@@ -393,7 +211,7 @@ static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *se
 		challenge_ack(s, f, now);
 		return DROP_OLD_ACK;
 	}
-	process_ack(s, f, seg, now);
+	tcp_process_ack(s, f, seg, now);
 	return DROP_NONE;
 }
 

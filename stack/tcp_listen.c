@@ -1,12 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tcp_listen.c - segments that belong to no connection: the CLOSED and LISTEN parts of
- * RFC 9293 3.10.7.1 and 3.10.7.2.
+ * tcp_listen.c - listeners, and segments that belong to no connection: the CLOSED and
+ * LISTEN parts of RFC 9293 3.10.7.1 and 3.10.7.2.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "core.h"
 #include "siphash.h"
+
+/* ---- listeners ---- */
+
+int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags, uint32_t backlog)
+{
+	int free = -ENOSPC;
+
+	if ((local->family != 4 && local->family != 6) || !local->port || !backlog)
+		return -EINVAL;
+	for (uint32_t i = 0; i < s->cfg.max_listeners; i++) {
+		const struct listener *l = &s->listeners[i];
+
+		if (l->open && !memcmp(&l->local, local, sizeof(*local)))
+			return -EADDRINUSE;
+		if (!l->open && !l->embryos && free < 0)
+			free = (int)i;
+	}
+	if (free >= 0) {
+		s->listeners[free] = (struct listener){
+			.local = *local, .flags = flags, .backlog = backlog, .open = true};
+		list_init(&s->listeners[free].oldest);
+	}
+	return free;
+}
+
+int stack_unlisten(struct stack *s, int listener)
+{
+	if (listener < 0 || (uint32_t)listener >= s->cfg.max_listeners ||
+	    !s->listeners[listener].open)
+		return -ENOENT;
+	s->listeners[listener].open = false;
+	return 0;
+}
+
+/* ---- connections ---- */
 
 /* RFC 6528: a 4 us clock plus a keyed hash of the four-tuple, so that numbers of one
  * tuple go up and those of another cannot be told from them. */
