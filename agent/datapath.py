@@ -10,11 +10,8 @@ this process is not to have it -> `start()` -> `listen()`, `steer()` ... -> `clo
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import socket
-import struct
 import sys
 import threading
 from contextlib import ExitStack
@@ -26,9 +23,10 @@ from typing import Any, Literal
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
-from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
+from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.linkwatch import LinkWatch
-from devmemtcp.agent.netdev import IpAddress, NetNs, to_stack
+from devmemtcp.agent.netdev import NetNs, to_stack
+from devmemtcp.agent.reservation import port_in_use, reserve
 from devmemtcp.pyxdp import (
     BindFlags,
     BpfObject,
@@ -52,8 +50,6 @@ FILL_MIN = 512
 window has announced, while the loop's thread waits for a CPU."""
 MAX_LISTENERS = 256
 _END_SECONDS = 1.0
-_SO_ATTACH_FILTER = 26
-_BPF_RET_K = 0x06
 _XDP_PASS = 2
 
 
@@ -146,13 +142,6 @@ def require_metadata(probe: Program) -> None:
             "this kernel takes too few bytes of XDP metadata for the header split; "
             "Linux 6.8 or later is needed"
         )
-
-
-def _let_nothing_in(sock: socket.socket) -> None:
-    """A classic BPF filter of one instruction, `ret #0` (linux/filter.h, struct sock_fprog)."""
-    program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
-    fprog = struct.pack("@HP", 1, ctypes.addressof(program))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 class Datapath:
@@ -315,12 +304,13 @@ class Datapath:
             self._sweep()
             reserved = self._ports.get((host, port))
             if reserved is None:
-                reservation = self._reserve(address, port)
+                with self._netns.entered():
+                    reservation = reserve(self.config.ifname, address, port)
                 port = reservation.getsockname()[1]
                 key = xdp_prog.listener_key(address, port)
                 reserved = _Port(reservation, key, None)
             elif reserved.listener is not None:
-                raise _port_in_use(host, port)
+                raise port_in_use(host, port)
             flags = lib.LISTEN_CLOSE_FIRST if close_first else 0
             result = lib.loop_listen(self._loop, to_stack(address, port), flags, backlog)
             if result < 0:
@@ -330,38 +320,6 @@ class Datapath:
             reserved.listener = result
             self._ports[host, port] = reserved
         return result, port
-
-    def _reserve(self, address: IpAddress, port: int) -> socket.socket:
-        """A kernel socket that has the port, so that no service of this host can have it too.
-
-        It listens behind a filter that lets nothing in. What the program passes to the kernel
-        all the same (IP fragments of our flows, once reassembled) ends there in silence; without
-        a listener the kernel would answer with a RST and end a connection that is not its own.
-        It is bound to the interface: connecting to the port by another one is still refused.
-        (From this host itself the address is reached by lo, where no program sees the packets:
-        such an attempt times out.)
-        """
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        with self._netns.entered():
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.config.ifname.encode()
-                )
-                if address.version == 6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    scope = self._attachment.ifindex if address.is_link_local else 0
-                    sock.bind((str(address), port, 0, scope))
-                else:
-                    sock.bind((str(address), port))
-                _let_nothing_in(sock)
-                sock.listen(1)
-            except OSError as error:
-                sock.close()
-                if error.errno == errno.EADDRINUSE:
-                    raise _port_in_use(str(address), port) from error
-                raise
-        return sock
 
     def steer(self, listener: int) -> None:
         """Let the packets of a listener's address come."""
@@ -461,12 +419,6 @@ def _check(result: int, what: str) -> int:
     if result < 0:
         raise XdpError(-result, what)
     return result
-
-
-def _port_in_use(host: str, port: int) -> ConfigError:
-    return ConfigError(
-        f"port {port} of {host} is in use; choose another (`ss -tlnp` shows by whom)"
-    )
 
 
 def _loop_queue(sock: XskSocket) -> dict[str, Any]:

@@ -210,8 +210,8 @@ class Receiver:
         options = self._options
         for endpoint in dict.fromkeys(options.listen + options.close_first):
             close_first = endpoint in options.close_first
-            for host in (endpoint.host,) if endpoint.host else _every_address():
-                listener = self._rt.listen((host, endpoint.port), close_first=close_first)
+            for address in _addresses(endpoint):
+                listener = self._rt.listen(address, close_first=close_first)
                 self._listeners.append(listener)
             self.report.listen.append(str(endpoint))
         log.info(
@@ -417,6 +417,7 @@ def _runtime(options: RecvOptions, region: Region) -> Iterator[Runtime]:
                 pressure=options.pressure,
                 isolate=True,
                 force=options.force,
+                listen=[a for e in (*options.listen, *options.close_first) for a in _addresses(e)],
             )
             undo.enter_context(runtime)
         except PermissionError as error:
@@ -426,9 +427,12 @@ def _runtime(options: RecvOptions, region: Region) -> Iterator[Runtime]:
         yield runtime
 
 
-def _every_address() -> tuple[str, ...]:
-    """The unspecified address of each family that this kernel has."""
-    return ("0.0.0.0", "::") if Path("/proc/net/if_inet6").exists() else ("0.0.0.0",)
+def _addresses(endpoint: Endpoint) -> list[tuple[str, int]]:
+    """What to listen on; without a host, every address of each family that this kernel has."""
+    if endpoint.host:
+        return [(endpoint.host, endpoint.port)]
+    families = ("0.0.0.0", "::") if Path("/proc/net/if_inet6").exists() else ("0.0.0.0",)
+    return [(host, endpoint.port) for host in families]
 
 
 def _raise_file_limit() -> None:

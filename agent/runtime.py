@@ -21,6 +21,7 @@ import os
 import resource
 import signal
 import weakref
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -34,6 +35,7 @@ from devmemtcp.agent.datapath import ChannelFds, Datapath, DatapathConfig
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.region import PAGE_SIZE, Region
+from devmemtcp.agent.reservation import reserve
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener
 from devmemtcp.agent.stackd import RemoteDatapath
 from devmemtcp.pyxdp.features import Features
@@ -167,6 +169,8 @@ class Runtime:
     `force`: take the interface of the default route all the same.
     `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a
     connection, in bytes. `linger`: seconds that closed connections get to finish at the end.
+    `listen`: addresses that `listen()` will be called with; one that cannot be is refused on
+    entry, before the interface is touched.
 
     The region must have pages of 4 KiB: each becomes a mapping of its own beside a header page,
     which a hugetlb file does not allow. Its size is limited by vm.max_map_count, 127 MiB at the
@@ -200,6 +204,7 @@ class Runtime:
         max_connections: int = 4096,
         rcv_wnd: int = 4 << 20,
         linger: float = 1.0,
+        listen: Iterable[Address] = (),
     ) -> None:
         self.ifname = ifname
         self.region = region
@@ -215,6 +220,7 @@ class Runtime:
         self._max_connections = max_connections
         self._rcv_wnd = rcv_wnd
         self._linger = linger
+        self._intended = tuple(listen)
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -237,6 +243,10 @@ class Runtime:
             dev = NetDev.find(self.ifname)
         config = self._plan(dev)
         self._check(dev, config)
+        with netns.entered():
+            for host, port in self._intended:
+                address = _listening_address(dev, host, port)
+                reserve(dev.features.ifname, address, port).close()
         self.mtu, self.queues = config.mtu, config.queues
 
         event, wake = (_eventfd(undo) for _ in range(2))
@@ -395,18 +405,11 @@ class Runtime:
         ConfigError (port in use, not an address of the interface).
         """
         host, port = address
-        ip = _ip_address(host)
-        if not 0 <= port <= 65535:
-            raise ConfigError(f"there is no port {port}")
         if backlog < 1:
             raise ConfigError(f"the backlog must be at least 1, not {backlog}")
         app = self._open()
         with self._entered():
-            if not ip.is_unspecified and not self._dev.has_address(ip):
-                raise ConfigError(
-                    f"{host} is not an address of {self.ifname}; "
-                    f"`ip addr show {self.ifname}` lists those it has"
-                )
+            ip = _listening_address(self._dev, host, port)
         number, port = self._datapath.listen(str(ip), port, close_first, backlog)
         listener = Listener(app, number, (str(ip), port), close_first, self._unlisten)
         app.listeners[number] = listener
@@ -570,6 +573,19 @@ def _choice(name: str, value: _Choice, choices: object) -> _Choice:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return value
+
+
+def _listening_address(dev: NetDev, host: str, port: int) -> IpAddress:
+    """The address, if the interface can be listened on there. Raises ConfigError."""
+    address = _ip_address(host)
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"there is no port {port}")
+    if not address.is_unspecified and not dev.has_address(address):
+        name = dev.features.ifname
+        raise ConfigError(
+            f"{host} is not an address of {name}; `ip addr show {name}` lists those it has"
+        )
+    return address
 
 
 def _ip_address(host: str) -> IpAddress:

@@ -538,3 +538,17 @@ def test_the_memory_of_the_stack_is_bounded(veth: Any) -> None:
         rss = int(status.split("VmRSS:")[1].split()[0]) * 1024
         assert rss < 32 * MIB + 64 * MIB
         assert len(view) == 32 * MIB
+
+
+@pytest.mark.parametrize("address", [("192.0.2.77", PORT), ("10.77.0.2", PORT + 1)])
+def test_addresses_that_cannot_be_are_refused_before_anything_is_attached(
+    veth: Any, region: Region, monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the interface was touched")
+
+    monkeypatch.setattr("devmemtcp.agent.runtime.Runtime._make_datapath", never)
+    with veth.right.enter(), socket.create_server((veth.right.ip4, PORT + 1)):
+        runtime = Runtime(veth.right.ifname, region, listen=[address])
+        with pytest.raises(ConfigError, match=r"is not an address of veth1|is in use"):
+            runtime.__enter__()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel socket that has a steered port, so that no service of this host can have it too.
+
+It listens behind a filter that lets nothing in. What the program passes to the kernel all the
+same (IP fragments of our flows, once reassembled) ends there in silence; without a listener the
+kernel would answer with a RST, and end a connection that is not its own. It is bound to the
+interface: connecting to the port by another one is still refused. (From this host itself the
+address is reached by lo, where no program sees the packets: such an attempt times out.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.netdev import IpAddress
+
+_SO_ATTACH_FILTER = 26
+_BPF_RET_K = 0x06
+
+
+def reserve(ifname: str, address: IpAddress, port: int) -> socket.socket:
+    """Take the port (0: any) in the calling thread's network namespace; closing gives it back.
+
+    Raises ConfigError when it is in use, OSError for what else the kernel refuses.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode())
+        if address.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            scope = socket.if_nametoindex(ifname) if address.is_link_local else 0
+            sock.bind((str(address), port, 0, scope))
+        else:
+            sock.bind((str(address), port))
+        _let_nothing_in(sock)
+        sock.listen(1)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(str(address), port) from error
+        raise
+    return sock
+
+
+def port_in_use(host: str, port: int) -> ConfigError:
+    """Somebody has it, us included."""
+    return ConfigError(
+        f"port {port} of {host} is in use; choose another (`ss -tlnp` shows by whom)"
+    )
+
+
+def _let_nothing_in(sock: socket.socket) -> None:
+    """A classic BPF filter of one instruction, `ret #0` (linux/filter.h, struct sock_fprog)."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
+    fprog = struct.pack("@HP", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
