@@ -2,8 +2,8 @@
 """The process that runs the stack apart from its application, and the application's end of it.
 
 The process (`python -P -m devmemtcp.agent.stackd FD`) gets the region's descriptor only to lay
-the UMEM out and closes it before the first packet; afterwards it has no way to the payload,
-which `probe()` shows. It ends with its application, however that ends: the control socket is
+the UMEM out and closes it before the first packet; afterwards it has no mapping and no descriptor
+of the payload, which `probe()` shows. It ends with its application, however that ends: the control socket is
 closed or the pidfd of the parent becomes readable.
 """
 
