@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from devmemtcp.agent import bench as bench_verbs
+from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,36 +45,11 @@ app = typer.Typer(
 app.add_typer(bench_verbs.app, name="bench")
 
 
-class ModeChoice(StrEnum):
-    """How the XDP program is attached."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    GENERIC = "generic"
-
-
-class CsumChoice(StrEnum):
-    """What is done about TCP checksums."""
-
-    VERIFY = "verify"
-    TRUST = "trust"
-
-
 class PressureChoice(StrEnum):
     """What happens when the application is slower than the sender."""
 
     WINDOW = "window"
     DROP = "drop"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Mode = Annotated[
-    ModeChoice, typer.Option(help="How to attach the XDP program; auto: as suits the driver.")
-]
-RegionSize = Annotated[
-    str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")
-]
 
 
 @app.callback()

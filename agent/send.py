@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import termios
 import time
 from dataclasses import dataclass
@@ -25,13 +24,11 @@ from dataclasses import dataclass
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
+from devmemtcp.agent.tcp_info import tcp_info
 
 BUFFER_BYTES = 1 << 20
 DEFAULT_CONGESTION = "cubic"
 
-_TCP_INFO = struct.Struct("8B24I")  # struct tcp_info up to tcpi_total_retrans
-_TCPI_SND_MSS = 8 + 2
-_TCPI_TOTAL_RETRANS = 8 + 23
 _ACK_POLL_SECONDS = 0.001
 _REPLY_BYTES = 1 << 16
 
@@ -87,7 +84,7 @@ def send(
         except OSError as error:
             raise _worded(error, f"connection to {peer} failed") from error
         seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
-        info = _tcp_info(sock)
+        info = tcp_info(sock)
         return SendResult(
             local=str(Endpoint(*sock.getsockname()[:2])),
             peer=str(peer),
@@ -95,8 +92,8 @@ def send(
             bytes_replied=replied,
             pattern=pattern,
             congestion=_congestion(sock),
-            mss=info[_TCPI_SND_MSS],
-            retransmits=info[_TCPI_TOTAL_RETRANS],
+            mss=info.snd_mss,
+            retransmits=info.total_retrans,
             seconds=seconds,
             goodput_gbps=size * 8 / seconds / 1e9,
             cpu_seconds=cpu_seconds,
@@ -182,8 +179,3 @@ def _wait_acknowledged(sock: socket.socket) -> None:
         if unacknowledged[0] == 0:
             return
         time.sleep(_ACK_POLL_SECONDS)
-
-
-def _tcp_info(sock: socket.socket) -> tuple[int, ...]:
-    data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    return _TCP_INFO.unpack(data)

@@ -7,10 +7,11 @@ import dataclasses
 import json
 import logging
 import os
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,23 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure, interleaved with what a user would have instead.")
 
 
-class ModeChoice(StrEnum):
-    """How the XDP program is attached."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    GENERIC = "generic"
-
-
-class CsumChoice(StrEnum):
-    """What is done about TCP checksums."""
-
-    VERIFY = "verify"
-    TRUST = "trust"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mtus = Annotated[list[int] | None, typer.Option("--mtu", help="Bytes of an IP packet. Repeatable.")]
 Plans = Annotated[
     list[str] | None,
@@ -48,7 +32,6 @@ Plans = Annotated[
         "Repeatable: the best one counts.",
     ),
 ]
-RegionSize = Annotated[str, typer.Option(metavar="SIZE", help="Device memory, e.g. 64M.")]
 
 
 @app.command("tcp-rx")
@@ -126,9 +109,7 @@ def soak(
     minutes: Annotated[float, typer.Option(help="How long to receive.")] = 10.0,
     connections: Annotated[int, typer.Option(help="Open at the same time.")] = 16,
     mtu: Annotated[int, typer.Option(help="Bytes of an IP packet.")] = 1500,
-    mode: Annotated[
-        ModeChoice, typer.Option(help="How to attach the XDP program.")
-    ] = ModeChoice.AUTO,
+    mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
     as_json: Json = False,
     debug: Debug = False,

@@ -41,6 +41,7 @@ from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.process import die_with_parent
 from devmemtcp.agent.region import PAGE_SIZE, Region
 from devmemtcp.agent.runtime import Runtime
+from devmemtcp.agent.tcp_info import tcp_info
 from devmemtcp.pyxdp import BpfObject, Mode, attach
 
 Message = dict[str, Any]
@@ -163,8 +164,8 @@ class _End:
             data = bytes(_SEND_BYTES)
             sent = lib.stream_send(sock.fileno(), ffi.from_buffer(data), len(data))
             _check(sent, "send")
-            info = struct.unpack("8B24I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104))
-            _say(bytes=sent, mss=info[8 + 2], retransmits=info[8 + 23])
+            info = tcp_info(sock)
+            _say(bytes=sent, mss=info.snd_mss, retransmits=info.total_retrans)
 
     def do_churn(self, request: Message) -> None:
         # We close first: without this, all our ports are in TIME-WAIT after half a minute.

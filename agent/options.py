@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several verbs have, with one name, one default and one help text each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class ModeChoice(StrEnum):
+    """How the XDP program is attached."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+class CsumChoice(StrEnum):
+    """What is done about TCP checksums."""
+
+    VERIFY = "verify"
+    TRUST = "trust"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Mode = Annotated[
+    ModeChoice, typer.Option(help="How to attach the XDP program; auto: as suits the driver.")
+]
+RegionSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")
+]
