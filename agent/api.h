@@ -148,6 +148,12 @@ int64_t frags_bytes(const struct app_frag *frags, uint32_t n);
 /* Bytes of those fragments that lie wholly below `size`. */
 int64_t frags_inside(const struct app_frag *frags, uint32_t n, uint64_t size);
 
+/* ---- privileges.c: what the process that runs the stack alone must not be able to do ---- */
+
+/* Give up what reads the memory of others, in this thread and those it starts: to be called
+ * before there is any other. */
+int privileges_give_up(void);
+
 /* ---- netdev.c: what must be known of an interface before it is taken ---- */
 
 /* Enter the network namespace that `fd` refers to, with the calling thread alone. */

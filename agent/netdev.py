@@ -54,6 +54,9 @@ class NetNs:
         """The calling thread, and what it starts or opens, is in the namespace meanwhile."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if os.path.sameopenfile(home, self._fd):
+                yield  # setns(2) would need CAP_SYS_ADMIN to change nothing
+                return
             _setns(self._fd)
             try:
                 yield

@@ -548,8 +548,9 @@ MIN_MTU, MAX_MTU = 576, 65535
 LINEAR_MTU = 3498
 """Of a native program without xdp.frags: what fits a page beside XDP's headroom (veth, 4 KiB)."""
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39}
-_CAP_SYS_ADMIN = 21  # includes CAP_BPF
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39, "CAP_PERFMON": 38}
+_CAP_SYS_ADMIN = 21
+_IN_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
 _CAP_IPC_LOCK = 14
 
 _KINDS = {
@@ -611,8 +612,8 @@ def _effective_capabilities() -> int:
 def _check_capabilities() -> None:
     have = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not have >> bit & 1]
-    if have >> _CAP_SYS_ADMIN & 1 and "CAP_BPF" in missing:
-        missing.remove("CAP_BPF")
+    if have >> _CAP_SYS_ADMIN & 1:
+        missing = [name for name in missing if name not in _IN_SYS_ADMIN]
     if missing:
         raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
 

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from devmemtcp.agent import control
+from devmemtcp.agent._loop import lib
 from devmemtcp.agent.datapath import ChannelFds, Datapath, DatapathConfig
 from devmemtcp.agent.netdev import NetNs
 
@@ -177,8 +178,15 @@ def _set_up(sock: socket.socket) -> Datapath:
         os.close(life)
 
 
+def _give_up_privileges() -> None:
+    """Before any thread is started: capabilities are a thread's. See privileges.c."""
+    if result := lib.privileges_give_up():
+        raise OSError(-result, f"cannot give up capabilities: {os.strerror(-result)}")
+
+
 def main() -> None:
     """Serve one application; argv[1] is the number of the control socket's descriptor."""
+    _give_up_privileges()
     sock = socket.socket(fileno=int(sys.argv[1]))
     parent = os.pidfd_open(os.getppid())
     try:

@@ -195,7 +195,7 @@ except PermissionError as error:
 """
     done = veth.right.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith(f"{errno.EPERM} ")
-    assert "needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF" in done.stdout
+    assert "needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON" in done.stdout
 
 
 def test_locked_memory_is_looked_at_first(veth: Any, region: Region) -> None:
