@@ -146,6 +146,7 @@ void stack_app_gone(struct stack *s, uint64_t now);
 enum drop {
 	DROP_NONE,
 	DROP_RECORD, /* the record of the XDP program does not hold together */
+	DROP_TRUNCATED, /* a packet whose chunks did not all come */
 	DROP_ADDRESS, /* a source or destination that cannot be a connection's */
 	DROP_MALFORMED, /* TCP header or data offset */
 	DROP_NO_LISTENER,
@@ -181,6 +182,7 @@ struct stack_stats {
 	uint64_t tx_rst;
 	uint64_t tx_window_updates;
 	uint64_t tx_retransmits;
+	uint64_t tx_done_rejected; /* completions of frames that were not with the NIC */
 	uint64_t tx_no_page; /* a segment was due and no host page was free */
 	uint64_t flows_opened;
 	uint64_t flows_established;

@@ -94,10 +94,8 @@ static bool lend(struct stack *s, struct flow *f)
 	const struct net_iov *niov = skb_frag_net_iov(frag);
 	struct channel_event event = {.kind = EVENT_FRAG, .flow = f->id, .len = frag->len};
 
-	if (!niov) { /* payload lies in device memory only: nothing else may be lent */
-		s->stats.drops[DROP_RECORD]++;
+	if (NETMEM_WARN_ON_ONCE(!niov)) /* payload lies in device memory, and nowhere else */
 		return false;
-	}
 	if (!event_room(&s->channel))
 		return false;
 	event.token = token_new(&s->tokens, netmem, f->id, &f->token_first);

@@ -13,6 +13,9 @@
 
 #include "core.h"
 
+_Static_assert(DROP_REASONS <= sizeof(((struct stack_stats *)0)->drops) / sizeof(uint64_t),
+	       "a counter for each reason");
+
 /* ---- memory ---- */
 
 /* Hands out pieces of one block; with base NULL it only measures. */
@@ -363,7 +366,7 @@ void stack_rx_discard(struct stack *s, const struct rx_packet *packet)
 	if (packet->queue >= s->cfg.nr_queues)
 		return;
 	claim_chunks(s, packet, &p);
-	s->stats.drops[DROP_RECORD]++;
+	s->stats.drops[DROP_TRUNCATED]++;
 	stack_settle_payload(s, NULL, &p, FRAG_FREE);
 }
 
@@ -396,7 +399,7 @@ void stack_tx_done(struct stack *s, uint32_t page)
 	netmem_ref netmem;
 
 	if (page >= s->cfg.nr_pages || !s->page_sent[page]) {
-		s->stats.drops[DROP_RECORD]++;
+		s->stats.tx_done_rejected++;
 		return;
 	}
 	s->page_sent[page] = 0;

@@ -22,7 +22,8 @@
 
 /* ---- helpers of the steps ---- */
 
-static uint32_t rcv_wnd(const struct flow *f)
+/* The window as the peer has read it: what its segments are judged by. */
+static uint32_t told_wnd(const struct flow *f)
 {
 	return (uint32_t)seq_sub(f->rcv_told, f->rcv_nxt);
 }
@@ -99,7 +100,7 @@ static enum drop check_timestamps(struct stack *s, struct flow *f, const struct 
  * edge exactly: that is where a sender stands that has filled the window. */
 static bool acceptable(const struct flow *f, const struct seg *seg)
 {
-	const uint32_t wnd = rcv_wnd(f);
+	const uint32_t wnd = told_wnd(f);
 	const uint32_t space = seg_space(seg);
 
 	if (!space)
@@ -148,7 +149,7 @@ static enum drop check_rst(struct stack *s, struct flow *f, const struct seg *se
 	if (!(seg->flags & TCPF_RST))
 		return DROP_NONE;
 	if (!seq_eq(seg->seq, f->rcv_nxt)) {
-		if (!seq_in_window(seg->seq, f->rcv_nxt, rcv_wnd(f)))
+		if (!seq_in_window(seg->seq, f->rcv_nxt, told_wnd(f)))
 			return DROP_RST_OUT_OF_WINDOW;
 		challenge_ack(s, f, now);
 		return DROP_CHALLENGE;

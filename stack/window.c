@@ -81,7 +81,8 @@ static uint32_t promised_to_others(const struct stack *s, const struct flow *f)
 	return bufs;
 }
 
-static uint32_t rcv_wnd(const struct flow *f)
+/* The window before scaling rounds it: what is promised. */
+static uint32_t promised_wnd(const struct flow *f)
 {
 	return (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt);
 }
@@ -95,7 +96,7 @@ static bool may_receive(const struct flow *f)
 
 void window_account(struct stack *s, struct flow *f)
 {
-	const uint32_t wnd = may_receive(f) ? rcv_wnd(f) : 0;
+	const uint32_t wnd = may_receive(f) ? promised_wnd(f) : 0;
 
 	/* What lies out of order inside the window has its buffers already. */
 	promise(s, f, wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0);
@@ -176,7 +177,7 @@ bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
 		if (free <= s->reserve)
 			return false;
 		/* More buffers than its window is worth, and more than are left to all others. */
-		return (uint64_t)f->ooo.frags * ISLAND_BYTES_A_BUFFER <= rcv_wnd(f) ||
+		return (uint64_t)f->ooo.frags * ISLAND_BYTES_A_BUFFER <= promised_wnd(f) ||
 		       f->ooo.frags < free - s->reserve;
 	}
 	return s->cfg.pressure == PRESSURE_DROP || (!f->tokens && !f->rcvq.nr) ||
@@ -193,7 +194,7 @@ static uint32_t smallest_step(const struct stack *s, const struct flow *f)
 
 uint32_t window_advertise(struct stack *s, struct flow *f)
 {
-	const uint32_t now = rcv_wnd(f);
+	const uint32_t now = promised_wnd(f);
 	uint32_t room;
 
 	/* Until scaling is in force, and without it for ever, 16 bits are all there is. */
@@ -208,17 +209,17 @@ uint32_t window_advertise(struct stack *s, struct flow *f)
 		f->rcv_adv = seq_add(f->rcv_nxt, room);
 		window_account(s, f);
 	}
-	if (rcv_wnd(f) < f->rcv_ssthresh / 2)
+	if (promised_wnd(f) < f->rcv_ssthresh / 2)
 		list_add_tail(&s->starved, &f->starved_node);
 	else
 		list_del(&f->starved_node);
-	return rcv_wnd(f);
+	return promised_wnd(f);
 }
 
 /* Would this flow's peer gain from an update? As Linux: when the window at least doubles. */
 static bool worth_telling(const struct stack *s, const struct flow *f)
 {
-	const uint32_t wnd = rcv_wnd(f), room = window_room(s, f);
+	const uint32_t wnd = promised_wnd(f), room = window_room(s, f);
 
 	return f->state != TCP_SYN_RECEIVED && room >= 2 * wnd && room >= wnd + smallest_step(s, f);
 }
