@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from devmemtcp.agent.errors import ConfigError
 
+ANY = ("0.0.0.0", "::")
+"""The unspecified addresses: each stands for every address of its family."""
+
 
 class Endpoint(NamedTuple):
     """A host and a TCP port. An empty host stands for every address."""
@@ -50,6 +53,19 @@ def parse_listen(text: str) -> Endpoint:
         except ValueError:
             raise ConfigError(f"{text!r}: {endpoint.host!r} is not an IP address") from None
     return endpoint
+
+
+def overlap(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two addresses to listen on, as of parse_listen(), have one in common."""
+    return one.port == other.port and any(
+        a.version == b.version and (a == b or a.is_unspecified or b.is_unspecified)
+        for a in _addresses(one)
+        for b in _addresses(other)
+    )
+
+
+def _addresses(endpoint: Endpoint) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    return [ipaddress.ip_address(host) for host in ([endpoint.host] if endpoint.host else ANY)]
 
 
 def _check_v6(host: str, text: str) -> None:

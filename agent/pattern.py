@@ -5,6 +5,9 @@ Period N is the bytes 1, 2, ... N-1 and a newline: what `yes` sends when its
 argument is those N-1 bytes, so that any shell is a sender:
 
     yes "$(printf '\\1\\2\\3')" | head -c 1G | nc ADDR PORT     # period 4
+
+This holds for each period but 11: there byte 10, itself a newline, is the last of
+the argument, and $( ) strips newlines from the end.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
-from devmemtcp.agent.endpoint import Endpoint
+from devmemtcp.agent.endpoint import ANY, Endpoint, overlap
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
@@ -396,6 +397,12 @@ def _check(options: RecvOptions) -> None:
         repeated = [str(e) for e, count in Counter(endpoints).items() if count > 1]
         if repeated:
             raise ConfigError(f"--{name.replace('_', '-')} {repeated[0]} is given twice")
+    for one, other in combinations(dict.fromkeys(options.listen + options.close_first), 2):
+        if overlap(one, other):
+            raise ConfigError(
+                f"{one} and {other} contradict each other: port {one.port} of an address has one "
+                "listener; leave one out, or take another port"
+            )
     if options.connections is not None and options.connections < 1:
         raise ConfigError(f"--connections {options.connections}: at least 1 is needed")
     if options.validate is not None:
@@ -431,7 +438,7 @@ def _addresses(endpoint: Endpoint) -> list[tuple[str, int]]:
     """What to listen on; without a host, every address of each family that this kernel has."""
     if endpoint.host:
         return [(endpoint.host, endpoint.port)]
-    families = ("0.0.0.0", "::") if Path("/proc/net/if_inet6").exists() else ("0.0.0.0",)
+    families = ANY if Path("/proc/net/if_inet6").exists() else ANY[:1]
     return [(host, endpoint.port) for host in families]
 
 

@@ -55,6 +55,8 @@ RECV = ["recv", "-i", "nowhere0"]
         ([*RECV, "--listen", ":0"], "1 to 65535"),
         ([*RECV, "--listen", "name:80"], "not an IP address"),
         ([*RECV, "--listen", ":80", "--listen", ":80"], "twice"),
+        ([*RECV, "--listen", ":80", "--listen", "192.0.2.1:80"], ":80 and 192.0.2.1:80 contradict"),
+        ([*RECV, "--listen", ":80", "--close-first", "[::]:80"], ":80 and [::]:80 contradict"),
         ([*RECV, "--listen", ":80", "--connections", "0"], "--connections 0"),
         ([*RECV, "--listen", ":80", "--validate", "257"], "2 to 256"),
         ([*RECV, "--listen", ":80", "--region-size", "lots"], "--region-size 'lots'"),

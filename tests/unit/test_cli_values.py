@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devmemtcp.agent.endpoint import Endpoint, parse_listen, split_endpoint
+from devmemtcp.agent.endpoint import Endpoint, overlap, parse_listen, split_endpoint
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.sizes import format_size, parse_size
@@ -101,6 +101,25 @@ def test_listening_takes_addresses_only(text: str) -> None:
         parse_listen(text)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("192.0.2.1:80", ":80", True),
+        ("192.0.2.1:80", "0.0.0.0:80", True),
+        (":80", "[::]:80", True),
+        (":80", "[2001:db8::1]:80", True),
+        ("[2001:db8::1]:80", "[2001:DB8:0::1]:80", True),
+        ("192.0.2.1:80", "[::]:80", False),
+        ("0.0.0.0:80", "[::]:80", False),
+        ("192.0.2.1:80", "192.0.2.2:80", False),
+        ("192.0.2.1:80", ":81", False),
+    ],
+)
+def test_overlapping_addresses(one: str, other: str, common: bool) -> None:
+    assert overlap(parse_listen(one), parse_listen(other)) is common
+    assert overlap(parse_listen(other), parse_listen(one)) is common
+
+
 @pytest.mark.parametrize("period", [2, 7, 13, 256])
 def test_pattern_is_what_yes_sends(period: int) -> None:
     """`yes` ends each repetition of its argument with a newline."""
@@ -111,6 +130,14 @@ def test_pattern_is_what_yes_sends(period: int) -> None:
         sent = yes.stdout.read(3 * period)
         yes.kill()
     assert sent == expected * 3
+
+
+@pytest.mark.parametrize(("period", "same"), [(4, True), (10, True), (11, False), (12, True)])
+def test_pattern_is_what_a_shell_makes_of_the_recipe(period: int, same: bool) -> None:
+    octal = "".join(f"\\{byte:o}" for byte in range(1, period))
+    script = f"yes \"$(printf '{octal}')\" | head -c {3 * period}"
+    sent = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True).stdout
+    assert (sent == one_period(period) * 3) is same
 
 
 @pytest.mark.parametrize("period", [-1, 0, 1, 257])
