@@ -24,6 +24,7 @@ from devmemtcp.pyxdp.features import Features, features
 
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 1
+_IFF_LOOPBACK = 8
 _IFNAMSIZ = 16
 _IFREQ = struct.Struct(f"{_IFNAMSIZ}s24x")
 _RTF_UP = 0x1
@@ -82,6 +83,7 @@ class NetDev:
 
     features: Features
     up: bool
+    loopback: bool
     default_route: bool
     """Whether a default route of this namespace leaves by it."""
 
@@ -94,9 +96,11 @@ class NetDev:
             raise ConfigError(
                 f"no interface {name!r} here; `ip link show` lists those there are"
             ) from error
+        flags = _flags(name)
         return cls(
             features=features(name),
-            up=_is_up(name),
+            up=bool(flags & _IFF_UP),
+            loopback=bool(flags & _IFF_LOOPBACK),
             default_route=name in _default_route_names(),
         )
 
@@ -121,10 +125,12 @@ def addresses_of(name: str) -> list[IpAddress]:
     return [ip_address(from_stack(addr)[0]) for addr in out[0:there]]
 
 
-def _is_up(name: str) -> bool:
+def _flags(name: str) -> int:
+    """IFF_UP and others; see netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
-    return bool(struct.unpack_from("=h", answer, _IFNAMSIZ)[0] & _IFF_UP)
+    flags: int = struct.unpack_from("=H", answer, _IFNAMSIZ)[0]
+    return flags
 
 
 def _default_route_names() -> set[str]:

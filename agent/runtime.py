@@ -349,6 +349,11 @@ class Runtime:
                 f"the default route leaves by {name}: taking it may cut this machine off; "
                 "choose another interface, or insist (force=True, --force)"
             )
+        if dev.loopback:
+            raise ConfigError(
+                f"{name} is the loopback device, which no packet of another host comes by; choose "
+                "a NIC, or one end of a veth pair as `devmemtcp demo` makes it"
+            )
         if not dev.up:
             raise ConfigError(f"{name} is down; `ip link set {name} up`")
         if not MIN_MTU <= config.mtu <= MAX_MTU:

@@ -381,6 +381,12 @@ def test_no_such_interface(veth: Any) -> None:
     assert "nowhere0" in refused(veth.right, "-i", "nowhere0", "--listen", f":{PORT}")
 
 
+def test_the_loopback_device(veth: Any) -> None:
+    veth.right.run(["ip", "link", "set", "lo", "mtu", "1500"])
+    line = refused(veth.right, "-i", "lo", "--listen", f":{PORT}")
+    assert "veth pair" in line
+
+
 def test_interface_that_is_down(veth: Any) -> None:
     veth.right.run(["ip", "link", "set", "veth1", "down"])
     assert "down" in refused(veth.right, "-i", "veth1", "--listen", f":{PORT}")
@@ -414,6 +420,15 @@ def test_address_of_somebody_else(veth: Any, address: str) -> None:
 def test_region_sizes_that_cannot_work(veth: Any, size: str, says: str) -> None:
     args = ("-i", "veth1", "--listen", f":{PORT}", "--region-size", size)
     assert says in refused(veth.right, *args)
+
+
+def test_a_region_of_more_mappings_than_allowed(veth: Any) -> None:
+    """Between what vm.max_map_count allows, 127 MiB by default, and the machine's memory."""
+    size = max(1 << 30, int(Path("/proc/sys/vm/max_map_count").read_text()) * 4096)
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        pytest.skip("needs memory for more than vm.max_map_count allows")
+    args = ("-i", "veth1", "--listen", f":{PORT}", "--region-size", str(size))
+    assert "sysctl -w vm.max_map_count=" in refused(veth.right, *args)
 
 
 def test_no_permission(veth: Any) -> None:
