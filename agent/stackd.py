@@ -3,8 +3,9 @@
 
 The process (`python -P -m devmemtcp.agent.stackd FD`) gets the region's descriptor only to lay
 the UMEM out and closes it before the first packet; afterwards it has no mapping and no descriptor
-of the payload, which `probe()` shows. It ends with its application, however that ends: the control socket is
-closed or the pidfd of the parent becomes readable.
+of the payload, which `probe()` shows, and no capability to get one by way of its application
+(privileges.c). It ends with its application, however that ends: the control socket is closed or
+the pidfd of the parent becomes readable.
 """
 
 from __future__ import annotations
