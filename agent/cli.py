@@ -15,8 +15,10 @@ The verbs import what they need when they run, so that --help needs nothing.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
+import os
+import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from devmemtcp.agent import bench as bench_verbs
+from devmemtcp.agent.document import document, failure
 from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
@@ -104,8 +107,8 @@ def demo(
             pattern=pattern,
             progress=progress,
         )
-    for failure in report.failures:
-        logging.error("%s", failure)
+    for line in report.failures:
+        logging.error("%s", line)
     _finish(report, as_json, title="devmemtcp demo", exit_code=0 if report.ok else 1)
 
 
@@ -197,7 +200,7 @@ def send(
         typer.Option(metavar="NAME", help="Congestion control. Default: cubic if there is one."),
     ] = None,
     connect_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to try to connect.")
+        float, typer.Option(metavar="SECONDS", help="How long to try to connect.")
     ] = 10.0,
     die_with_parent: Annotated[int | None, typer.Option(hidden=True)] = None,
     as_json: Json = False,
@@ -239,22 +242,21 @@ def _progress(total: int) -> Iterator[Progress]:
 
 def _finish(report: Any, as_json: bool, *, title: str, exit_code: int) -> NoReturn:
     """Print a report (a dataclass) and leave with `exit_code`."""
-    document = dataclasses.asdict(report)
     if as_json:
-        print(json.dumps(document, indent=2))
+        print(document(report, exit_code))
     else:
         from rich.console import Console
 
-        Console().print(_table(document, title))
+        Console().print(_table(dataclasses.asdict(report), title))
     raise typer.Exit(exit_code)
 
 
-def _table(document: dict[str, Any], title: str) -> Table:
+def _table(values: dict[str, Any], title: str) -> Table:
     """One row a value; rows that say nothing are left out."""
     from rich.table import Table
 
     table = Table(title=title, show_header=False, title_justify="left")
-    for name, value in document.items():
+    for name, value in values.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             continue  # the connections: each had its line when it ended
         if value not in (None, "", [], {}):
@@ -285,26 +287,73 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="devmemtcp: %(message)s")
     signal.signal(signal.SIGTERM, _on_term)
     try:
-        # Without standalone mode typer returns the code of typer.Exit and raises its errors.
-        sys.exit(app(standalone_mode=False, prog_name="devmemtcp"))
+        exit_code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads the result any more (`| head`). What the buffer still holds must not
+        # fail again when the interpreter flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_code = 128 + signal.SIGPIPE
+    sys.exit(exit_code)
+
+
+def _run() -> int:
+    """Run the verb that the command line names; returns the exit code.
+
+    Raises BrokenPipeError when nobody reads stdout.
+    """
+    command = typer.main.get_command(app)
+    try:
+        # Not app(): that would take a broken pipe of any kind, a connection's too, for stdout's.
+        with command.make_context(_called_as(), sys.argv[1:]) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as end:
+        return end.exit_code
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich turns one into this
+            raise end.__context__ from None
+        raise
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_failed("interrupted", 128 + signal.SIGINT))
+        return _failed("interrupted", 128 + signal.SIGINT)
+    except _Terminated:
+        return _failed("terminated", 128 + signal.SIGTERM)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
+            raise
         if "--debug" in sys.argv:
             logging.exception("traceback of the error below")
-        sys.exit(_failed(*_worded(error)))
+        return _failed(*_worded(error))
+
+
+def _called_as() -> str:
+    """What the user types before the verb; ./dev, which is called by that name, says so."""
+    return os.environ.get("DEVMEMTCP_CALLED_AS", "devmemtcp")
+
+
+def _nobody_reads_stdout() -> bool:
+    """Whether the other end of the pipe, if stdout is one, is closed; see poll(2)."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: not an Exception, as little as KeyboardInterrupt is one."""
 
 
 def _on_term(number: int, frame: FrameType | None) -> NoReturn:
     """End by unwinding: what was made is undone on the way."""
-    raise SystemExit(128 + number)
+    raise _Terminated
 
 
 def _worded(error: Exception) -> tuple[str, int]:
     """One line for people, and the exit code."""
     # typer's own errors are click's, from click or from the copy inside newer versions of typer.
     if callable(usage := getattr(error, "format_message", None)):
-        return f"{usage().rstrip('.')} (see 'devmemtcp --help')", 2
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else _called_as()
+        return f"{_plain(usage())} (see '{command} --help')", 2
 
     from devmemtcp.agent.errors import ConfigError, Unsupported
     from devmemtcp.agent.signals import Stopped
@@ -319,12 +368,18 @@ def _worded(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
+def _plain(text: str) -> str:
+    """What typer says of a wrong value, without the words of the validator inside it."""
+    text = text.replace("Value error, ", "").replace("Input should be", "it must be")
+    return re.sub(r", unable to parse string as an? \w+", "", text).rstrip(".")
+
+
 def _failed(text: str, exit_code: int) -> int:
     """Say what is wrong: one line on stderr, and a JSON document if that was asked for."""
     line = " ".join(text.split())
     print(f"devmemtcp: error: {line}", file=sys.stderr)
     if "--json" in sys.argv:
-        print(json.dumps({"ok": False, "error": line, "exit_code": exit_code}, indent=2))
+        print(failure(line, exit_code))
     return exit_code
 
 

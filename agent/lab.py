@@ -35,6 +35,12 @@ _IFA_F_NODAD = 0x02
 log = logging.getLogger(__name__)
 
 
+def check_mtu(mtu: int) -> None:
+    """Raise ConfigError unless a veth can have that MTU."""
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        raise ConfigError(f"MTU {mtu} is out of range; choose {MTU_MIN} to {MTU_MAX}")
+
+
 @dataclass(frozen=True)
 class Side:
     """One end of the lab. Addresses are in documentation ranges (RFC 5737, RFC 3849)."""
@@ -58,8 +64,7 @@ class Lab:
         Raises ConfigError for an MTU that veth cannot have and without the right to make
         namespaces; OSError when the kernel refuses for another reason.
         """
-        if not MTU_MIN <= mtu <= MTU_MAX:
-            raise ConfigError(f"MTU {mtu} is out of range; choose {MTU_MIN} to {MTU_MAX}")
+        check_mtu(mtu)
         self.mtu = mtu
         self._undo = contextlib.ExitStack()
         try:

@@ -77,19 +77,7 @@ class Region:
     hugetlb: bool
 
     def __init__(self, size: int, *, hugetlb: bool = False) -> None:
-        page = HUGE_PAGE_SIZE if hugetlb else PAGE_SIZE
-        if size < MIN_SIZE:
-            raise ConfigError(f"a region of {size} bytes is too small; take at least {MIN_SIZE}")
-        if size % page:
-            raise ConfigError(
-                f"the region's size must be a multiple of the page ({page} bytes), not {size}; "
-                f"take {size // page * page + page}"
-            )
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > memory:
-            raise ConfigError(
-                f"a region of {size} bytes is more than this machine's memory, {memory}; take less"
-            )
+        check_size(size, hugetlb=hugetlb)
         self.size = size
         self.hugetlb = hugetlb
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -125,6 +113,23 @@ class Region:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_size(size: int, *, hugetlb: bool = False) -> None:
+    """Raise ConfigError for a size that `Region` refuses."""
+    page = HUGE_PAGE_SIZE if hugetlb else PAGE_SIZE
+    if size < MIN_SIZE:
+        raise ConfigError(f"a region of {size} bytes is too small; take at least {MIN_SIZE}")
+    if size % page:
+        raise ConfigError(
+            f"the region's size must be a multiple of the page ({page} bytes), not {size}; "
+            f"take {size // page * page + page}"
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ConfigError(
+            f"a region of {size} bytes is more than this machine's memory, {memory}; take less"
+        )
 
 
 def _reserve_huge_pages(fd: int, size: int) -> None:

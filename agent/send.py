@@ -28,6 +28,7 @@ from devmemtcp.agent.tcp_info import tcp_info
 
 BUFFER_BYTES = 1 << 20
 DEFAULT_CONGESTION = "cubic"
+MAX_CONNECT_SECONDS = 24 * 60 * 60.0
 
 _ACK_POLL_SECONDS = 0.001
 _REPLY_BYTES = 1 << 16
@@ -70,9 +71,13 @@ def send(
     """Connect to `peer`, send `size` bytes of the pattern and wait for the acknowledged end.
 
     `congestion` None is cubic if the kernel has it, else the kernel's default.
-    Raises ConfigError for a name that does not resolve or a congestion control that the
-    kernel does not have; OSError when the connection fails, before or in the middle.
+    `connect_timeout` is in seconds, more than 0 and at most a day.
+    Raises ConfigError for another one, for a name that does not resolve, or for a congestion
+    control that the kernel does not have; OSError when the connection fails, before or in
+    the middle.
     """
+    if not 0 < connect_timeout <= MAX_CONNECT_SECONDS:
+        raise ConfigError(f"--connect-timeout {connect_timeout:g}: more than 0, and at most a day")
     buffer = memoryview(one_period(pattern) * (BUFFER_BYTES // pattern))
     with _connect(peer, congestion, connect_timeout) as sock:
         start, cpu_start = time.monotonic(), time.process_time()

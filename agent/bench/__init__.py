@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from devmemtcp.agent.document import document
 from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
 
-app = typer.Typer(help="Measure, interleaved with what a user would have instead.")
+app = typer.Typer(
+    help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
+)
 
 
 Mtus = Annotated[list[int] | None, typer.Option("--mtu", help="Bytes of an IP packet. Repeatable.")]
@@ -32,6 +33,14 @@ Plans = Annotated[
         "Repeatable: the best one counts.",
     ),
 ]
+
+
+@app.callback()
+def _which(context: typer.Context) -> None:
+    """Measure, interleaved with what a user would have instead."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit()
 
 
 @app.command("tcp-rx")
@@ -96,10 +105,9 @@ def tcp_rx(
         variants=tuple(variant or [each.name for each in VARIANTS]),
         seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
     )
-    logging.info("this takes about %.0f s", options.seconds())
     report = run_tcp_rx(options, lambda line: logging.info("%s", line))
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        print(document(report, 0))
     else:
         _print_tcp_rx(report)
 
@@ -129,15 +137,15 @@ def soak(
         mode=mode.value,
         region_size=parse_size(region_size, what="--region-size"),
     )
-    logging.info("this takes %.0f s", minutes * 60)
     report = run_soak(options, lambda line: logging.info("%s", line))
     for failure in report.failures:
         logging.error("%s", failure)
+    exit_code = 0 if report.ok else 1
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        print(document(report, exit_code))
     else:
         _print_soak(report)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(exit_code)
 
 
 def _print_soak(report: SoakReport) -> None:

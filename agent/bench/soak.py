@@ -25,8 +25,8 @@ from typing import Any
 
 from devmemtcp.agent.bench.worker import PATTERN, PORT, Worker
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.lab import Lab
-from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView
+from devmemtcp.agent.lab import Lab, check_mtu
+from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView, check_size
 from devmemtcp.agent.runtime import Mode, Runtime
 from devmemtcp.agent.socket import Connection, Listener
 
@@ -52,6 +52,15 @@ class SoakOptions:
     mtu: int
     mode: Mode
     region_size: int
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work, as far as it shows in the numbers."""
+        if not 0 < self.minutes <= 24 * 60:
+            raise ConfigError(f"--minutes {self.minutes:g}: more than 0, and at most a day")
+        if not 1 <= self.connections <= 1000:
+            raise ConfigError(f"--connections {self.connections}: 1 to 1000")
+        check_mtu(self.mtu)
+        check_size(self.region_size)
 
 
 @dataclass(frozen=True)
@@ -93,10 +102,8 @@ class SoakReport:
 
 def run_soak(options: SoakOptions, say: Say) -> SoakReport:
     """Receive for `options.minutes`; nothing is left behind. Raises as Runtime and Lab do."""
-    if not 0 < options.minutes <= 24 * 60:
-        raise ConfigError(f"--minutes {options.minutes:g}: more than 0, and at most a day")
-    if not 1 <= options.connections <= 1000:
-        raise ConfigError(f"--connections {options.connections}: 1 to 1000")
+    options.check()
+    say(f"this takes {options.minutes * 60:.0f} s")
     with ExitStack() as undo:
         region = undo.enter_context(Region(options.region_size))
         view = undo.enter_context(region.map())

@@ -34,7 +34,8 @@ from devmemtcp.agent.bench.plan import CpuPlan
 from devmemtcp.agent.bench.soaker import Sample, Soaker, busy, rates
 from devmemtcp.agent.bench.worker import PORT, Worker
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.lab import Lab
+from devmemtcp.agent.lab import Lab, check_mtu
+from devmemtcp.agent.region import check_size
 from devmemtcp.agent.runtime import Mode, RxCsum
 
 OURS = "devmem"
@@ -91,6 +92,20 @@ class TcpRxOptions:
     copy: bool
     variants: tuple[str, ...]
     seed: int
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work, as far as it shows in the values."""
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds {self.rounds}: at least 1 is needed")
+        if not 0.05 <= self.duration <= 60:
+            raise ConfigError(f"--duration {self.duration}: 0.05 to 60 seconds")
+        unknown = set(self.variants) - {each.name for each in VARIANTS}
+        if unknown:
+            known = ", ".join(each.name for each in VARIANTS)
+            raise ConfigError(f"--variant {sorted(unknown)[0]} is unknown; there are {known}")
+        for mtu in self.mtus:
+            check_mtu(mtu)
+        check_size(self.region_size)
 
     def contestants(self) -> list[tuple[Variant, CpuPlan]]:
         """Who has a turn in each round."""
@@ -215,7 +230,8 @@ def run_tcp_rx(options: TcpRxOptions, say: Say) -> TcpRxReport:
     Nothing is left behind, whatever happens. Raises ConfigError for what cannot work, OSError
     when the kernel refuses, Unsupported for a mode that the veth does not have.
     """
-    _check(options)
+    options.check()
+    say(f"this takes about {options.seconds():.0f} s")
     start = time.monotonic()
     settings: list[Setting] = []
     congestion = ""
@@ -244,17 +260,6 @@ def run_tcp_rx(options: TcpRxOptions, say: Say) -> TcpRxReport:
         seconds=time.monotonic() - start,
         settings=settings,
     )
-
-
-def _check(options: TcpRxOptions) -> None:
-    if options.rounds < 1:
-        raise ConfigError(f"--rounds {options.rounds}: at least 1 is needed")
-    if not 0.05 <= options.duration <= 60:
-        raise ConfigError(f"--duration {options.duration}: 0.05 to 60 seconds")
-    unknown = set(options.variants) - {each.name for each in VARIANTS}
-    if unknown:
-        known = ", ".join(each.name for each in VARIANTS)
-        raise ConfigError(f"--variant {sorted(unknown)[0]} is unknown; there are {known}")
 
 
 def _cpu_model() -> str:

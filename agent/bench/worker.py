@@ -63,7 +63,8 @@ class Worker:
     """The benchmark's end: a context manager around the process in `side`."""
 
     def __init__(self, side: Side) -> None:
-        command = [sys.executable, "-m", __name__, "--parent", str(os.getpid())]
+        # -P: what lies in the current directory is no module of ours.
+        command = [sys.executable, "-P", "-m", __name__, "--parent", str(os.getpid())]
         with side.entered():
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

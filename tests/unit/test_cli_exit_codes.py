@@ -47,6 +47,9 @@ RECV = ["recv", "-i", "nowhere0"]
         (["send", "192.0.2.1:1", "--size", "huge"], "--size 'huge'"),
         (["send", "192.0.2.1:1", "--size", "1M", "--pattern", "0"], "2 to 256"),
         (["send", "192.0.2.1:1", "--size", "1M", "--congestion", "magic"], "'magic'"),
+        (["send", "192.0.2.1:1", "--size", "1", "--connect-timeout", "inf"], "timeout inf: more"),
+        (["send", "192.0.2.1:1", "--size", "1", "--connect-timeout", "nan"], "timeout nan: more"),
+        (["send", "192.0.2.1:1", "--size", "1", "--connect-timeout", "-1"], "timeout -1: more"),
         (["recv", "--listen", ":80"], "--interface"),
         (RECV, "--listen"),
         ([*RECV, "--listen", ":80", "--mode", "turbo"], "'turbo'"),
@@ -72,6 +75,77 @@ def test_wrong_input_is_one_line_and_2(args: list[str], says: str) -> None:
     assert process.returncode == 2
     assert says in one_line(process)
     assert process.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ([], "Missing command (see 'devmemtcp --help')"),
+        (["send"], "Missing argument 'HOST:PORT' (see 'devmemtcp send --help')"),
+        (["bench", "fly"], "No such command 'fly' (see 'devmemtcp bench --help')"),
+        (
+            ["demo", "--mode", "foo"],
+            "Invalid value for '--mode': 'foo' is not one of 'auto', 'native', 'generic' "
+            "(see 'devmemtcp demo --help')",
+        ),
+        (
+            ["bench", "tcp-rx", "--mtu", "x"],
+            "Invalid value for '--mtu': it must be a valid integer "
+            "(see 'devmemtcp bench tcp-rx --help')",
+        ),
+    ],
+)
+def test_a_wrong_option_is_said_plainly_and_names_the_verbs_help(
+    args: list[str], line: str
+) -> None:
+    assert one_line(run(*args)) == line
+
+
+def test_the_help_is_named_as_the_program_was_called() -> None:
+    process = subprocess.run(
+        [*COMMAND, "send"],
+        env={**os.environ, "DEVMEMTCP_CALLED_AS": "./dev run"},
+        capture_output=True,
+        text=True,
+    )
+    assert one_line(process).endswith("(see './dev run send --help')")
+
+
+def test_bench_alone_says_what_there_is() -> None:
+    process = run("bench")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "tcp-rx" in process.stdout
+    assert "soak" in process.stdout
+    assert len(process.stdout.splitlines()) <= 24
+
+
+@pytest.mark.parametrize("args", [["send", "nowhere", "--size", "1", "--json"], ["bench"]])
+def test_nobody_reads_stdout(args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as stdout:
+        process = subprocess.run(
+            [*COMMAND, *args], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in process.stderr
+    assert "BrokenPipe" not in process.stderr
+
+
+def test_a_connections_broken_pipe_is_not_stdouts() -> None:
+    script = (
+        "import errno, sys\n"
+        "from devmemtcp.agent import cli, send\n"
+        "def broken(*args, **kwargs):\n"
+        "    raise OSError(errno.EPIPE, 'connection to nowhere failed: Broken pipe')\n"
+        "send.send = broken\n"
+        "sys.argv = ['devmemtcp', 'send', '192.0.2.1:1', '--size', '1', '--json']\n"
+        "cli.main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert one_line(process) == "connection to nowhere failed: Broken pipe"
+    assert json.loads(process.stdout)["exit_code"] == 1
 
 
 def test_json_of_an_error() -> None:
@@ -181,6 +255,7 @@ def test_send_sends_exactly_the_pattern(listener: socket.socket) -> None:
     assert process.returncode == 0
     assert received == (b"\1\2\3\4\5\6\n" * (size // 7 + 1))[:size]
     document = json.loads(output)
+    assert (document["ok"], document["exit_code"]) == (True, 0)
     assert document["bytes_sent"] == size
     assert document["bytes_replied"] == 6
     assert document["pattern"] == 7
@@ -243,8 +318,11 @@ def test_signals_end_it_with_the_shells_code(
     process = start_send(listener, "--size", "1G", "--json")
     with listener.accept()[0]:
         process.send_signal(number)
-        assert process.wait(60) == code
-    process.communicate()
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    document = json.loads(output)
+    assert (document["ok"], document["exit_code"]) == (False, code)
+    assert errors == f"devmemtcp: error: {document['error']}\n"
 
 
 def test_the_sender_of_a_dead_parent_dies(listener: socket.socket) -> None:

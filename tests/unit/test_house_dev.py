@@ -59,6 +59,12 @@ def test_an_unknown_verb_is_one_line_and_exit_code_2() -> None:
     assert re.fullmatch(r"dev: unknown verb 'lnit'.*\n", done.stderr)
 
 
+def test_setup_takes_no_argument() -> None:
+    done = dev("setup", "extra")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"dev: setup takes no argument, not 'extra'\n", done.stderr)
+
+
 def test_help_lists_each_verb() -> None:
     done = dev("help")
     assert (done.returncode, done.stderr) == (0, "")
