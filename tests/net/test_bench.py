@@ -123,7 +123,7 @@ def test_a_turn_in_which_nothing_came_is_repeated(
 @pytest.mark.usefixtures("_root")
 def test_soak_finds_nothing_that_grows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # What lies in the current directory is no module of ours, nor of the processes we start.
-    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "argparse.py").write_text("raise SystemExit('the wrong module')")
     monkeypatch.chdir(tmp_path)
     document = report("soak", "--minutes", "0.05", "--connections", "4", "--region-size", "4M")
     assert document["connections"] > 0
