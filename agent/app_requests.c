@@ -7,7 +7,8 @@
  * it gets a second, watched over by life_fd, and then the channel is given up.
  *
  * Reply bytes lie in blocks; a block belongs to one connection until the peer has
- * acknowledged all of it, because the stack retransmits from there:
+ * acknowledged all of it. The stack has copied it long before, but so the blocks alone
+ * say what a connection may still send; peers that do not read hold theirs.
  *
  *      block_first            block_last
  *      |acked|....used|  ...  |....used|      room|

@@ -365,20 +365,21 @@ static void close_first(struct stack *s, struct flow *f, uint64_t now)
 	tcp_push(s, f, now);
 }
 
-static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+/* True when the peer's FIN is next in line now, and taken. */
+static bool take_fin(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
 {
 	if (seg->flags & TCPF_FIN && !f->fin_known && takes_data(f->state)) {
 		const seq_t at = seq_add(seg->seq, seg->len);
 
 		if (seq_lt(at, assembler_end(&f->ooo, at)))
-			return; /* there is data behind it already: one of the two lies */
+			return false; /* there is data behind it already: one of the two lies */
 		f->fin_known = true;
 		f->fin_seq = at;
 		if (!seq_eq(at, f->rcv_nxt) && !seg->len) /* else its payload was answered */
 			tcp_send_ack(s, f, now);
 	}
 	if (!f->fin_known || !seq_eq(f->fin_seq, f->rcv_nxt) || !takes_data(f->state))
-		return;
+		return false;
 	f->rcv_nxt = seq_add(f->rcv_nxt, 1);
 	f->rcv_adv = seq_max(f->rcv_adv, f->rcv_nxt);
 	f->rcv_told = seq_max(f->rcv_told, f->rcv_nxt);
@@ -389,6 +390,7 @@ static void take_fin(struct stack *s, struct flow *f, const struct seg *seg, uin
 	if (f->state == TCP_TIME_WAIT)
 		tcp_enter_time_wait(s, f, now);
 	flow_deliver(s, f);
+	return true;
 }
 
 /* The SYN of a new connection on the four-tuple of one that waits out its 2 MSL. */
@@ -417,8 +419,9 @@ enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct pay
 	if (!drop && seg->len)
 		drop = take_payload(s, f, seg, p, now);
 	/* The connection may be over, and its slot another's, by now. */
-	if (f->id == id && (drop == DROP_NONE || drop == DROP_AFTER_FIN))
-		take_fin(s, f, seg, now);
+	if (f->id == id && (drop == DROP_NONE || drop == DROP_AFTER_FIN) &&
+	    take_fin(s, f, seg, now))
+		drop = DROP_NONE; /* nothing new in its payload, but its FIN was */
 	if (f->id == id)
 		close_first(s, f, now);
 	if (f->id == id)

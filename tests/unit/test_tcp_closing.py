@@ -50,6 +50,17 @@ def test_row71_shutdown_then_close(bench: Bench) -> None:
 # ---- 72, 73: FIN and order ----
 
 
+def test_row71_a_fin_sent_again_with_its_data_is_no_drop(bench: Bench) -> None:
+    """The data had come, the FIN had not: what the segment brought was wanted."""
+    c = bench.established()
+    c.inject("P.", data=b"data")
+    c.expect_acked(5)
+    c.inject("FP.", seq=1, data=b"data")
+    c.expect_acked(6)
+    assert c.state == "CLOSE_WAIT"
+    assert bench.stats().drops("AFTER_FIN") == 0
+
+
 def test_row72_early_fin_waits_for_the_data_below_it(bench: Bench) -> None:
     c = bench.established()
     c.inject("F.", seq=6)
