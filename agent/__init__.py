@@ -2,6 +2,18 @@
 """Puts the parts together: region, runtime, sockets.
 
 Names are imported on first use, so that the isolated stack process loads only what it runs.
+The files, from the interface to the command line:
+
+* the loop, C: ``loop`` turns, ``rings`` moves descriptors, ``mailbox`` takes calls of other
+  threads, ``mosaic`` lays the UMEM out, ``netdev`` knows addresses, ``privileges`` drops some
+* the application's half of the channel, C: ``app``, ``app_wait``, ``app_requests``, ``frags``
+* one taken interface: ``datapath`` (its kernel objects), ``reservation`` (its ports),
+  ``linkwatch`` (its addresses and MTU), ``netdev``; ``stackd`` and ``control`` carry a datapath
+  into a process of its own
+* the API: ``region``, ``runtime``, ``socket``, ``errors``
+* the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
+* what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
+  ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """
 
 from __future__ import annotations
