@@ -10,7 +10,8 @@ The files, from the interface to the command line:
 * one taken interface: ``datapath`` (its kernel objects), ``reservation`` (its ports),
   ``linkwatch`` (its addresses and MTU), ``netdev``; ``stackd`` and ``control`` carry a datapath
   into a process of its own
-* the API: ``region``, ``runtime``, ``socket``, ``errors``
+* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
+  (what can be looked at), ``socket``, ``errors``
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
     from devmemtcp.agent.region import Region, RegionView
-    from devmemtcp.agent.runtime import FlowInfo, FragInfo, Runtime, Stats, Unreadable
+    from devmemtcp.agent.runtime import Runtime
+    from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats, Unreadable
     from devmemtcp.agent.socket import Connection, Frag, FragBatch, Listener
 
 __all__ = [
@@ -47,7 +49,8 @@ __all__ = [
 _HOMES = {
     "errors": {"ConfigError", "Unsupported", "XdpError"},
     "region": {"Region", "RegionView"},
-    "runtime": {"FlowInfo", "FragInfo", "Runtime", "Stats", "Unreadable"},
+    "runtime": {"Runtime"},
+    "snapshot": {"FlowInfo", "FragInfo", "Stats", "Unreadable"},
     "socket": {"Connection", "Frag", "FragBatch", "Listener"},
 }
 

@@ -29,8 +29,9 @@ from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
-from devmemtcp.agent.runtime import Mode, Runtime, Stats
+from devmemtcp.agent.runtime import Mode, Runtime
 from devmemtcp.agent.signals import Signals
+from devmemtcp.agent.snapshot import Stats
 from devmemtcp.agent.socket import Connection
 
 PORT = 5201

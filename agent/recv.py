@@ -31,9 +31,10 @@ from devmemtcp.agent.endpoint import ANY, Endpoint, overlap
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
-from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum, Stats
+from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum
 from devmemtcp.agent.signals import Signals
 from devmemtcp.agent.sizes import format_size
+from devmemtcp.agent.snapshot import Stats
 from devmemtcp.agent.socket import Connection, FragBatch, Listener
 
 RETURN_SECONDS = 2.0

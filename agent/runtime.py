@@ -18,139 +18,43 @@ import atexit
 import errno
 import fcntl
 import os
-import resource
 import signal
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from itertools import groupby
-from pathlib import Path
+from ipaddress import ip_address
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeVar, get_args
+from typing import Literal, Self, TypeVar, get_args
 
-from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent._loop import lib
 from devmemtcp.agent.datapath import ChannelFds, Datapath, DatapathConfig
-from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
+from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
+from devmemtcp.agent.preflight import (
+    check_capabilities,
+    check_features,
+    check_mappings,
+    check_memlock,
+)
 from devmemtcp.agent.region import PAGE_SIZE, Region
 from devmemtcp.agent.reservation import reserve
+from devmemtcp.agent.snapshot import (
+    FlowInfo,
+    FragInfo,
+    LoopStats,
+    SocketStats,
+    Stats,
+    Unreadable,
+    flow_info,
+    format_frags,
+    frag_info,
+)
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener
 from devmemtcp.agent.stackd import RemoteDatapath
-from devmemtcp.pyxdp.features import Features
 
 Mode = Literal["auto", "native", "generic"]
 RxCsum = Literal["verify", "trust"]
 Pressure = Literal["window", "drop"]
-
-
-@dataclass(frozen=True, slots=True)
-class SocketStats:
-    """One AF_XDP socket (XDP_STATISTICS, in packets or descriptors)."""
-
-    queue: int
-    rx_dropped: int
-    rx_invalid_descs: int
-    tx_invalid_descs: int
-    rx_ring_full: int
-    rx_fill_ring_empty_descs: int
-    tx_ring_empty_descs: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoopStats:
-    """What the native loop did."""
-
-    turns: int
-    sleeps: int
-    rx_batches: int
-    rx_packets: int
-    rx_descs: int
-    rx_bad_descs: int
-    """Descriptors that did not point at a device page of ours."""
-    rx_oversize: int
-    """Packets of more chunks than any packet should have."""
-    tx_frames: int
-    tx_kicks: int
-    tx_kick_retries: int
-    wakeups_sent: int
-    """eventfd writes to the application."""
-    cpu_ns: int
-    """CPU time of the loop's thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Everything that is counted; the names of `stack` are those of struct stack_stats."""
-
-    stack: dict[str, int]
-    drops: dict[str, int]
-    """By reason, e.g. {"OLD_SEQ": 3}; zeros included."""
-    steer: dict[str, int]
-    """The XDP program's counters by name (steer.h), summed over CPUs."""
-    sockets: tuple[SocketStats, ...]
-    loop: LoopStats
-
-    @property
-    def tokens_outstanding(self) -> int:
-        """Tokens that the application holds."""
-        return self.stack["tokens_outstanding"]
-
-
-class FlowInfo(NamedTuple):
-    """One connection as the stack sees it."""
-
-    id: int
-    state: str
-    """RFC 9293's name, e.g. "ESTABLISHED"."""
-    local: Address
-    peer: Address
-    rcv_nxt: int
-    rcv_wnd: int
-    snd_una: int
-    snd_nxt: int
-    ooo_frags: int
-    tokens: int
-    rx_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class FragInfo:
-    """One buffer as the frag tracker sees it."""
-
-    kind: str
-    """host_page or net_iov."""
-    index: int
-    state: str
-    """free, fill, received, ooo, lent, returned or tx."""
-    owner: int
-    """Flow id; 0: the pool or the NIC."""
-    refs: int
-    offset: int
-    """Bytes, in the region for a net_iov, in the host area for a page."""
-
-
-class Unreadable(NamedTuple):
-    """Whether the process that runs the stack cannot read the payload. True only when proved.
-
-    Proved means all three: a child of that process that reads a device page dies of SIGSEGV,
-    the process has no mapping of the region, and no descriptor of it. In one process with the
-    application the last two cannot hold.
-    """
-
-    proved: bool
-    signal: int
-    """That killed the child which read a device page; SIGSEGV (11) when all is well."""
-    mappings: int
-    """Mappings of the region in the stack's process."""
-    descriptors: int
-    """Open file descriptors of the region in the stack's process."""
-    reason: str
-    """One line for people."""
-
-    def __bool__(self) -> bool:
-        return self.proved
 
 
 class Runtime:
@@ -236,7 +140,7 @@ class Runtime:
         return self
 
     def _set_up(self, undo: ExitStack) -> None:
-        _check_capabilities()
+        check_capabilities()
         netns = NetNs(self._netns)
         undo.callback(netns.close)
         with netns.entered():
@@ -368,9 +272,9 @@ class Runtime:
                 f"{name} has an XDP program already: {dev.features.programs[0]}; "
                 f"`ip link set {name} xdp off` takes it off"
             )
-        _check_mappings(config)
-        _check_memlock(config)
-        _check_features(dev.features, config)
+        check_mappings(config)
+        check_memlock(config)
+        check_features(dev.features, config)
 
     def _check_numbers(self) -> None:
         for name, value, least, most in (
@@ -498,15 +402,12 @@ class Runtime:
     def flows(self) -> list[FlowInfo]:
         """All live connections."""
         self._open()
-        return [_flow_info(*fields) for fields in self._datapath.flows()]
+        return [flow_info(*fields) for fields in self._datapath.flows()]
 
     def frags(self) -> list[FragInfo]:
         """The frag tracker's record of each buffer, net_iovs first."""
         self._open()
-        return [
-            FragInfo(_KINDS[kind], index, _STATES[state], owner, refs, offset)
-            for kind, index, state, owner, refs, offset in self._datapath.frags()
-        ]
+        return [frag_info(*fields) for fields in self._datapath.frags()]
 
     def dump_frags(self) -> str:
         """`frags()` for people: totals by state, then runs of equal buffers."""
@@ -531,45 +432,10 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def format_frags(frags: list[FragInfo]) -> str:
-    """A table of totals, then one line a run of neighbours that are alike in all but number."""
-    lines = ["kind       state     buffers"]
-    kinds = sorted((frag.kind, frag.state) for frag in frags)
-    for (kind, state), group in groupby(kinds):
-        lines.append(f"{kind:<10} {state:<9} {sum(1 for _ in group):7}")
-    lines += ["", "kind       first   last    state     owner       refs"]
-    for key, run in groupby(frags, key=lambda f: (f.kind, f.state, f.owner, f.refs)):
-        kind, state, owner, refs = key
-        members = list(run)
-        span = f"{members[0].index:<7} {members[-1].index:<7}"
-        lines.append(f"{kind:<10} {span} {state:<9} {owner:<#10x}  {refs}")
-    return "\n".join(lines)
-
-
 TX_PAGES = 2048
 """Host pages for ACKs, resets and replies."""
 MIN_PAGES_A_QUEUE = 128
 MIN_MTU, MAX_MTU = 576, 65535
-LINEAR_MTU = 3498
-"""Of a native program without xdp.frags: what fits a page beside XDP's headroom (veth, 4 KiB)."""
-
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39, "CAP_PERFMON": 38}
-_CAP_SYS_ADMIN = 21
-_IN_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
-_CAP_IPC_LOCK = 14
-
-_KINDS = {
-    value: name.removeprefix("FRAG_").lower()
-    for value, name in ffi.typeof("enum frag_kind").elements.items()
-}
-_STATES = {
-    value: name.removeprefix("FRAG_").lower()
-    for value, name in ffi.typeof("enum frag_state").elements.items()
-}
-_TCP_STATES = {
-    value: name.removeprefix("TCP_").replace("_", "-")
-    for value, name in ffi.typeof("enum tcp_state").elements.items()
-}
 
 _Choice = TypeVar("_Choice")
 
@@ -605,66 +471,3 @@ def _eventfd(undo: ExitStack) -> int:
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     undo.callback(os.close, fd)
     return fd
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
-def _check_capabilities() -> None:
-    have = _effective_capabilities()
-    missing = [name for name, bit in _CAPABILITIES.items() if not have >> bit & 1]
-    if have >> _CAP_SYS_ADMIN & 1:
-        missing = [name for name in missing if name not in _IN_SYS_ADMIN]
-    if missing:
-        raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
-
-
-def _check_features(can: Features, config: DatapathConfig) -> None:
-    for name, what in (("af_xdp", "AF_XDP"), ("unaligned_chunks", "unaligned UMEM chunks")):
-        if getattr(can, name) is False:
-            raise Unsupported(f"{can.ifname} cannot have {what}: {can.reasons.get(name)}")
-    if not config.multi_buffer and (config.mode == "generic" or config.mtu > LINEAR_MTU):
-        raise Unsupported(
-            f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG); without "
-            f"it only native mode with an MTU of at most {LINEAR_MTU} works"
-        )
-
-
-def _check_mappings(config: DatapathConfig) -> None:
-    """Until it is sealed, each page of the region is a mapping, and its header page another."""
-    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
-    others = len(Path("/proc/self/maps").read_text().splitlines()) + 64
-    needed = lib.mosaic_mappings(config.nr_niovs) + others
-    if needed > limit:
-        most = (limit - others) // 2 * PAGE_SIZE >> 20
-        raise ConfigError(
-            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {needed} mappings while it is "
-            f"set up, vm.max_map_count allows {limit}: take at most {most} MiB, or "
-            f"`sysctl -w vm.max_map_count={needed}`"
-        )
-
-
-def _check_memlock(config: DatapathConfig) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit == resource.RLIM_INFINITY or _effective_capabilities() >> _CAP_IPC_LOCK & 1:
-        return
-    if config.umem_size > limit:
-        raise ConfigError(
-            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {config.umem_size} bytes of "
-            f"locked memory, the limit is {limit}: `ulimit -l unlimited`, or run it as root"
-        )
-
-
-def _flow_info(id: int, state: int, *rest: int | str) -> FlowInfo:
-    local, peer, numbers = rest[0:3], rest[3:6], rest[6:]
-    return FlowInfo(id, _TCP_STATES[state], _address(*local), _address(*peer), *map(int, numbers))
-
-
-def _address(family: int | str, raw: int | str, port: int | str) -> Address:
-    packed = bytes.fromhex(str(raw))
-    host = IPv6Address(packed) if family == 6 else IPv4Address(packed[12:])
-    return str(host), int(port)

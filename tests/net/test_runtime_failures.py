@@ -201,10 +201,10 @@ except PermissionError as error:
 def test_locked_memory_is_looked_at_first(veth: Any, region: Region) -> None:
     code = f"""
 import resource
-from devmemtcp.agent import ConfigError, Region, runtime
+from devmemtcp.agent import ConfigError, Region, preflight
 from devmemtcp.agent.runtime import Runtime
-caps = runtime._effective_capabilities()
-runtime._effective_capabilities = lambda: caps & ~(1 << 14)  # CAP_IPC_LOCK
+caps = preflight._effective_capabilities()
+preflight._effective_capabilities = lambda: caps & ~(1 << 14)  # CAP_IPC_LOCK
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
 try:
     with Region(4 << 20) as region, Runtime({veth.right.ifname!r}, region):

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this process, this machine and this interface lack, found before anything is changed."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from pathlib import Path
+
+from devmemtcp.agent._loop import lib
+from devmemtcp.agent.datapath import DatapathConfig
+from devmemtcp.agent.errors import ConfigError, Unsupported
+from devmemtcp.agent.region import PAGE_SIZE
+from devmemtcp.pyxdp.features import Features
+
+LINEAR_MTU = 3498
+"""Of a native program without xdp.frags: what fits a page beside XDP's headroom (veth, 4 KiB)."""
+
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39, "CAP_PERFMON": 38}
+_CAP_SYS_ADMIN = 21
+_IN_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
+_CAP_IPC_LOCK = 14
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/thread-self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def check_capabilities() -> None:
+    """Raises PermissionError that names the capabilities this process lacks."""
+    have = _effective_capabilities()
+    missing = [name for name, bit in _CAPABILITIES.items() if not have >> bit & 1]
+    if have >> _CAP_SYS_ADMIN & 1:
+        missing = [name for name in missing if name not in _IN_SYS_ADMIN]
+    if missing:
+        raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
+
+
+def check_features(can: Features, config: DatapathConfig) -> None:
+    """Raises Unsupported for what this kernel or driver cannot do and the configuration needs."""
+    for name, what in (("af_xdp", "AF_XDP"), ("unaligned_chunks", "unaligned UMEM chunks")):
+        if getattr(can, name) is False:
+            raise Unsupported(f"{can.ifname} cannot have {what}: {can.reasons.get(name)}")
+    if not config.multi_buffer and (config.mode == "generic" or config.mtu > LINEAR_MTU):
+        raise Unsupported(
+            f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG); without "
+            f"it only native mode with an MTU of at most {LINEAR_MTU} works"
+        )
+
+
+def check_mappings(config: DatapathConfig) -> None:
+    """Until it is sealed, each page of the region is a mapping, and its header page another.
+
+    Raises ConfigError when there are too many.
+    """
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    others = len(Path("/proc/self/maps").read_text().splitlines()) + 64
+    needed = lib.mosaic_mappings(config.nr_niovs) + others
+    if needed > limit:
+        most = (limit - others) // 2 * PAGE_SIZE >> 20
+        raise ConfigError(
+            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {needed} mappings while it is "
+            f"set up, vm.max_map_count allows {limit}: take at most {most} MiB, or "
+            f"`sysctl -w vm.max_map_count={needed}`"
+        )
+
+
+def check_memlock(config: DatapathConfig) -> None:
+    """Raises ConfigError for more UMEM than this process may lock (xdp_umem_account_pages())."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY or _effective_capabilities() >> _CAP_IPC_LOCK & 1:
+        return
+    if config.umem_size > limit:
+        raise ConfigError(
+            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {config.umem_size} bytes of "
+            f"locked memory, the limit is {limit}: `ulimit -l unlimited`, or run it as root"
+        )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a runtime looks like from outside at one moment: counters, connections, buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
+from typing import NamedTuple
+
+from devmemtcp.agent._loop import ffi
+from devmemtcp.agent.socket import Address
+
+_KINDS = {
+    value: name.removeprefix("FRAG_").lower()
+    for value, name in ffi.typeof("enum frag_kind").elements.items()
+}
+_STATES = {
+    value: name.removeprefix("FRAG_").lower()
+    for value, name in ffi.typeof("enum frag_state").elements.items()
+}
+_TCP_STATES = {
+    value: name.removeprefix("TCP_").replace("_", "-")
+    for value, name in ffi.typeof("enum tcp_state").elements.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SocketStats:
+    """One AF_XDP socket (XDP_STATISTICS, in packets or descriptors)."""
+
+    queue: int
+    rx_dropped: int
+    rx_invalid_descs: int
+    tx_invalid_descs: int
+    rx_ring_full: int
+    rx_fill_ring_empty_descs: int
+    tx_ring_empty_descs: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStats:
+    """What the native loop did."""
+
+    turns: int
+    sleeps: int
+    rx_batches: int
+    rx_packets: int
+    rx_descs: int
+    rx_bad_descs: int
+    """Descriptors that did not point at a device page of ours."""
+    rx_oversize: int
+    """Packets of more chunks than any packet should have."""
+    tx_frames: int
+    tx_kicks: int
+    tx_kick_retries: int
+    wakeups_sent: int
+    """eventfd writes to the application."""
+    cpu_ns: int
+    """CPU time of the loop's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Everything that is counted; the names of `stack` are those of struct stack_stats."""
+
+    stack: dict[str, int]
+    drops: dict[str, int]
+    """By reason, e.g. {"OLD_SEQ": 3}; zeros included."""
+    steer: dict[str, int]
+    """The XDP program's counters by name (steer.h), summed over CPUs."""
+    sockets: tuple[SocketStats, ...]
+    loop: LoopStats
+
+    @property
+    def tokens_outstanding(self) -> int:
+        """Tokens that the application holds."""
+        return self.stack["tokens_outstanding"]
+
+
+class FlowInfo(NamedTuple):
+    """One connection as the stack sees it."""
+
+    id: int
+    state: str
+    """RFC 9293's name, e.g. "ESTABLISHED"."""
+    local: Address
+    peer: Address
+    rcv_nxt: int
+    rcv_wnd: int
+    snd_una: int
+    snd_nxt: int
+    ooo_frags: int
+    tokens: int
+    rx_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FragInfo:
+    """One buffer as the frag tracker sees it."""
+
+    kind: str
+    """host_page or net_iov."""
+    index: int
+    state: str
+    """free, fill, received, ooo, lent, returned or tx."""
+    owner: int
+    """Flow id; 0: the pool or the NIC."""
+    refs: int
+    offset: int
+    """Bytes, in the region for a net_iov, in the host area for a page."""
+
+
+class Unreadable(NamedTuple):
+    """Whether the process that runs the stack cannot read the payload. True only when proved.
+
+    Proved means all three: a child of that process that reads a device page dies of SIGSEGV,
+    the process has no mapping of the region, and no descriptor of it. In one process with the
+    application the last two cannot hold.
+    """
+
+    proved: bool
+    signal: int
+    """That killed the child which read a device page; SIGSEGV (11) when all is well."""
+    mappings: int
+    """Mappings of the region in the stack's process."""
+    descriptors: int
+    """Open file descriptors of the region in the stack's process."""
+    reason: str
+    """One line for people."""
+
+    def __bool__(self) -> bool:
+        return self.proved
+
+
+def flow_info(id: int, state: int, *rest: int | str) -> FlowInfo:
+    """From the fields that `Datapath.flows()` gives."""
+    local, peer, numbers = rest[0:3], rest[3:6], rest[6:]
+    return FlowInfo(id, _TCP_STATES[state], _address(*local), _address(*peer), *map(int, numbers))
+
+
+def _address(family: int | str, raw: int | str, port: int | str) -> Address:
+    packed = bytes.fromhex(str(raw))
+    host = IPv6Address(packed) if family == 6 else IPv4Address(packed[12:])
+    return str(host), int(port)
+
+
+def frag_info(kind: int, index: int, state: int, owner: int, refs: int, offset: int) -> FragInfo:
+    """From the fields that `Datapath.frags()` gives."""
+    return FragInfo(_KINDS[kind], index, _STATES[state], owner, refs, offset)
+
+
+def format_frags(frags: list[FragInfo]) -> str:
+    """A table of totals, then one line a run of neighbours that are alike in all but number."""
+    lines = ["kind       state     buffers"]
+    kinds = sorted((frag.kind, frag.state) for frag in frags)
+    for (kind, state), group in groupby(kinds):
+        lines.append(f"{kind:<10} {state:<9} {sum(1 for _ in group):7}")
+    lines += ["", "kind       first   last    state     owner       refs"]
+    for key, run in groupby(frags, key=lambda f: (f.kind, f.state, f.owner, f.refs)):
+        kind, state, owner, refs = key
+        members = list(run)
+        span = f"{members[0].index:<7} {members[-1].index:<7}"
+        lines.append(f"{kind:<10} {span} {state:<9} {owner:<#10x}  {refs}")
+    return "\n".join(lines)
