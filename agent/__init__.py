@@ -11,7 +11,7 @@ The files, from the interface to the command line:
   ``linkwatch`` (its addresses and MTU), ``netdev``; ``stackd`` and ``control`` carry a datapath
   into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
-  (what can be looked at), ``socket``, ``errors``
+  (what can be looked at), ``socket``, ``errors``, ``closing``
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``

@@ -6,10 +6,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from types import TracebackType
-from typing import Self
 
 from devmemtcp.agent._loop import ffi
+from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.errors import ConfigError
 
 PAGE_SIZE = 4096
@@ -19,7 +18,7 @@ MIN_SIZE = 1 << 20
 HUGE_PAGE_SIZE = 2 << 20
 
 
-class RegionView:
+class RegionView(Closing):
     """A read-only mapping of a whole region.
 
     `memory` is a read-only `memoryview` of `size` bytes; `address` is where it lies, for C.
@@ -49,19 +48,8 @@ class RegionView:
         self._map.close()
         self.address = self.size = 0  # what reads through the view now finds nothing inside it
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Region:
+class Region(Closing):
     """`size` bytes of device memory, a memfd that can neither shrink nor grow.
 
     `hugetlb` takes it from the pool of 2 MiB pages (MFD_HUGETLB, /proc/sys/vm/nr_hugepages):
@@ -102,17 +90,6 @@ class Region:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_size(size: int, *, hugetlb: bool = False) -> None:

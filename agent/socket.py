@@ -12,10 +12,10 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.netdev import from_stack
 from devmemtcp.agent.region import RegionView
 
@@ -202,7 +202,7 @@ class AppHalf:
         return None
 
 
-class Connection:
+class Connection(Closing):
     """One TCP connection whose received bytes are in device memory."""
 
     id: int
@@ -324,19 +324,8 @@ class Connection:
             # With the stack gone there is nobody to tell, and nothing to give back.
             lib.app_finish(handle, self.id, abort)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Listener:
+class Listener(Closing):
     """An address on which connections are taken."""
 
     id: int
@@ -390,14 +379,3 @@ class Listener:
         if handle := self._app.handle:
             self._unlisten(self.id)
             lib.app_listener(handle, self.id, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
