@@ -105,6 +105,13 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p,
 /* Frags that will not be delivered: give their parts back. */
 void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from);
 
+/* What we announce, and take at most: the MTU less the fixed headers (RFC 6691 2). Fits 16
+ * bits, since config_ok() holds the MTU to that. */
+static inline uint32_t tcp_mss(const struct stack *s, int family)
+{
+	return s->cfg.mtu - TCP_HLEN - (family == 4 ? IPV4_HLEN : IPV6_HLEN);
+}
+
 /* ---- tcp_listen.c ---- */
 
 enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now);
@@ -126,6 +133,8 @@ void tcp_reset(struct stack *s, struct flow *f, int err);
 /* Free the slot if neither side needs it any more. */
 void tcp_reap(struct stack *s, struct flow *f);
 void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now);
+/* End the flow in 2 MSL, whatever the peer does. */
+void tcp_linger(struct stack *s, struct flow *f, uint64_t now);
 
 /* ---- tcp_output.c ---- */
 

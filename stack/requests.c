@@ -79,10 +79,8 @@ static void request_close(struct stack *s, struct flow *f, uint64_t now)
 	}
 	if (alive && !f->app_shut)
 		request_shutdown(s, f, now);
-	if (f->state == TCP_FIN_WAIT_2) { /* its FIN may never come: RFC 9293 3.10.4 */
-		f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
-		timer_update(s, f);
-	}
+	if (f->state == TCP_FIN_WAIT_2) /* its FIN may never come: RFC 9293 3.10.4 */
+		tcp_linger(s, f, now);
 	tcp_reap(s, f);
 }
 

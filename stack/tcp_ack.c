@@ -61,10 +61,8 @@ static void new_ack(struct stack *s, struct flow *f, const struct seg *seg, uint
 		tcp_set_state(s, f, TCP_EV_FIN_ACKED);
 		if (f->state == TCP_TIME_WAIT)
 			tcp_enter_time_wait(s, f, now);
-		else if (f->state == TCP_FIN_WAIT_2 && !f->app_open) {
-			f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
-			timer_update(s, f);
-		}
+		else if (f->state == TCP_FIN_WAIT_2 && !f->app_open)
+			tcp_linger(s, f, now);
 	}
 }
 

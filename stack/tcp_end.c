@@ -81,11 +81,16 @@ void tcp_reap(struct stack *s, struct flow *f)
 	flow_free(&s->flows, f);
 }
 
+void tcp_linger(struct stack *s, struct flow *f, uint64_t now)
+{
+	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
+	timer_update(s, f);
+}
+
 void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
 {
 	drop_ooo(s, f);
-	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
 	list_del(&f->age_node);
 	list_add_tail(&s->time_wait, &f->age_node);
-	timer_update(s, f);
+	tcp_linger(s, f, now);
 }

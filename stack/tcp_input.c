@@ -3,7 +3,7 @@
  * tcp_input.c - a segment of a known connection, in the steps and the order of
  * RFC 9293 3.10.7.4, with RFC 7323 (timestamps, PAWS) and RFC 5961 (blind attacks).
  *
- *   tcp_input() -> reopen_time_wait -> check_syn_received -> check_timestamps
+ *   tcp_input() -> reopens_time_wait -> check_syn_received -> check_timestamps
  *               -> check_sequence -> check_rst -> check_syn -> check_ack
  *               -> take_payload -> take_fin
  *
@@ -47,6 +47,17 @@ static void challenge_ack(struct stack *s, struct flow *f, uint64_t now)
 	tcp_send_ack(s, f, now);
 }
 
+/* RFC 9293 3.10.7.4, first: what takes sequence space is acknowledged each time, since its
+ * sender waits for that; a bare ACK only so often that two confused peers do not ring. */
+static void answer_unacceptable(struct stack *s, struct flow *f, const struct seg *seg,
+				uint64_t now)
+{
+	if (seg_space(seg))
+		tcp_send_ack(s, f, now);
+	else
+		challenge_ack(s, f, now);
+}
+
 /* ---- the steps ---- */
 
 /* RFC 6191, RFC 9293 3.10.7.4 MAY-2: a SYN that cannot be an old one may reopen a
@@ -87,10 +98,7 @@ static enum drop check_timestamps(struct stack *s, struct flow *f, const struct 
 	if (!seg->has_ts)
 		return DROP_NO_TIMESTAMP;
 	if (ts_lt(seg->tsval, f->ts_recent) && now - f->ts_recent_at < PAWS_IDLE_NS) {
-		if (seg_space(seg))
-			tcp_send_ack(s, f, now);
-		else
-			challenge_ack(s, f, now);
+		answer_unacceptable(s, f, seg, now);
 		return DROP_PAWS;
 	}
 	return DROP_NONE;
@@ -109,7 +117,14 @@ static bool acceptable(const struct flow *f, const struct seg *seg)
 }
 
 /* Next in line, but our window is shut: its ACK must be heard all the same (MUST-66). */
-static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now);
+static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (f->state != TCP_SYN_RECEIVED && seq_leq(f->snd_una, seg->ack) &&
+	    seq_leq(seg->ack, f->snd_nxt)) {
+		tcp_process_ack(s, f, seg, now);
+		tcp_reap(s, f);
+	}
+}
 
 static enum drop check_sequence(struct stack *s, struct flow *f, const struct seg *seg,
 				uint64_t now)
@@ -130,10 +145,7 @@ static enum drop check_sequence(struct stack *s, struct flow *f, const struct se
 			f->dsack_end = seq_add(seg->seq, seg->len);
 			s->stats.rx_dup_bytes += seg->len;
 		}
-		if (seg_space(seg))
-			tcp_send_ack(s, f, now);
-		else
-			challenge_ack(s, f, now);
+		answer_unacceptable(s, f, seg, now);
 		return DROP_OLD_SEQ;
 	}
 	if (seg->flags & TCPF_ACK && seq_eq(seg->seq, f->rcv_nxt))
@@ -174,15 +186,6 @@ static void tell_accept(struct stack *s, struct flow *f)
 	f->app_open = true;
 	f->accept_untold = true;
 	flow_deliver(s, f);
-}
-
-static void hear_window_probe(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
-{
-	if (f->state != TCP_SYN_RECEIVED && seq_leq(f->snd_una, seg->ack) &&
-	    seq_leq(seg->ack, f->snd_nxt)) {
-		tcp_process_ack(s, f, seg, now);
-		tcp_reap(s, f);
-	}
 }
 
 static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)

@@ -52,13 +52,6 @@ static seq_t initial_seq(const struct stack *s, const struct tuple *t, uint64_t 
 		   (uint32_t)siphash(t, sizeof(*t), s->cfg.isn_key));
 }
 
-static uint16_t our_mss(const struct stack *s, int family)
-{
-	const uint32_t mss = s->cfg.mtu - TCP_HLEN - (family == 4 ? IPV4_HLEN : IPV6_HLEN);
-
-	return mss > 0xffff ? 0xffff : (uint16_t)mss;
-}
-
 static uint8_t our_wscale(uint32_t rcv_wnd_max)
 {
 	uint8_t shift = 0;
@@ -75,8 +68,8 @@ static void take_options(const struct stack *s, struct flow *f, const struct seg
 
 	if (!mss)
 		mss = v4 ? TCP_MSS_DEFAULT_V4 : TCP_MSS_DEFAULT_V6;
-	if (mss > our_mss(s, f->tuple.family))
-		mss = our_mss(s, f->tuple.family);
+	if (mss > tcp_mss(s, f->tuple.family))
+		mss = tcp_mss(s, f->tuple.family);
 	if (mss < 64) /* a peer cannot make us send a header for each byte */
 		mss = 64;
 	f->rcv_mss = TCP_MSS_DEFAULT_V4;

@@ -171,8 +171,6 @@ void tcp_ack_decide(struct stack *s, struct flow *f, uint64_t now)
 
 void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 {
-	const uint32_t ip_hlen = f->tuple.family == 4 ? IPV4_HLEN : IPV6_HLEN;
-	const uint32_t mss = s->cfg.mtu - ip_hlen - TCP_HLEN;
 	struct out_seg out;
 
 	out = (struct out_seg){
@@ -182,7 +180,7 @@ void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 		.ack = f->rcv_nxt,
 		.flags = TCPF_SYN | TCPF_ACK,
 		.wnd = window_field(s, f, 0), /* never scaled on a SYN (RFC 7323 2.2) */
-		.mss = mss > 0xffff ? 0xffff : (uint16_t)mss,
+		.mss = (uint16_t)tcp_mss(s, f->tuple.family),
 		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,
 		.sack_permitted = f->sack_ok,
 		.has_ts = f->ts_ok,

@@ -115,14 +115,14 @@ void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs)
 /* One segment of the peer's, in bytes; of a large MSS, what fits one buffer. */
 static uint32_t one_segment(const struct stack *s)
 {
-	const uint32_t mss = s->cfg.mtu - IPV4_HLEN - TCP_HLEN;
+	const uint32_t mss = tcp_mss(s, 4);
 
 	return mss < STACK_CHUNK_DATA ? mss : STACK_CHUNK_DATA;
 }
 
 void window_start(const struct stack *s, struct flow *f)
 {
-	const uint32_t initial = INITIAL_SEGMENTS * (s->cfg.mtu - IPV4_HLEN - TCP_HLEN);
+	const uint32_t initial = INITIAL_SEGMENTS * tcp_mss(s, 4);
 
 	f->bytes_per_buf = one_segment(s);
 	f->rcv_ssthresh = initial < INITIAL_MAX ? initial : INITIAL_MAX;
