@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -55,20 +56,20 @@ class LinkWatch:
         self._mac = mac
         self._addresses = addresses
         self._set_mtu = set_mtu
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
-        try:
-            with netns.entered():
-                self._events = socket.socket(
+        with ExitStack() as undo, netns.entered():
+            self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+            undo.callback(os.close, self._stop)
+            self._events = undo.enter_context(
+                socket.socket(
                     socket.AF_NETLINK,
                     socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
                     socket.NETLINK_ROUTE,
                 )
-                self._events.bind((0, groups))
-                self._refresh()
-        except BaseException:
-            os.close(self._stop)
-            raise
+            )
+            self._events.bind((0, groups))
+            self._refresh()
+            self._undo = undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="devmemtcp-linkwatch", daemon=True)
         self._thread.start()
 
@@ -83,8 +84,7 @@ class LinkWatch:
     ) -> None:
         os.eventfd_write(self._stop, 1)
         self._thread.join()
-        self._events.close()
-        os.close(self._stop)
+        self._undo.close()
 
     def _refresh(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
