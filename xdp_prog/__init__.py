@@ -27,6 +27,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 __all__ = [
     "COUNTERS",
+    "LINEAR_MAX",
     "PROGRAM_FRAGS",
     "PROGRAM_LINEAR",
     "PROGRAM_PROBE",
@@ -42,6 +43,9 @@ PROGRAM_FRAGS = "steer_frags"
 PROGRAM_LINEAR = "steer_linear"
 PROGRAM_PROBE = "probe_metadata"
 """To be test-run, not attached: XDP_PASS (2) if the kernel takes the metadata the split needs."""
+
+LINEAR_MAX = 90
+"""Payload bytes that fit beside the shortest headers at most (``RX_LINEAR_MAX``)."""
 
 _CSUM_TRUST = 0x1  # STEER_CSUM_TRUST
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
@@ -106,13 +110,19 @@ def mac_value(mac: bytes) -> bytes:
     return mac + bytes(2)
 
 
-def listener_value(csum_trust: bool = False) -> bytes:
-    """``struct steer_value``, 4 bytes: flags (u32, native).
+def listener_value(csum_trust: bool = False, linear: int = 0) -> bytes:
+    """``struct steer_value``, 8 bytes: flags, linear (u32, native).
 
     *csum_trust* skips the sum over TCP header and payload; the IPv4 header
-    checksum and all length checks stay.
+    checksum and all length checks stay. The first *linear* bytes of a packet's
+    payload stay with its headers, or as many as are there and fit beside them.
+
+    Raises:
+        ValueError: *linear* is not within 0..:data:`LINEAR_MAX`.
     """
-    return struct.pack("=I", _CSUM_TRUST if csum_trust else 0)
+    if not 0 <= linear <= LINEAR_MAX:
+        raise ValueError(f"linear {linear} is not within 0..{LINEAR_MAX}")
+    return struct.pack("=II", _CSUM_TRUST if csum_trust else 0, linear)
 
 
 def read_counters(percpu_values: Iterable[Sequence[int]]) -> dict[str, int]:

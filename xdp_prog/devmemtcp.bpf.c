@@ -72,7 +72,7 @@ static __always_inline enum steer_counter take(struct xdp_md *ctx)
 	reason = check_segment(ctx, &seg, listener->flags, &csum);
 	if (reason)
 		return reason;
-	reason = split_headers(ctx, &seg, csum);
+	reason = split_headers(ctx, &seg, csum, listener->linear);
 	if (reason)
 		return reason;
 	/* The socket may have gone since it was looked up. */
@@ -80,6 +80,8 @@ static __always_inline enum steer_counter take(struct xdp_md *ctx)
 		return STEER_drop_redirect_failed;
 	count(STEER_csum_verified + csum - RX_CSUM_VERIFIED);
 	count_n(STEER_redirect_bytes, seg.payload_len);
+	if (seg.linear)
+		count_n(STEER_linear_bytes, seg.linear);
 	return STEER_redirect;
 }
 

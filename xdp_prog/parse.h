@@ -43,6 +43,7 @@ struct segment {
 	__u32 hdr_len;
 	__u32 payload_len;
 	__u32 frame_len;
+	__u32 linear; /* first bytes of the payload that stay with the headers: split_headers() */
 };
 
 struct hdr_cursor {

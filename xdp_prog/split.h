@@ -2,13 +2,14 @@
 /*
  * split.h - turn headers into metadata, so that packet data is payload alone.
  *
- * The headers are never moved: data is moved past them, and the metadata in
- * front of data is declared to be RX_META_LEN bytes, of which they are the end.
+ * The head (the headers, and the first payload bytes if the listener wants some of
+ * them there) is never moved: data is moved past it, and the metadata in front of
+ * data is declared to be RX_META_LEN bytes, of which the head is the end.
  *
- *   before   |            | Ethernet, IP, TCP | payload | padding |
- *            ^headroom    ^data                                   ^data_end
- *   after    |rx_info|    | Ethernet, IP, TCP | payload |
- *            ^data_meta                       ^data     ^data_end
+ *   before   |            | Ethernet, IP, TCP | payload          | padding |
+ *            ^headroom    ^data                                            ^data_end
+ *   after    |rx_info|    | Ethernet, IP, TCP | linear | payload |
+ *            ^data_meta                                ^data     ^data_end
  *
  * Each adjust invalidates every packet pointer. Once one has succeeded, the
  * packet is no longer what the sender sent, and may be redirected or dropped
@@ -36,19 +37,43 @@ static __always_inline int cut_padding(struct xdp_md *ctx, struct segment *seg)
 	return padding ? bpf_xdp_adjust_tail(ctx, -padding) : 0;
 }
 
+static __always_inline __u32 head_len(const struct segment *seg)
+{
+	return seg->hdr_len + seg->linear;
+}
+
 /*
- * bpf_xdp_adjust_head() leaves at least RX_MIN_LINEAR bytes, so a shorter payload
- * gets zeros behind it. There may be no room behind the frame (veth rounds it up
- * to a cache line at most), but there always is in front: the frame is moved
- * there, by as many bytes as are wanted.
+ * How much of the payload can stay in the head: what is there, fits into the
+ * metadata, and leaves RX_MIN_LINEAR bytes in the first buffer if others follow
+ * (one buffer alone can be filled up).
+ */
+static __always_inline __u32 linear_len(struct xdp_md *ctx, const struct segment *seg, __u32 wanted)
+{
+	__u32 first_len = (int)ctx->data_end - (int)ctx->data;
+	__u32 kept_len = seg->hdr_len + RX_MIN_LINEAR;
+
+	if (wanted > RX_HDR_MAX - seg->hdr_len)
+		wanted = RX_HDR_MAX - seg->hdr_len;
+	if (wanted > seg->payload_len)
+		wanted = seg->payload_len;
+	if (first_len < seg->l3_end && wanted + kept_len > first_len)
+		wanted = first_len > kept_len ? first_len - kept_len : 0;
+	return wanted;
+}
+
+/*
+ * bpf_xdp_adjust_head() leaves at least RX_MIN_LINEAR bytes, so a payload that is
+ * shorter behind the head gets zeros behind it. There may be no room behind the
+ * frame (veth rounds it up to a cache line at most), but there always is in front:
+ * the frame is moved there, by as many bytes as are wanted.
  *
- *   before   |     | headers | payload |
- *   after    | headers | payload | 0 0 |
+ *   before   |     | head | payload |
+ *   after    | head | payload | 0 0 |
  */
 static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u32 *grown)
 {
 	__u32 len = seg->hdr_len + seg->payload_len;
-	__u32 filled_len = seg->hdr_len + RX_MIN_LINEAR;
+	__u32 filled_len = head_len(seg) + RX_MIN_LINEAR;
 	__u32 key = 0;
 	struct scratch *s;
 
@@ -67,9 +92,9 @@ static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u3
 }
 
 /*
- * Fills in the metadata up to the headers. The bytes between the record and the
- * headers are headroom, where the last user of the page may have left anything,
- * another flow's payload included: zeroed, so that none of it leaves the kernel.
+ * Fills in the metadata up to the head. The bytes between the record and the head
+ * are headroom, where the last user of the page may have left anything, another
+ * flow's payload included: zeroed, so that none of it leaves the kernel.
  * volatile, because what the compiler would make of the loop is a memset() call.
  */
 static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *seg,
@@ -77,7 +102,7 @@ static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *se
 {
 	void *meta = (void *)(long)ctx->data_meta;
 	struct rx_info *info = meta;
-	__u32 unused_end = RX_META_LEN - seg->hdr_len;
+	__u32 unused_end = RX_META_LEN - head_len(seg), off;
 
 	if (meta + RX_META_LEN > (void *)(long)ctx->data)
 		return -1;
@@ -91,19 +116,28 @@ static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *se
 		.grown = grown,
 		.payload_len = seg->payload_len,
 		.queue = ctx->rx_queue_index,
+		.linear = seg->linear,
 	};
-	for (__u32 off = RX_INFO_LEN; off < RX_HDR_MAX && off < unused_end; off += 2)
+	for (off = RX_INFO_LEN; off < RX_HDR_MAX && off + 4 <= unused_end; off += 4)
+		*(volatile __u32 *)(meta + off) = 0;
+	if (unused_end & 2) {
 		*(volatile __u16 *)(meta + off) = 0;
+		off += 2;
+	}
+	if (unused_end & 1)
+		*(volatile __u8 *)(meta + off) = 0;
 	return 0;
 }
 
 static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, struct segment *seg,
-							enum rx_csum csum)
+							enum rx_csum csum, __u32 linear)
 {
 	__u32 grown;
 
+	if (linear)
+		seg->linear = linear_len(ctx, seg, linear);
 	if (drop_old_metadata(ctx) || cut_padding(ctx, seg) || fill_up(ctx, seg, &grown) ||
-	    bpf_xdp_adjust_head(ctx, seg->hdr_len) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
+	    bpf_xdp_adjust_head(ctx, head_len(seg)) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
 	    write_metadata(ctx, seg, csum, grown))
 		return STEER_drop_adjust_failed;
 	return STEER_redirect;

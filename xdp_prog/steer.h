@@ -5,10 +5,13 @@
  *
  * A received packet, seen from userspace (D is the start of a device page):
  *
- *      D - 160             D - hdr_len          D
- *   ...|rx_info |  unused  | Ethernet, IP, TCP  | payload ...
- *      '------- XDP metadata: 160 bytes --------'
- *        host page                                device page
+ *      D - 160               D - linear - hdr_len   D - linear   D
+ *   ...| rx_info |  unused   | Ethernet, IP, TCP    | payload    | payload ...
+ *      '---------------- XDP metadata: 160 bytes ----------------'
+ *        host page                                                 device page
+ *
+ * linear is 0 but for listeners that ask for it: the split of a NIC that cuts at a
+ * fixed length and so leaves the first payload bytes in the head.
  *
  * Included by the BPF program and by the C core; holds no policy.
  */
@@ -21,6 +24,7 @@
 #define RX_INFO_LEN 16
 #define RX_HDR_MAX (RX_META_LEN - RX_INFO_LEN) /* 144 >= 14 + 4 + 60 + 60 */
 #define RX_INFO_MAGIC 0xd3e7
+#define RX_LINEAR_MAX (RX_HDR_MAX - 54) /* beside the shortest headers, 14 + 20 + 20 */
 #define RX_MIN_LINEAR 14 /* bpf_xdp_adjust_head() leaves at least ETH_HLEN bytes */
 
 enum rx_csum {
@@ -32,14 +36,16 @@ enum rx_csum {
 
 struct rx_info {
 	__u16 magic;
-	__u8 hdr_len; /* bytes of headers that end at D; at most RX_HDR_MAX */
+	__u8 hdr_len; /* bytes of headers; with linear at most RX_HDR_MAX */
 	__u8 l3_off; /* from the start of the headers */
 	__u8 l4_off;
 	__u8 family; /* 4 or 6 */
 	__u8 csum; /* enum rx_csum */
-	__u8 grown; /* bytes of zeros appended so that RX_MIN_LINEAR remain */
-	__u32 payload_len; /* TCP payload, all chunks together, no padding */
-	__u32 queue; /* rx_queue_index */
+	__u8 grown; /* bytes of zeros appended so that RX_MIN_LINEAR remain behind D */
+	__u32 payload_len; /* TCP payload, all chunks and linear together, no padding */
+	__u16 queue; /* rx_queue_index */
+	__u8 linear; /* bytes of the payload that lie in front of D, behind the headers */
+	__u8 zero;
 };
 
 /* A listening address. IPv4 as ::ffff:a.b.c.d; the unspecified address stands for all of ours. */
@@ -59,6 +65,7 @@ struct steer_mac {
 
 struct steer_value {
 	__u32 flags;
+	__u32 linear; /* payload bytes to leave with the headers, if so many are there and fit */
 };
 
 /*
@@ -89,7 +96,8 @@ struct steer_value {
 	X(csum_verified) /* the redirected ones by enum rx_csum, in its order */                   \
 	X(csum_partial)                                                                            \
 	X(csum_trusted)                                                                            \
-	X(redirect_bytes) /* payload bytes redirected */
+	X(redirect_bytes) /* payload bytes redirected */                                           \
+	X(linear_bytes) /* those of them that were left with the headers */
 
 enum steer_counter {
 #define STEER_ENUM(name) STEER_##name,

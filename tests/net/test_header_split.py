@@ -15,13 +15,12 @@ import os
 import random
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -42,15 +41,22 @@ from devmemtcp.pyxdp import (
     attach,
 )
 
+from .rx_metadata import (
+    CSUM_PARTIAL,
+    CSUM_VERIFIED,
+    META_LEN,
+    MIN_LINEAR,
+    Metadata,
+    RxInfo,
+    linear_len,
+)
+
 if TYPE_CHECKING:
     from .conftest import Veth, VethEnd
 
 PAGE = 4096
 CHUNKS = 1024
 CHUNK_ROOM = PAGE - 256  # XDP_PACKET_HEADROOM is not used for payload
-META_LEN, INFO_LEN = 160, 16
-MIN_LINEAR = 14
-CSUM_VERIFIED, CSUM_PARTIAL = 1, 2
 PORT = 5001
 TIMEOUT = 30.0  # seconds for a packet on its way through a veth
 STREAM_TIMEOUT = 90.0  # seconds for a whole stream: each segment is taken apart in Python
@@ -125,25 +131,10 @@ class Mosaic:
         self._undo.close()
 
 
-class RxInfo(NamedTuple):
-    """``struct rx_info``."""
-
-    magic: int
-    hdr_len: int
-    l3_off: int
-    l4_off: int
-    family: int
-    csum: int
-    grown: int
-    payload_len: int
-    queue: int
-
-
-RX_INFO = struct.Struct("=HBBBBBBII")
-
-
 @dataclass(frozen=True)
 class Segment:
+    """A packet as it was received: ``payload`` is all of it, ``linear`` bytes included."""
+
     info: RxInfo
     headers: bytes
     payload: bytes
@@ -153,7 +144,8 @@ class Segment:
 class Receiver:
     """A queue's socket on a mosaic, and a shadow of all its memory."""
 
-    def __init__(self, mosaic: Mosaic, xsk: XskSocket) -> None:
+    def __init__(self, mosaic: Mosaic, xsk: XskSocket, listen: Callable[[int], None]) -> None:
+        self.listen = listen  # with so many bytes of payload left in the head
         self._mosaic = mosaic
         self._xsk = xsk
         self._descs: list[Desc] = []
@@ -177,21 +169,19 @@ class Receiver:
             self._mosaic.device[page : page + desc.len]
             for page, desc in zip(pages, descs, strict=True)
         )
-        meta = self._mosaic.host[pages[0] + PAGE - META_LEN : pages[0] + PAGE]
-        info = RxInfo(*RX_INFO.unpack(meta[:INFO_LEN]))
-        segment = Segment(
-            info, meta[META_LEN - info.hdr_len :], data[: info.payload_len], len(descs)
-        )
+        end = pages[0] + PAGE
+        head = Metadata.unpack(self._mosaic.host[end - META_LEN : end])
+        info = head.info
+        data_len = info.payload_len - info.linear
+        assert len(data) == data_len + info.grown
         self._xsk.fill.push(self._mosaic.fill_address(page // PAGE) for page in pages)
-        self._expect(pages, segment)
-        return segment
+        self._expect(pages, head, data[:data_len])
+        return Segment(info, head.headers, head.linear + data[:data_len], len(descs))
 
-    def _expect(self, pages: list[int], segment: Segment) -> None:
+    def _expect(self, pages: list[int], head: Metadata, data: bytes) -> None:
         """Enter into the shadow what this segment may have changed, and nothing else."""
-        info = segment.info
-        meta = RX_INFO.pack(*info).ljust(META_LEN - info.hdr_len, b"\0") + segment.headers
-        self._host[pages[0] + PAGE - META_LEN : pages[0] + PAGE] = meta
-        data = segment.payload + bytes(info.grown)
+        self._host[pages[0] + PAGE - META_LEN : pages[0] + PAGE] = head.expected()
+        data += bytes(head.info.grown)
         for number, page in enumerate(pages):
             piece = data[number * CHUNK_ROOM :][:CHUNK_ROOM]
             self._device[page : page + len(piece)] = piece
@@ -250,11 +240,15 @@ def receiver(end: VethEnd, mode: Mode) -> Iterator[Receiver]:
             pytest.skip("needs AF_XDP with multi-buffer packets (Linux 6.6)")
         undo.enter_context(xsk)
         mosaic.close_eyes()
-        rx = Receiver(mosaic, xsk)
+
+        def listen(linear: int) -> None:
+            value = xdp_prog.listener_value(linear=linear)
+            for ip in (end.ip4, end.ip6):
+                obj.maps["listeners"].set(xdp_prog.listener_key(ip, PORT), value)
+
+        rx = Receiver(mosaic, xsk, listen)
+        rx.listen(0)
         obj.maps["mac"].set(bytes(4), xdp_prog.mac_value(bytes.fromhex(end.mac.replace(":", ""))))
-        for ip in (end.ip4, end.ip6):
-            key, value = xdp_prog.listener_key(ip, PORT), xdp_prog.listener_value()
-            obj.maps["listeners"].set(key, value)
         xsks = obj.maps["xsks"]
         assert isinstance(xsks, XskMap)
         xsks.set_socket(0, xsk)
@@ -313,6 +307,43 @@ def test_sweep(netns_pair: Callable[..., Veth], mode: Mode, mtu: int) -> None:
                 assert segment.chunks == max(1, -(-length // CHUNK_ROOM)), length
                 assert segment.info.csum == CSUM_VERIFIED
                 assert segment.info.grown == max(0, MIN_LINEAR - length)
+
+
+def lengths_around(linear: int, longest: int) -> Iterator[int]:
+    """Payloads on and around what stays in the head and what must be left behind it."""
+    yield from {0, 1, max(linear, 1) - 1, linear, linear + 1, longest}
+    yield from (linear + MIN_LINEAR - 1, linear + MIN_LINEAR)
+    for end in range(CHUNK_ROOM + linear, longest, 2 * CHUNK_ROOM):
+        yield from (end - 1, end, end + 1)
+
+
+@MODES
+@MTUS
+def test_linear_sweep(netns_pair: Callable[..., Veth], mode: Mode, mtu: int) -> None:
+    """The head's payload bytes are in the host page, the device page begins behind them."""
+    veth = netns_pair(mtu=mtu)
+    ether = Ether(dst=veth.right.mac, src=veth.left.mac)
+    stacks = [
+        (ether / IP(src=veth.left.ip4, dst=veth.right.ip4), mtu - 20 - 32),
+        (ether / IPv6(src=veth.left.ip6, dst=veth.right.ip6), mtu - 40 - 32),
+    ]
+    with receiver(veth.right, mode) as rx, packet_socket(veth.left) as sender:
+        sequence = 0
+        for linear in (*range(0 if mtu == 1500 else 60, 65), xdp_prog.LINEAR_MAX):
+            rx.listen(linear)
+            for ip, longest in stacks:
+                for length in lengths_around(linear, longest):
+                    frame, payload = crafted(ip, length, sequence)
+                    sequence += 1
+                    sender.send(frame)
+                    segment = rx.receive()
+                    hdr_len = len(frame) - length
+                    stays = linear_len(linear, hdr_len, length)
+                    assert segment.info.linear == stays, (linear, length)
+                    assert segment.headers == frame[:hdr_len], (linear, length)
+                    assert segment.payload == payload, (linear, length)
+                    assert segment.chunks == max(1, -(-(length - stays) // CHUNK_ROOM)), length
+                    assert segment.info.csum == CSUM_VERIFIED
 
 
 @MODES

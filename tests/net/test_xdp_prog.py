@@ -12,10 +12,11 @@ import errno
 import random
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,43 +44,38 @@ from devmemtcp.pyxdp import (
     XskMap,
 )
 
+from .rx_metadata import (
+    CSUM_PARTIAL,
+    CSUM_TRUSTED,
+    CSUM_VERIFIED,
+    HEAD_MAX,
+    MAGIC,
+    META_LEN,
+    MIN_LINEAR,
+    Metadata,
+    RxInfo,
+    linear_len,
+)
+
 AF_XDP = 44
 SOL_XDP = 283
 XDP_RX_RING = 2
-
-META_LEN = 160
-INFO_LEN = 16
-HDR_MAX = META_LEN - INFO_LEN
-MIN_LINEAR = 14
-MAGIC = 0xD3E7
-CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
 
 MAC = "02:00:00:00:00:01"
 OURS4, OURS6, PORT = "10.0.0.1", "fd00::1", 80
 ALSO_OURS4, ALSO_OURS6 = "10.0.0.8", "fd00::8"
 OTHER4, OTHER6 = "10.0.0.9", "fd00::9"
 PEER4, PEER6 = "10.0.0.2", "fd00::2"
-ANY_PORT, MIXED_PORT, ANY6_PORT = 81, 82, 83
+ANY_PORT, MIXED_PORT, ANY6_PORT, LINEAR_PORT = 81, 82, 83, 85
+PORTS = (PORT, ANY_PORT, MIXED_PORT, ANY6_PORT, LINEAR_PORT)
 
-COUNTERS_OF_REDIRECTED = ("csum_verified", "csum_partial", "csum_trusted", "redirect_bytes")
-
-
-class RxInfo(NamedTuple):
-    """``struct rx_info``."""
-
-    magic: int
-    hdr_len: int
-    l3_off: int
-    l4_off: int
-    family: int
-    csum: int
-    grown: int
-    payload_len: int
-    queue: int
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> RxInfo:
-        return cls(*struct.unpack("=HBBBBBBII", raw))
+COUNTERS_OF_REDIRECTED = (
+    "csum_verified",
+    "csum_partial",
+    "csum_trusted",
+    "redirect_bytes",
+    "linear_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -90,17 +86,13 @@ class Outcome:
     metadata: bytes
     packet: bytes
 
+    @cached_property
+    def head(self) -> Metadata:
+        return Metadata.unpack(self.metadata)
+
     @property
     def info(self) -> RxInfo:
-        return RxInfo.unpack(self.metadata[:INFO_LEN])
-
-    @property
-    def headers(self) -> bytes:
-        return self.metadata[META_LEN - self.info.hdr_len :]
-
-    @property
-    def payload(self) -> bytes:
-        return self.packet[: self.info.payload_len]
+        return self.head.info
 
 
 class Steer:
@@ -126,9 +118,12 @@ class Steer:
     def remove_socket(self) -> None:
         self._xsks.delete(0)
 
-    def listen(self, ip: str, port: int, *, csum_trust: bool = False) -> None:
-        key, value = xdp_prog.listener_key(ip, port), xdp_prog.listener_value(csum_trust)
+    def listen(self, ip: str, port: int, *, csum_trust: bool = False, linear: int = 0) -> None:
+        key, value = xdp_prog.listener_key(ip, port), xdp_prog.listener_value(csum_trust, linear)
         self._maps["listeners"].set(key, value)
+
+    def unlisten(self, ip: str, port: int) -> None:
+        self._maps["listeners"].delete(xdp_prog.listener_key(ip, port))
 
     def counters(self) -> dict[str, int]:
         values = []
@@ -139,11 +134,11 @@ class Steer:
         return xdp_prog.read_counters(values)
 
     def __call__(
-        self, frame: bytes | Packet, *, metadata: bytes = b"", linear: int | None = None
+        self, frame: bytes | Packet, *, metadata: bytes = b"", first: int | None = None
     ) -> Outcome:
-        """Run on a frame; ``linear`` bytes of it (default: all that fit) before the fragments."""
+        """Run on a frame; ``first`` bytes of it (default: all that fit) in the first buffer."""
         data = metadata + bytes(frame)
-        ctx = XdpContext(data=len(metadata), data_end=linear and len(metadata) + linear)
+        ctx = XdpContext(data=len(metadata), data_end=first and len(metadata) + first)
         before = self.counters()
         run = self._program.test_run(data, ctx=ctx)
         after = self.counters()
@@ -178,6 +173,7 @@ def steer(request: pytest.FixtureRequest) -> Iterator[Steer]:
         steer.listen(OURS4, MIXED_PORT, csum_trust=True)
         steer.listen("0.0.0.0", MIXED_PORT)
         steer.listen("::", ANY6_PORT)
+        steer.listen(OURS4, LINEAR_PORT, csum_trust=True, linear=33)
         yield steer
 
 
@@ -298,8 +294,9 @@ def ours() -> Iterator[tuple[str, Packet, bytes]]:
     yield "IPv6 wildcard listener", ip6(dst=ALSO_OURS6) / tcp(noise(9), dport=ANY6_PORT), noise(9)
 
 
-def check_split(outcome: Outcome, frame: bytes, payload: bytes) -> None:
-    """The frame came out split: headers as metadata, payload as data, nothing else."""
+def check_split(outcome: Outcome, frame: bytes, payload: bytes, linear: int = 0) -> None:
+    """The frame came out split: headers and ``linear`` bytes of payload as metadata, the
+    rest of the payload as data, nothing else."""
     assert (outcome.action, outcome.reason) == (XDP_REDIRECT, "redirect")
     assert len(outcome.metadata) == META_LEN
     hdr_len = len(frame) - len(payload)
@@ -310,11 +307,14 @@ def check_split(outcome: Outcome, frame: bytes, payload: bytes) -> None:
     assert (info.l3_off, info.family, info.queue) == (14, family, 0)
     assert info.l4_off + (frame[info.l4_off + 12] >> 4) * 4 == hdr_len
     assert info.payload_len == len(payload)
-    assert info.grown == max(0, MIN_LINEAR - len(payload))
-    assert outcome.headers == frame[:hdr_len]
-    assert outcome.metadata[INFO_LEN : META_LEN - hdr_len].strip(b"\0") == b""
-    assert outcome.packet == payload + bytes(info.grown)
+    assert (info.linear, info.zero) == (linear, 0)
+    assert info.grown == max(0, MIN_LINEAR - (len(payload) - linear))
+    assert outcome.head.headers == frame[:hdr_len]
+    assert outcome.head.linear == payload[:linear]
+    assert outcome.metadata == outcome.head.expected()
+    assert outcome.packet == payload[linear:] + bytes(info.grown)
     assert outcome.detail.get("redirect_bytes", 0) == len(payload)
+    assert outcome.detail.get("linear_bytes", 0) == linear
 
 
 @pytest.mark.parametrize(
@@ -652,9 +652,9 @@ def test_padding_behind_several_buffers(steer: Steer, padding: int) -> None:
     check_split(steer(frame + b"\xee" * padding), frame, noise(9000))
 
 
-def run_with_linear(steer: Steer, frame: bytes, linear: int) -> Outcome:
+def run_with_first(steer: Steer, frame: bytes, first: int) -> Outcome:
     try:
-        return steer(frame, linear=linear)
+        return steer(frame, first=first)
     except XdpError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -662,23 +662,135 @@ def run_with_linear(steer: Steer, frame: bytes, linear: int) -> Outcome:
 
 
 @FRAGS_ONLY
-@pytest.mark.parametrize("linear", [68, 69, 71, 1001, 3001])
+@pytest.mark.parametrize("first", [68, 69, 71, 1001, 3001])
 @pytest.mark.parametrize("length", [4000, 9001, 65495])
-def test_odd_buffer_boundaries(steer: Steer, linear: int, length: int) -> None:
+def test_odd_buffer_boundaries(steer: Steer, first: int, length: int) -> None:
     frame = bytes(ip4() / tcp(noise(length)))
-    check_split(run_with_linear(steer, frame, linear), frame, noise(length))
-    damaged = frame[: linear + 1] + bytes([frame[linear + 1] ^ 4]) + frame[linear + 2 :]
-    assert steer(damaged, linear=linear).reason == "drop_tcp_csum"
+    check_split(run_with_first(steer, frame, first), frame, noise(length))
+    damaged = frame[: first + 1] + bytes([frame[first + 1] ^ 4]) + frame[first + 2 :]
+    assert steer(damaged, first=first).reason == "drop_tcp_csum"
 
 
 @FRAGS_ONLY
 def test_headers_across_buffers_cannot_be_split(steer: Steer) -> None:
     """adjust_head leaves 14 bytes; the headers themselves are only looked for in the first."""
     frame = bytes(ip4() / tcp(noise(4000)))
-    for linear, reason in ((54 + 13, "drop_adjust_failed"), (53, "drop_tcp_malformed")):
-        outcome = run_with_linear(steer, frame, linear)
+    for first, reason in ((54 + 13, "drop_adjust_failed"), (53, "drop_tcp_malformed")):
+        outcome = run_with_first(steer, frame, first)
         assert (outcome.action, outcome.reason) == (XDP_DROP, reason)
-    assert steer(frame, linear=37).reason == "pass_malformed"
+    assert steer(frame, first=37).reason == "pass_malformed"
+
+
+# The first payload bytes left with the headers
+
+
+@pytest.fixture
+def linear_port(steer: Steer) -> Iterator[Callable[[int], int]]:
+    """Choose how much of the payload stays with the headers: a port where it is so."""
+    port = 84
+    where = (OURS4, OURS6)
+
+    def choose(linear: int) -> int:
+        for ip in where:
+            steer.listen(ip, port, linear=linear)
+        return port
+
+    yield choose
+    for ip in where:
+        steer.unlisten(ip, port)
+
+
+TCP36 = [*TCP40[:2], *[("NOP", None)] * 8]
+LINEAR_HEADERS = {  # 54, 74, 134, 114 and 142 bytes: the most that 144 bytes can hold
+    "v4": (ip4(), []),
+    "v6": (ip6(), []),
+    "v4 longest": (ip4(options=NOP40), TCP40),
+    "v6 longest": (ip6(), TCP40),
+    "v6 extensions": (ip6(HOP_BY_HOP, *[DEST_OPT] * 3), TCP36),
+}
+
+
+@pytest.mark.parametrize("headers", LINEAR_HEADERS)
+def test_linear_of_every_length(
+    steer: Steer, linear_port: Callable[[int], int], headers: str
+) -> None:
+    """All of 0..64 and the limit, with payloads around it and around what must stay behind."""
+    ip, options = LINEAR_HEADERS[headers]
+    for linear in (*range(65), xdp_prog.LINEAR_MAX):
+        port = linear_port(linear)
+        around = (linear - 1, linear, linear + 1, linear + MIN_LINEAR - 1, linear + MIN_LINEAR)
+        for length in sorted({0, 1, 1400, *(n for n in around if n >= 0)}):
+            frame = bytes(ip / tcp(noise(length), dport=port, options=options))
+            stays = linear_len(linear, len(frame) - length, length)
+            outcome = steer(frame)
+            check_split(outcome, frame, noise(length), stays)
+            assert outcome.info.csum == CSUM_VERIFIED
+
+
+def test_linear_beside_the_shortest_headers(
+    steer: Steer, linear_port: Callable[[int], int]
+) -> None:
+    frame = bytes(ip4() / tcp(noise(200), dport=linear_port(xdp_prog.LINEAR_MAX)))
+    outcome = steer(frame)
+    check_split(outcome, frame, noise(200), xdp_prog.LINEAR_MAX)
+    assert outcome.head.unused == b""
+
+
+@pytest.mark.parametrize("padding", [1, 6, 13, 14, 500])
+@pytest.mark.parametrize("length", [0, 1, 10, 11, 12, 24, 25, 26])
+def test_padding_behind_linear(
+    steer: Steer, linear_port: Callable[[int], int], length: int, padding: int
+) -> None:
+    frame = bytes(ip4() / tcp(noise(length), dport=linear_port(11)))
+    outcome = steer(frame + b"\xee" * padding, metadata=b"\xaa" * 16)
+    check_split(outcome, frame, noise(length), min(11, length))
+
+
+@pytest.mark.parametrize("linear", [1, 7, 64])
+@pytest.mark.parametrize("ip", [ip4(), ip6()], ids=["v4", "v6"])
+def test_linear_leaves_the_checksum_alone(
+    steer: Steer, linear_port: Callable[[int], int], ip: Packet, linear: int
+) -> None:
+    packet = cooked(ip / tcp(noise(333), dport=linear_port(linear)))
+    frame = bytes(packet)
+    start = len(frame) - 333
+    for place in (start, start + linear - 1, start + linear, len(frame) - 1):
+        damaged = frame[:place] + bytes([frame[place] ^ 1]) + frame[place + 1 :]
+        assert steer(damaged).reason == "drop_tcp_csum", place
+    unfinished = partial(packet)
+    outcome = steer(unfinished)
+    check_split(outcome, unfinished, noise(333), linear)
+    assert outcome.info.csum == CSUM_PARTIAL
+
+
+@FRAGS_ONLY
+@pytest.mark.parametrize("linear", [1, 13, 14, 64])
+@pytest.mark.parametrize("length", [3500, 4096, 9001, 65475])
+@pytest.mark.parametrize("ip", [ip4(), ip6()], ids=["v4", "v6"])
+def test_linear_of_several_buffers(
+    steer: Steer, linear_port: Callable[[int], int], ip: Packet, length: int, linear: int
+) -> None:
+    frame = bytes(ip / tcp(noise(length), dport=linear_port(linear)))
+    check_split(steer(frame), frame, noise(length), linear)
+    check_split(steer(frame + b"\xee" * 5000), frame, noise(length), linear)
+
+
+@FRAGS_ONLY
+@pytest.mark.parametrize("first", [54 + 14, 54 + 15, 54 + 24, 54 + 33, 54 + 34, 54 + 35])
+def test_linear_is_what_the_first_buffer_can_spare(
+    steer: Steer, linear_port: Callable[[int], int], first: int
+) -> None:
+    """adjust_head leaves 14 bytes: a packet is not dropped for having fewer than wanted."""
+    frame = bytes(ip4() / tcp(noise(4000), dport=linear_port(20)))
+    spare = min(20, first - 54 - MIN_LINEAR)
+    check_split(run_with_first(steer, frame, first), frame, noise(4000), spare)
+
+
+def test_linear_is_limited() -> None:
+    assert xdp_prog.listener_value(True, 90) == struct.pack("=II", 1, 90)
+    for linear in (-1, 91, 1 << 32):
+        with pytest.raises(ValueError, match=r"0\.\.90"):
+            xdp_prog.listener_value(linear=linear)
 
 
 # Any bytes
@@ -691,16 +803,18 @@ def check_consistent(frame: bytes, outcome: Outcome) -> None:
         return
     info = outcome.info
     assert info.magic == MAGIC
-    assert 14 + 20 + 20 <= info.hdr_len <= HDR_MAX
+    assert 14 + 20 + 20 <= info.hdr_len <= HEAD_MAX
     assert info.hdr_len + info.payload_len <= len(frame)
-    assert outcome.headers == frame[: info.hdr_len]
-    assert outcome.packet == frame[info.hdr_len :][: info.payload_len] + bytes(info.grown)
+    assert outcome.metadata == outcome.head.expected()
+    assert outcome.head.headers == frame[: info.hdr_len]
+    payload = frame[info.hdr_len :][: info.payload_len]
+    assert outcome.head.linear + outcome.packet == payload + bytes(info.grown)
     assert info.l3_off == 14
     assert info.l3_off + (20 if info.family == 4 else 40) <= info.l4_off
     assert info.l4_off + (frame[info.l4_off + 12] >> 4) * 4 == info.hdr_len
     assert not frame[0] & 1
     assert frame[info.l3_off] >> 4 == info.family
-    assert int.from_bytes(frame[info.l4_off + 2 :][:2]) in (PORT, ANY_PORT, MIXED_PORT, ANY6_PORT)
+    assert int.from_bytes(frame[info.l4_off + 2 :][:2]) in PORTS
 
 
 SEEDS = [
@@ -708,6 +822,7 @@ SEEDS = [
     bytes(ip4(options=NOP40) / tcp(noise(3), dport=MIXED_PORT, options=TCP40)),
     bytes(ip6(HOP_BY_HOP, DEST_OPT) / tcp(noise(40))),
     bytes(ip4() / tcp(dport=MIXED_PORT)) + bytes(6),
+    bytes(ip4() / tcp(noise(60), dport=LINEAR_PORT)),
 ]
 ANY_FRAME = settings(
     max_examples=300,

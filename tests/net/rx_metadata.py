@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in front of a device page: the record and the head, as xdp_prog/steer.h has them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+META_LEN = 160
+INFO_LEN = 16
+HEAD_MAX = META_LEN - INFO_LEN
+MIN_LINEAR = 14
+MAGIC = 0xD3E7
+CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
+
+_RX_INFO = struct.Struct("=HBBBBBBIHBB")
+
+
+class RxInfo(NamedTuple):
+    """``struct rx_info``."""
+
+    magic: int
+    hdr_len: int
+    l3_off: int
+    l4_off: int
+    family: int
+    csum: int
+    grown: int
+    payload_len: int
+    queue: int
+    linear: int
+    zero: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """``[record | unused | headers | linear]``, taken apart."""
+
+    info: RxInfo
+    unused: bytes
+    headers: bytes
+    linear: bytes
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Metadata:
+        assert len(raw) == META_LEN
+        info = RxInfo(*_RX_INFO.unpack(raw[:INFO_LEN]))
+        headers_end = META_LEN - info.linear
+        headers_start = headers_end - info.hdr_len
+        unused, headers = raw[INFO_LEN:headers_start], raw[headers_start:headers_end]
+        return cls(info, unused, headers, raw[headers_end:])
+
+    def expected(self) -> bytes:
+        """The bytes that this must have come from: nothing in between but zeros."""
+        head = self.headers + self.linear
+        return _RX_INFO.pack(*self.info) + bytes(HEAD_MAX - len(head)) + head
+
+
+def linear_len(wanted: int, hdr_len: int, payload_len: int) -> int:
+    """How many payload bytes stay in the head of a packet that has one buffer."""
+    return min(wanted, payload_len, HEAD_MAX - hdr_len)
