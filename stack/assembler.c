@@ -6,7 +6,7 @@
  *                               -> assembler_add()    above a hole, or filling one
  *                               -> assembler_take()   what the hole's end set free
  *
- * A frag is referenced by exactly one list. References to net_iovs are the caller's
+ * A frag is referenced by exactly one list. References to buffers are the caller's
  * business: payload.uses says how many frags each chunk gave.
  */
 #include <errno.h>
@@ -64,27 +64,62 @@ void frag_list_join(struct frag_list *to, struct frag_list *from)
 	memset(from, 0, sizeof(*from));
 }
 
+/* The caller has seen that there is one to be had. */
+static struct rx_frag *frag_new(struct frag_pool *pool)
+{
+	struct rx_frag *f = pool->free_frags;
+
+	pool->free_frags = f->next;
+	pool->nr_free_frags--;
+	return f;
+}
+
+/* Chunk `i` from `from` on, at most `bytes` of it; returns how many that were. */
+static uint32_t cut_chunk(struct frag_pool *pool, struct payload *p, uint32_t i, uint32_t from,
+			  uint32_t bytes, struct frag_list *list)
+{
+	const uint32_t len = p->len[i] - from < bytes ? p->len[i] - from : bytes;
+	struct rx_frag *f = frag_new(pool);
+
+	f->frag = (skb_frag_t){.netmem = p->chunk[i], .len = len, .offset = from};
+	f->source = p->source;
+	p->uses[i]++;
+	frag_list_push(list, f);
+	return len;
+}
+
+/* The same of the bytes in the head: they end where the header page does. */
+static uint32_t cut_head(struct frag_pool *pool, struct payload *p, uint32_t from, uint32_t bytes,
+			 struct frag_list *list)
+{
+	const uint32_t len = p->head - from < bytes ? p->head - from : bytes;
+	struct rx_frag *f = frag_new(pool);
+
+	f->frag = (skb_frag_t){
+		.netmem = p->chunk[0], .len = len, .offset = STACK_CHUNK - p->head + from};
+	f->source = p->head_source;
+	p->uses[0]++;
+	frag_list_push(list, f);
+	return len;
+}
+
 bool payload_cut(struct frag_pool *pool, struct payload *p, uint32_t from, uint32_t bytes,
 		 struct frag_list *list)
 {
-	if (pool->nr_free_frags < p->nr) /* the most it can take */
+	if (pool->nr_free_frags < p->nr + 1) /* the most it can take */
 		return false;
+	if (from < p->head) {
+		bytes -= cut_head(pool, p, from, bytes, list);
+		from = 0;
+	} else {
+		from -= p->head;
+	}
 	for (uint32_t i = 0; i < p->nr && bytes; i++) {
-		struct rx_frag *f;
-		uint32_t len;
-
 		if (from >= p->len[i]) {
 			from -= p->len[i];
 			continue;
 		}
-		len = p->len[i] - from < bytes ? p->len[i] - from : bytes;
-		f = pool->free_frags;
-		pool->free_frags = f->next;
-		pool->nr_free_frags--;
-		f->frag = (skb_frag_t){.netmem = p->chunk[i], .len = len, .offset = from};
-		p->uses[i]++;
-		frag_list_push(list, f);
-		bytes -= len;
+		bytes -= cut_chunk(pool, p, i, from, bytes, list);
 		from = 0;
 	}
 	return true;

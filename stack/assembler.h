@@ -2,7 +2,7 @@
 /*
  * assembler.h - puts fragments of a byte stream in order without copying a byte.
  *
- * A *frag* is a piece of one net_iov with its place in sequence space. What lies
+ * A *frag* is a piece of one buffer with its place in sequence space. What lies
  * above a hole is kept as *islands*: contiguous runs of frags, disjoint, never
  * touching, ascending. An island is one SACK block (RFC 2018).
  *
@@ -14,6 +14,7 @@
 #ifndef DEVMEMTCP_ASSEMBLER_H
 #define DEVMEMTCP_ASSEMBLER_H
 
+#include "channel.h"
 #include "list.h"
 #include "netmem.h"
 #include "seq.h"
@@ -22,9 +23,17 @@
 /* More holes than this in one window is not loss but an attack on the list walk. */
 #define ASSEMBLER_ISLANDS_MAX 512
 
+/* What kind of bytes a frag is, and why (enum rx_kind, enum rx_reason). */
+struct rx_source {
+	uint8_t kind;
+	uint8_t reason;
+	bool in_head; /* in the buffer's header page, at frag.offset of that: the stack may read them */
+};
+
 struct rx_frag {
 	struct rx_frag *next;
 	skb_frag_t frag;
+	struct rx_source source;
 };
 
 struct frag_list {
@@ -58,11 +67,21 @@ struct frag_pool {
 void frag_pool_init(struct frag_pool *pool, struct rx_frag *frags, uint32_t nr_frags,
 		    struct island *islands, uint32_t nr_islands);
 
+struct area;
+
 /*
- * The payload of one received packet. `uses` counts the frags cut from each chunk, so
+ * The payload of one received packet:
+ *
+ *      header page of chunk 0   chunk 0         chunk 1
+ *      [ headers | head bytes ] [ len[0] ]      [ len[1] ] ...
+ *
+ * `uses` counts the frags cut from each chunk (chunk 0's include those in its header page), so
  * that whoever made the payload can settle references when all cutting is done.
  */
 struct payload {
+	struct area *area; /* all chunks are of this one */
+	struct rx_source head_source, source; /* of the bytes in the head, and in the chunks */
+	uint32_t head; /* bytes */
 	uint32_t nr;
 	netmem_ref chunk[STACK_MAX_CHUNKS];
 	uint32_t len[STACK_MAX_CHUNKS];

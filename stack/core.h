@@ -2,7 +2,10 @@
 /*
  * core.h - struct stack, and which file does what with it.
  *
- *   stack.c       memory layout, frames in and out, levels and dumps
+ *   stack.c       memory layout, frames in and out
+ *   area.c        areas of memory, and which queue uses which
+ *   application.c applications: the stack's end of their channels
+ *   inspect.c     counters, levels and dumps
  *   tcp_listen.c  listeners, and segments without a flow: SYNs, and RSTs for the rest
  *   tcp_input.c   segments of a flow: the steps of RFC 9293 3.10.7.4
  *   tcp_ack.c     what their ACKs say of our side of the stream
@@ -10,21 +13,22 @@
  *   tcp_output.c  what we send: ACKs, replies, FIN, RST
  *   tcp_timer.c   one deadline a flow, in a heap
  *   window.c      what is advertised, against what is free
- *   delivery.c    in-order frags to the application, as tokens
- *   requests.c    what the application wants
+ *   delivery.c    in-order frags to the application, as tokens or as data blocks
+ *   requests.c    what the applications want
  *
- * All of it runs on one thread. Everything is allocated in stack_init().
+ * All of it runs on one thread. Nothing is allocated here: see api.h for who brings what.
  */
 #ifndef DEVMEMTCP_CORE_H
 #define DEVMEMTCP_CORE_H
 
 #include <assert.h>
 
+#include "application.h"
+#include "area.h"
 #include "channel.h"
 #include "flow.h"
-#include "frag_tracker.h"
-#include "page_pool.h"
 #include "stack.h"
+#include "steer.h"
 #include "tcp_state.h"
 #include "token.h"
 #include "wire.h"
@@ -37,25 +41,17 @@
 struct tx_queue {
 	struct tx_frame *ring;
 	uint32_t head, tail, mask;
+	uint64_t packets, bytes;
 };
 
 struct rx_queue {
-	uint32_t fill; /* net_iovs in its fill ring */
+	struct area *area; /* NULL: not attached */
+	uint32_t fill; /* buffers in its fill ring */
 	uint32_t promised; /* buffers its flows' windows may ask for */
 	uint32_t promised_embryos; /* of it, to flows that may never come to be */
-};
-
-/* The stack's half of the channel. The layout is a private copy. */
-struct channel_end {
-	struct channel_header *header;
-	struct channel_event *events;
-	struct channel_request *requests;
-	struct channel_conn *conns;
-	const uint8_t *replies;
-	struct channel_layout layout;
-	uint32_t event_head; /* ahead of the shared one until published */
-	uint32_t request_tail; /* the shared one is the application's to read, not ours */
-	uint32_t pushed; /* events since stack_events_pushed() */
+	uint32_t unbacked; /* the same of flows under PRESSURE_DROP, which is no promise */
+	uint64_t packets, bytes, alloc_fail;
+	uint64_t csum[RX_CSUM_TRUSTED + 1]; /* packets, by enum rx_csum */
 };
 
 struct timer_heap {
@@ -67,31 +63,31 @@ struct stack {
 	struct stack_config cfg;
 
 	/* memory */
-	struct device_provider *device;
-	struct host_provider *host;
-	struct page_pool *rx_pool; /* net_iovs */
-	struct page_pool *tx_pool; /* host pages */
-	struct frag_tracker *tracker;
+	struct area **areas; /* by number; NULL: none */
+	uint32_t niovs_open; /* buffers of all of them */
+	uint32_t areas_drained;
+	struct area *tx_area; /* host pages that frames are built in */
 	struct frag_pool frag_pool;
 	struct token_table tokens;
-	uint32_t reserve; /* buffers never promised: SYNs, ACKs, duplicates */
-	uint32_t promised; /* to all flows */
+	bool buffers_back; /* since window_reopen() */
 
 	/* queues */
 	struct rx_queue rx[STACK_MAX_QUEUES];
 	struct tx_queue tx[STACK_MAX_QUEUES];
-	uint8_t *page_sent; /* by host page: with the NIC */
+	uint8_t *page_sent; /* by host page: queue + 1 if it is with the NIC */
 
 	/* connections */
 	struct flow_table flows;
 	struct listener *listeners;
 	struct list_node ack_list;
 	struct list_node starved;
-	struct list_node deliver_list;
 	struct list_node time_wait; /* oldest first */
 	struct timer_heap timers;
 
-	struct channel_end channel;
+	struct application **apps; /* by number; NULL: none */
+	uint32_t apps_end; /* behind the last */
+	uint32_t nr_apps;
+	bool requests_left; /* more than one call's budget */
 	uint64_t now; /* of the last call that brought it */
 	struct stack_stats stats;
 };
@@ -102,6 +98,11 @@ struct stack {
  * or put it back if nothing of it was taken. Once a payload. */
 void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p,
 			  enum frag_state state);
+/* Where a frame for `queue` is to be queued: there, or by any queue that has a socket while that
+ * has none; NULL when no queue has. */
+struct tx_queue *tx_queue_for(struct stack *s, uint32_t queue);
+/* The queue has no socket any more: what was with the NIC is done, what waits leaves by another. */
+void tx_queue_gone(struct stack *s, uint32_t queue);
 /* Frags that will not be delivered: give their parts back. */
 void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from);
 
@@ -112,8 +113,19 @@ static inline uint32_t tcp_mss(const struct stack *s, int family)
 	return s->cfg.mtu - TCP_HLEN - (family == 4 ? IPV4_HLEN : IPV6_HLEN);
 }
 
+/* ---- area.c ---- */
+
+/* Drop one reference of a buffer whose state says already what it will be. */
+void area_put(struct stack *s, netmem_ref netmem);
+/* A buffer without parts, or its one part: FREE, and home. */
+void area_free(struct stack *s, netmem_ref netmem);
+/* One part, in state `from`, ends, and its reference with it. */
+void area_drop_part(struct stack *s, netmem_ref netmem, enum frag_state from);
+
 /* ---- tcp_listen.c ---- */
 
+/* No more connections for this application: neither those to come nor those that begin. */
+void listeners_forget(struct stack *s, const struct application *app);
 enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now);
 
 /* ---- tcp_input.c ---- */
@@ -191,15 +203,19 @@ uint32_t window_fill_target(const struct stack *s, uint32_t queue);
 
 /* ---- delivery.c ---- */
 
-void channel_format(struct stack *s);
-/* Make pushed events visible. */
-void channel_publish(struct stack *s);
 /* Push whatever the application has not been told of this flow. */
 void flow_deliver(struct stack *s, struct flow *f);
-/* Flows that found the events ring full: is there room now? */
-void deliver_pending(struct stack *s);
-/* A token came back. False: it is not one of this flow's. */
+/* Flows that found the events ring full, or no data block free: is there room now? */
+void deliver_pending(struct stack *s, struct application *app);
+/* A token, or block, came back. False: it is not one of this flow's. */
 bool token_return(struct stack *s, struct flow *f, uint32_t token);
-void tokens_reclaim(struct stack *s, struct flow *f);
+bool block_return(struct flow *f, uint32_t block);
+/* All of them, asked for or not. */
+void flow_reclaim(struct stack *s, struct flow *f);
+
+/* ---- requests.c ---- */
+
+/* The application is done with this flow, and never mind what it has not read. */
+void request_abort(struct stack *s, struct flow *f);
 
 #endif

@@ -12,6 +12,7 @@
 #ifndef DEVMEMTCP_FLOW_H
 #define DEVMEMTCP_FLOW_H
 
+#include "application.h"
 #include "assembler.h"
 #include "channel.h"
 #include "list.h"
@@ -21,7 +22,10 @@
 
 struct listener {
 	struct stack_addr local;
+	struct application *app; /* whose connections they will be */
+	uint32_t id; /* slot | generation; the last one's while not open */
 	uint32_t flags; /* LISTEN_* */
+	uint32_t pressure; /* enum stack_pressure */
 	uint32_t backlog; /* embryos at most */
 	uint32_t embryos;
 	struct list_node oldest; /* embryos by age */
@@ -51,7 +55,9 @@ struct flow {
 	uint32_t id; /* slot | generation; 0 while the slot is free */
 	uint32_t queue; /* where its segments came from last */
 	uint32_t hash_next; /* slot, or FLOW_NONE */
-	uint16_t listener;
+	struct application *app; /* NULL: gone, and nobody is told anything any more */
+	uint32_t listener; /* id */
+	uint8_t pressure; /* enum stack_pressure, its listener's */
 	uint8_t state; /* enum tcp_state */
 	bool hashed;
 	bool app_open; /* between EVENT_ACCEPT and REQUEST_CLOSE */
@@ -82,8 +88,9 @@ struct flow {
 	uint32_t rcv_ssthresh; /* bytes the window may have at most for now (window.c) */
 	uint32_t bytes_per_buf; /* payload bytes a buffer carries on this flow, smoothed */
 	uint64_t rx_bytes;
+	uint64_t rx_kind[RX_DATA + 1]; /* bytes delivered, by enum rx_kind */
 	struct assembler ooo;
-	struct frag_list rcvq; /* in order, not in the events ring yet */
+	struct frag_list rcvq; /* in order, not told the application yet */
 	seq_t dsack_start, dsack_end; /* reported in the next ACK when not empty */
 
 	/* send sequence space */
@@ -127,7 +134,7 @@ struct flow {
 	uint8_t challenge_budget; /* RFC 5961 7 */
 	uint64_t challenge_since;
 
-	/* what the application has not been told yet, because the events ring was full */
+	/* what the application has not been told yet, because its events ring was full */
 	bool accept_untold;
 	bool reset_untold;
 	bool closed_untold;
@@ -136,10 +143,12 @@ struct flow {
 
 	uint32_t tokens; /* with the application */
 	uint32_t token_first; /* chain through the token table, 0 ends it */
+	uint32_t blocks; /* data blocks with the application */
+	uint32_t block_first; /* chain through its block table */
 
 	struct list_node ack_node; /* on stack.ack_list: decide at the end of the batch */
 	struct list_node starved_node; /* on stack.starved: window below what it could use */
-	struct list_node deliver_node; /* on stack.deliver_list: events ring was full */
+	struct list_node deliver_node; /* on application.deliver_list: no room for all there is */
 	struct list_node age_node; /* on listener.oldest or stack.time_wait: the first to go */
 };
 
@@ -171,7 +180,7 @@ struct flow *flow_new(struct flow_table *t, const struct tuple *tuple);
 void flow_unhash(struct flow_table *t, struct flow *f);
 void flow_free(struct flow_table *t, struct flow *f);
 
-/* The exact address before the unspecified one; -1 when nobody listens. */
+/* The slot: the exact address before the unspecified one; -1 when nobody listens. */
 int listener_find(const struct listener *l, uint32_t nr, const struct tuple *tuple);
 
 #endif

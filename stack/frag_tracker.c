@@ -30,6 +30,7 @@ static const uint8_t legal_moves[FRAG_KINDS][FRAG_STATES] = {
 			[FRAG_FREE] = TO(FRAG_FILL),
 			/* FREE: the packet was dropped, or the ring taken down. */
 			[FRAG_FILL] = TO(FRAG_RECEIVED) | TO(FRAG_OOO) | TO(FRAG_FREE),
+			/* FREE: dropped, or copied, as what lies in its header page is. */
 			[FRAG_RECEIVED] = TO(FRAG_LENT) | TO(FRAG_FREE),
 			/* Lent only by way of RECEIVED: the hole below it was filled first. */
 			[FRAG_OOO] = TO(FRAG_RECEIVED) | TO(FRAG_FREE),
@@ -38,10 +39,20 @@ static const uint8_t legal_moves[FRAG_KINDS][FRAG_STATES] = {
 		},
 	[FRAG_HOST_PAGE] =
 		{
-			[FRAG_FREE] = TO(FRAG_TX),
+			[FRAG_FREE] = TO(FRAG_FILL) | TO(FRAG_TX),
+			/* Never lent: what the stack can read it copies for the application. */
+			[FRAG_FILL] = TO(FRAG_RECEIVED) | TO(FRAG_OOO) | TO(FRAG_FREE),
+			[FRAG_RECEIVED] = TO(FRAG_FREE),
+			[FRAG_OOO] = TO(FRAG_RECEIVED) | TO(FRAG_FREE),
 			[FRAG_TX] = TO(FRAG_FREE),
 		},
 };
+
+/* Can a buffer of this kind be in that state? What nothing leaves is none of its states. */
+static bool frag_may_hold(enum frag_kind kind, enum frag_state state)
+{
+	return state < FRAG_STATES && legal_moves[kind][state];
+}
 
 bool frag_may_move(enum frag_kind kind, enum frag_state from, enum frag_state to)
 {
@@ -114,11 +125,14 @@ size_t frag_tracker_size(uint32_t nr_niovs, uint32_t nr_pages)
 void frag_tracker_init(struct frag_tracker *mem, const struct device_provider *device,
 		       const struct host_provider *host)
 {
-	memset(mem, 0, frag_tracker_size(device->mp.nr_bufs, host->mp.nr_bufs));
+	const uint32_t nr_niovs = device ? device->mp.nr_bufs : 0;
+	const uint32_t nr_pages = host ? host->mp.nr_bufs : 0;
+
+	memset(mem, 0, frag_tracker_size(nr_niovs, nr_pages));
 	mem->device = device;
 	mem->host = host;
-	mem->nr_niovs = device->mp.nr_bufs;
-	mem->nr_pages = host->mp.nr_bufs;
+	mem->nr_niovs = nr_niovs;
+	mem->nr_pages = nr_pages;
 	mem->entries = (void *)((char *)mem + MEMORY_ALIGN(sizeof(*mem)));
 	mem->count[FRAG_NET_IOV][FRAG_FREE] = mem->nr_niovs;
 	mem->count[FRAG_HOST_PAGE][FRAG_FREE] = mem->nr_pages;
@@ -163,11 +177,12 @@ void frag_move(struct frag_tracker *t, netmem_ref netmem, enum frag_state from, 
 void frag_split(struct frag_tracker *t, netmem_ref netmem, enum frag_state state)
 {
 	struct frag_entry *e = entry_of(t, netmem);
+	enum frag_kind kind = kind_of(netmem);
 
-	assert(netmem_is_net_iov(netmem));
+	assert(frag_may_hold(kind, state));
 	assert(parts_of(e) > 0 && parts_of(e) < FRAG_MAX_PARTS);
 	++*part(e, state);
-	show(t, e, FRAG_NET_IOV, most_exposed(e));
+	show(t, e, kind, most_exposed(e));
 }
 
 /* ---- looking ---- */
@@ -202,6 +217,7 @@ int frag_tracker_record(const struct frag_tracker *t, uint32_t n, struct frag_re
 		return -ENOENT;
 	e = &t->entries[n];
 	out->kind = buffer_kind(t, n);
+	out->area = STACK_NONE; /* the caller's to say */
 	out->state = e->state;
 	out->owner = e->owner;
 	out->refs = (uint32_t)*netmem_get_pp_ref_count_ref(buffer(t, n));
@@ -221,12 +237,16 @@ int frag_tracker_record(const struct frag_tracker *t, uint32_t n, struct frag_re
 static bool buffer_number(const struct frag_tracker *t, netmem_ref netmem, uint32_t *n)
 {
 	bool is_net_iov = netmem_is_net_iov(netmem);
-	const char *first =
-		is_net_iov ? (const char *)t->device->area.niovs : (const char *)t->host->pages;
 	size_t size = is_net_iov ? sizeof(struct net_iov) : sizeof(struct page);
-	uintptr_t offset = (uintptr_t)netmem_to_nmdesc(netmem) - (uintptr_t)first;
+	uint32_t nr = is_net_iov ? t->nr_niovs : t->nr_pages;
+	const void *first;
+	uintptr_t offset;
 
-	if (offset % size || offset / size >= (is_net_iov ? t->nr_niovs : t->nr_pages))
+	if (!nr)
+		return false;
+	first = is_net_iov ? (const void *)t->device->area.niovs : (const void *)t->host->pages;
+	offset = (uintptr_t)netmem_to_nmdesc(netmem) - (uintptr_t)first;
+	if (offset % size || offset / size >= nr)
 		return false;
 	*n = offset / size + (is_net_iov ? 0 : t->nr_niovs);
 	return true;
@@ -273,8 +293,7 @@ static bool kind_holds(const struct frag_tracker *t, uint32_t n)
 
 static bool state_holds(const struct frag_entry *e, enum frag_kind kind)
 {
-	/* A state that nothing leaves is none of this kind's. */
-	if (e->state >= FRAG_STATES || legal_moves[kind][e->state] == 0)
+	if (!frag_may_hold(kind, e->state))
 		return false;
 	if (!owner_fits(e->state, e->owner))
 		return false;
@@ -311,8 +330,8 @@ int frag_tracker_check(const struct frag_tracker *t)
 
 	for (uint32_t n = 0; n < total; n++)
 		t->entries[n].resting = 0;
-	sums_hold = mark_resting(t, &t->device->mp, 0);
-	sums_hold &= mark_resting(t, &t->host->mp, t->nr_niovs);
+	sums_hold = !t->device || mark_resting(t, &t->device->mp, 0);
+	sums_hold &= !t->host || mark_resting(t, &t->host->mp, t->nr_niovs);
 	for (uint32_t n = 0; n < total; n++) {
 		enum frag_kind kind = buffer_kind(t, n);
 

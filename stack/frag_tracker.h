@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * frag_tracker.h - what every buffer of the data path is, and what it is doing.
+ * frag_tracker.h - what every buffer of one area is, and what it is doing.
  *
  * Buffers are numbered: the net_iovs 0 ... nr_niovs - 1 first, then the host
- * pages. The header page of the mosaic that lies before device page i has no
- * life of its own: it is filled, read and reused together with net_iov i, so
- * net_iov i's entry speaks for both.
+ * pages; an area has one kind only. The header page of the mosaic that lies
+ * before buffer i has no life of its own: it is filled, read and reused together
+ * with that, so buffer i's entry speaks for both.
  *
  *   net_iov    FREE -> FILL -> RECEIVED | OOO ... -> LENT -> RETURNED -> FREE
- *   host page  FREE -> TX -> FREE
+ *   host page  FREE -> FILL -> RECEIVED | OOO ... -> FREE      (copied out)
+ *              FREE -> TX -> FREE
  *
  * Parts. A segment that straddles what is already queued leaves two frags of one
- * net_iov, and two tokens may name one net_iov. So a net_iov in use has *parts*,
- * each RECEIVED, OOO or LENT, and each holding one pp reference. The entry
- * counts them; the state it shows is the most exposed of its parts,
+ * buffer, and so does one of whose payload some lies in the header page; two
+ * tokens may name one net_iov. So a buffer in use has *parts*, each RECEIVED, OOO
+ * or LENT, and each holding one pp reference. The entry counts them; the state it
+ * shows is the most exposed of its parts,
  *
  *   LENT > OOO > RECEIVED
  *
@@ -58,7 +60,8 @@ struct frag_tracker {
 
 size_t frag_tracker_size(uint32_t nr_niovs, uint32_t nr_pages);
 
-/* `mem`: frag_tracker_size() bytes, 64-byte aligned. All buffers start FREE. */
+/* `mem`: frag_tracker_size() bytes, 64-byte aligned; either provider may be NULL, with 0 buffers.
+ * All buffers start FREE. */
 void frag_tracker_init(struct frag_tracker *mem, const struct device_provider *device,
 		       const struct host_provider *host);
 
@@ -71,7 +74,7 @@ void frag_track(struct frag_tracker *t, netmem_ref netmem, enum frag_state to, u
 /* One part goes from `from` (RECEIVED, OOO, LENT) to `to`; RETURNED or FREE ends the part. */
 void frag_move(struct frag_tracker *t, netmem_ref netmem, enum frag_state from, enum frag_state to);
 
-/* A net_iov in use gets one more part, in state `state` (RECEIVED, OOO or LENT). */
+/* A buffer in use gets one more part, in state `state` (RECEIVED, OOO or LENT). */
 void frag_split(struct frag_tracker *t, netmem_ref netmem, enum frag_state state);
 
 /* Is it a legal move for a buffer of this kind, or for a part of it? */
@@ -79,7 +82,7 @@ bool frag_may_move(enum frag_kind kind, enum frag_state from, enum frag_state to
 
 enum frag_state frag_state_of(const struct frag_tracker *t, netmem_ref netmem);
 
-/* Parts of a net_iov in use; 0 in the other states. */
+/* Parts of a buffer in use; 0 in the other states. */
 uint32_t frag_parts(const struct frag_tracker *t, netmem_ref netmem);
 
 /* Buffers of `kind` that show `state`. */
@@ -89,7 +92,7 @@ static inline uint32_t frag_count(const struct frag_tracker *t, enum frag_kind k
 	return t->count[kind][state];
 }
 
-/* Buffer n; returns 0, or -ENOENT past the last. */
+/* Buffer n; returns 0, or -ENOENT past the last. Does not know which area it speaks of. */
 int frag_tracker_record(const struct frag_tracker *t, uint32_t n, struct frag_record *out);
 
 /*

@@ -91,7 +91,7 @@ size_t host_provider_size(uint32_t nr_pages)
 }
 
 int host_provider_init(struct host_provider *mem, uint32_t nr_pages, uint8_t *base,
-		       unsigned long dma_base, unsigned int nid)
+		       unsigned long dma_base, unsigned long dma_stride, unsigned int nid)
 {
 	struct page *pages = (void *)((char *)mem + MEMORY_ALIGN(sizeof(*mem)));
 
@@ -103,7 +103,7 @@ int host_provider_init(struct host_provider *mem, uint32_t nr_pages, uint8_t *ba
 	for (uint32_t i = 0; i < nr_pages; i++) {
 		pages[i].flags = (unsigned long)nid << PAGE_NID_SHIFT;
 		pages[i].mapping = mem;
-		pages[i].dma_addr = dma_base + i * NETMEM_PAGE_SIZE;
+		pages[i].dma_addr = dma_base + i * dma_stride;
 		pages[i].virtual_address = base + i * NETMEM_PAGE_SIZE;
 	}
 	memory_provider_init(&mem->mp, &host_provider_ops, (uint32_t *)(pages + nr_pages),

@@ -55,7 +55,7 @@ static bool memory_build(struct memory *m, uint32_t nr_niovs, uint32_t nr_pages,
 	if (!m->device || !m->host || !m->pages || !m->tracker)
 		return false;
 	if (device_provider_init(m->device, nr_niovs, region_base, 4096, 8192) ||
-	    host_provider_init(m->host, nr_pages, m->pages, 0, 0))
+	    host_provider_init(m->host, nr_pages, m->pages, 0, NETMEM_PAGE_SIZE, 0))
 		return false;
 	device_params = device_pool_params(m, ring);
 	host_params = (struct page_pool_params){

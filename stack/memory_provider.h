@@ -7,7 +7,7 @@
  * pools keep it alive. Two exist:
  *
  *   device_provider  a region the stack cannot read: net_iovs
- *   host_provider    pages the stack writes segments to: struct page
+ *   host_provider    pages the stack writes segments to, or may read payload in: struct page
  *
  * The operations are the kernel's, less nl_fill() and uninstall(): what netlink
  * says of a binding, and what becomes of one when its netdev goes, is decided
@@ -113,12 +113,12 @@ struct host_provider {
 size_t host_provider_size(uint32_t nr_pages);
 
 /*
- * Page p lies at base + 4096 p and at UMEM address dma_base + 4096 p, on NUMA
+ * Page p lies at base + 4096 p and at UMEM address dma_base + p * dma_stride, on NUMA
  * node `nid`. `mem`: host_provider_size() bytes, 64-byte aligned.
  * Returns 0, or -EINVAL: no pages, no base, or base not page-aligned.
  */
 int host_provider_init(struct host_provider *mem, uint32_t nr_pages, uint8_t *base,
-		       unsigned long dma_base, unsigned int nid);
+		       unsigned long dma_base, unsigned long dma_stride, unsigned int nid);
 
 static inline struct page *host_provider_page(const struct host_provider *hp, uint32_t i)
 {

@@ -4,9 +4,9 @@
  *
  *   stack_rx() -> wire_parse() -> flow_find() -> tcp_input() or tcp_listen_input()
  *
- * Who owns a net_iov: the pool, until stack_refill() gives it to the NIC; the packet,
- * from stack_rx() on; the frags cut from it; the tokens that frags turn into. When the
- * last of those is gone, stack_put_niov() gives it back to the pool.
+ * Who owns a buffer: its area's pool, until stack_refill() gives it to the NIC; the packet,
+ * from stack_rx() on; the frags cut from it; the tokens that frags turn into, if they are not
+ * copied. When the last of those is gone, area_put() gives it back to the pool.
  */
 #include <errno.h>
 #include <string.h>
@@ -41,77 +41,34 @@ static uint32_t power_of_two(uint64_t at_least)
 	return n;
 }
 
-/* A small ring: one thread returns all buffers, and what the cache does not take is better
- * off in the provider's stack, which is LIFO too and so hands out what is warm. */
-#define POOL_RING 64
-
-static struct page_pool_params rx_pool_params(struct stack *s)
-{
-	return (struct page_pool_params){
-		.flags = PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV | PP_FLAG_ALLOW_UNREADABLE_NETMEM,
-		.pool_size = POOL_RING,
-		.nid = NUMA_NO_NODE,
-		.dma_dir = DMA_FROM_DEVICE,
-		.max_len = STACK_CHUNK_DATA,
-		.mp = s ? &s->device->mp : NULL,
-	};
-}
-
-static struct page_pool_params tx_pool_params(struct stack *s)
-{
-	return (struct page_pool_params){
-		.flags = PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV,
-		.pool_size = POOL_RING,
-		.nid = NUMA_NO_NODE,
-		.dma_dir = DMA_BIDIRECTIONAL,
-		.max_len = NETMEM_PAGE_SIZE,
-		.mp = s ? &s->host->mp : NULL,
-	};
-}
-
 static bool config_ok(const struct stack_config *c)
 {
-	return c->nr_niovs >= 16 && c->nr_niovs <= TOKEN_SLOTS_MAX / 2 && c->nr_pages >= 16 &&
-	       c->nr_pages <= 1u << 20 && c->nr_queues && c->nr_queues <= STACK_MAX_QUEUES &&
-	       c->max_flows && c->max_flows < 1u << CHANNEL_FLOW_SLOT_BITS && c->max_listeners &&
-	       c->max_listeners <= UINT16_MAX && c->fill_max && c->fill_min <= c->fill_max &&
-	       c->mtu >= 576 && c->mtu <= 65535 && c->rcv_wnd_max && c->rcv_wnd_max <= 1u << 30 &&
-	       c->delack_ns && c->delack_ns < 500 * NS_PER_MS && c->pressure <= PRESSURE_DROP;
-}
-
-static bool channel_geometry(const struct stack_config *c, struct channel_layout *l)
-{
-	/* Tokens outstanding, plus what a connection says besides fragments. */
-	const uint32_t nr = power_of_two(2ull * c->nr_niovs + 8ull * c->max_flows);
-
-	return channel_lay_out(l, nr, nr, c->max_flows + 1);
-}
-
-size_t stack_channel_size(const struct stack_config *config)
-{
-	struct channel_layout l;
-
-	return config_ok(config) && channel_geometry(config, &l) ? l.size : 0;
+	return c->max_niovs >= 16 && c->max_niovs <= TOKEN_SLOTS_MAX / 2 && c->max_areas &&
+	       c->max_areas <= STACK_MAX_AREAS && c->max_apps && c->max_apps <= STACK_MAX_APPS &&
+	       c->nr_pages >= 16 && c->nr_pages <= 1u << 20 && c->nr_queues &&
+	       c->nr_queues <= STACK_MAX_QUEUES && c->max_flows &&
+	       c->max_flows < 1u << CHANNEL_FLOW_SLOT_BITS && c->max_listeners &&
+	       c->max_listeners < 1u << CHANNEL_LISTENER_SLOT_BITS && c->fill_max &&
+	       c->fill_min <= c->fill_max && c->mtu >= 576 && c->mtu <= 65535 && c->rcv_wnd_max &&
+	       c->rcv_wnd_max <= 1u << 30 && c->delack_ns && c->delack_ns < 500 * NS_PER_MS;
 }
 
 /* Where everything lies behind struct stack; run once to measure and once for real. */
 static void lay_out(struct stack *s, const struct stack_config *c, struct arena *a)
 {
-	const struct page_pool_params rx = rx_pool_params(NULL), tx = tx_pool_params(NULL);
-	const uint32_t nr_frags = 2 * c->nr_niovs, nr_islands = c->nr_niovs;
+	/* One frag a buffer, one more of its head, and what overlaps split. */
+	const uint32_t nr_frags = 3 * c->max_niovs, nr_islands = c->max_niovs;
 	const uint32_t slots = c->max_flows + 1, buckets = power_of_two(slots);
 	const uint32_t tx_ring = power_of_two(c->nr_pages);
 	struct stack at;
 
-	at.device = arena_take(a, device_provider_size(c->nr_niovs));
-	at.host = arena_take(a, host_provider_size(c->nr_pages));
-	at.rx_pool = arena_take(a, page_pool_size(&rx));
-	at.tx_pool = arena_take(a, page_pool_size(&tx));
-	at.tracker = arena_take(a, frag_tracker_size(c->nr_niovs, c->nr_pages));
+	at.areas = arena_take(a, c->max_areas * sizeof(*at.areas));
+	at.apps = arena_take(a, c->max_apps * sizeof(*at.apps));
+	at.tx_area = arena_take(a, area_size(c->nr_pages, false));
 	struct rx_frag *frags = arena_take(a, nr_frags * sizeof(*frags));
 	struct island *islands = arena_take(a, nr_islands * sizeof(*islands));
 
-	at.tokens.entry = arena_take(a, (2ul * c->nr_niovs + 1) * sizeof(struct token_entry));
+	at.tokens.entry = arena_take(a, (2ul * c->max_niovs + 1) * sizeof(struct token_entry));
 	at.page_sent = arena_take(a, c->nr_pages);
 	at.flows.flows = arena_take(a, slots * sizeof(struct flow));
 	at.flows.buckets = arena_take(a, buckets * sizeof(uint32_t));
@@ -122,14 +79,12 @@ static void lay_out(struct stack *s, const struct stack_config *c, struct arena 
 	if (!s)
 		return;
 
-	s->device = at.device;
-	s->host = at.host;
-	s->rx_pool = at.rx_pool;
-	s->tx_pool = at.tx_pool;
-	s->tracker = at.tracker;
+	s->areas = at.areas;
+	s->apps = at.apps;
+	s->tx_area = at.tx_area;
 	frag_pool_init(&s->frag_pool, frags, nr_frags, islands, nr_islands);
 	s->tokens.entry = at.tokens.entry;
-	s->tokens.nr = 2 * c->nr_niovs + 1;
+	s->tokens.nr = 2 * c->max_niovs + 1;
 	s->page_sent = at.page_sent;
 	s->flows.flows = at.flows.flows;
 	s->flows.nr = slots;
@@ -153,72 +108,25 @@ size_t stack_size(const struct stack_config *config)
 	return a.used;
 }
 
-static int init_memory(struct stack *s)
-{
-	const struct stack_config *c = &s->cfg;
-	struct page_pool_params params;
-	int rc;
-
-	rc = device_provider_init(s->device, c->nr_niovs, 0, STACK_CHUNK, 2 * STACK_CHUNK);
-	if (rc)
-		return rc;
-	rc = host_provider_init(s->host, c->nr_pages, c->page_base, c->page_umem_base, 0);
-	if (rc)
-		return rc;
-	params = rx_pool_params(s);
-	rc = page_pool_init(s->rx_pool, &params);
-	if (rc)
-		return rc;
-	params = tx_pool_params(s);
-	rc = page_pool_init(s->tx_pool, &params);
-	if (rc)
-		return rc;
-	frag_tracker_init(s->tracker, s->device, s->host);
-	token_table_init(&s->tokens);
-	/* A batch of segments that carry nothing must find buffers even when every window
-	 * is used to the last byte. */
-	s->reserve = c->nr_niovs / 8 < 128 ? c->nr_niovs / 8 : 128;
-	return 0;
-}
-
-static int init_channel(struct stack *s)
-{
-	struct channel_end *c = &s->channel;
-
-	if (!channel_geometry(&s->cfg, &c->layout) || !s->cfg.channel ||
-	    s->cfg.channel_size < c->layout.size)
-		return -EINVAL;
-	c->header = (struct channel_header *)s->cfg.channel;
-	c->events = (struct channel_event *)(s->cfg.channel + c->layout.events);
-	c->requests = (struct channel_request *)(s->cfg.channel + c->layout.requests);
-	c->conns = (struct channel_conn *)(s->cfg.channel + c->layout.conns);
-	c->replies = s->cfg.channel + c->layout.replies;
-	channel_format(s);
-	return 0;
-}
-
 int stack_init(struct stack *mem, const struct stack_config *config)
 {
 	struct stack *s = mem;
 	struct arena a = {.base = (uint8_t *)mem, .used = sizeof(struct stack)};
 	int rc;
 
-	if (!config_ok(config) || !config->header_base || !config->page_base)
+	if (!config_ok(config) || !config->page_base)
 		return -EINVAL;
 	s->cfg = *config;
 	lay_out(s, config, &a);
-	rc = init_memory(s);
+	rc = area_init_tx(s->tx_area, config->nr_pages, config->page_base);
 	if (rc)
 		return rc;
-	rc = init_channel(s);
-	if (rc)
-		return rc;
+	token_table_init(&s->tokens);
 	s->flows.key = s->cfg.isn_key;
 	flow_table_init(&s->flows);
 	timer_heap_init(&s->timers);
 	list_init(&s->ack_list);
 	list_init(&s->starved);
-	list_init(&s->deliver_list);
 	list_init(&s->time_wait);
 	return 0;
 }
@@ -234,15 +142,14 @@ int stack_set_mtu(struct stack *s, uint32_t mtu)
 	return 0;
 }
 
-/* ---- net_iovs ---- */
+/* ---- buffers ---- */
 
 void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from)
 {
 	struct rx_frag *f;
 
 	while ((f = frag_list_pop(list))) {
-		frag_move(s->tracker, f->frag.netmem, from, FRAG_FREE);
-		page_pool_put_netmem(s->rx_pool, f->frag.netmem, true);
+		area_drop_part(s, f->frag.netmem, from);
 		frag_free(&s->frag_pool, f);
 	}
 }
@@ -253,14 +160,13 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p, en
 		const netmem_ref netmem = p->chunk[i];
 
 		if (!p->uses[i]) {
-			frag_track(s->tracker, netmem, FRAG_FREE, 0);
-			page_pool_put_netmem(s->rx_pool, netmem, true);
+			area_free(s, netmem);
 			continue;
 		}
-		frag_track(s->tracker, netmem, state, f->id);
+		frag_track(p->area->tracker, netmem, state, f->id);
 		while (--p->uses[i]) {
 			page_pool_ref_netmem(netmem);
-			frag_split(s->tracker, netmem, state);
+			frag_split(p->area->tracker, netmem, state);
 		}
 	}
 	p->settled = true;
@@ -269,24 +175,21 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p, en
 uint32_t stack_refill(struct stack *s, uint32_t queue, uint32_t *niovs, uint32_t max)
 {
 	struct rx_queue *q = &s->rx[queue];
-	const uint32_t target = window_fill_target(s, queue);
+	struct area *a = q->area;
+	const uint32_t target = a ? window_fill_target(s, queue) : 0;
 	uint32_t nr = 0;
 
 	while (nr < max && q->fill < target) {
-		const netmem_ref netmem = page_pool_alloc_netmem(s->rx_pool);
-		const struct net_iov *niov;
+		const netmem_ref netmem = page_pool_alloc_netmem(a->pool);
 
 		if (netmem_is_none(netmem)) {
 			s->stats.pool_empty++;
+			q->alloc_fail++;
 			break;
 		}
-		niov = netmem_to_net_iov(netmem);
-		if (!niov) { /* only net_iovs may be filled: the payload must not be readable */
-			page_pool_put_netmem(s->rx_pool, netmem, true);
-			break;
-		}
-		frag_track(s->tracker, netmem, FRAG_FILL, 0);
-		niovs[nr++] = net_iov_index(niov);
+		frag_track(a->tracker, netmem, FRAG_FILL, 0);
+		niovs[nr] = area_index(netmem);
+		a->fill_queue[niovs[nr++]] = (uint8_t)queue;
 		q->fill++;
 	}
 	return nr;
@@ -303,19 +206,24 @@ static bool has_chunk(const struct payload *p, netmem_ref netmem)
 }
 
 /* The packet's chunks, out of the fill ring and into our hands. Descriptors are checked
- * against what was really given to the NIC: one that was not is nobody's. */
+ * against what was really given to this queue: one that was not is nobody's. */
 static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct payload *p)
 {
+	struct area *a = s->rx[packet->queue].area;
+
+	p->area = a;
 	p->nr = 0;
+	p->head = 0;
 	p->settled = false;
-	for (uint32_t i = 0; i < packet->nr_chunks && i < STACK_MAX_CHUNKS; i++) {
+	for (uint32_t i = 0; a && i < packet->nr_chunks && i < STACK_MAX_CHUNKS; i++) {
 		const struct rx_chunk *chunk = &packet->chunk[i];
 		netmem_ref netmem;
 
-		if (chunk->niov >= s->cfg.nr_niovs)
+		if (chunk->niov >= a->nr)
 			continue;
-		netmem = net_iov_to_netmem(device_provider_niov(s->device, chunk->niov));
-		if (frag_state_of(s->tracker, netmem) != FRAG_FILL || has_chunk(p, netmem))
+		netmem = area_buffer(a, chunk->niov);
+		if (frag_state_of(a->tracker, netmem) != FRAG_FILL ||
+		    a->fill_queue[chunk->niov] != packet->queue || has_chunk(p, netmem))
 			continue;
 		s->rx[packet->queue].fill--;
 		p->chunk[p->nr] = netmem;
@@ -324,20 +232,47 @@ static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct
 	}
 }
 
+/* Which bytes the application will get under tokens, and which it will get copied. A packet
+ * that leaves nothing in device memory is an ordinary one, wherever its buffer is. */
+static void sort_bytes(const struct area *a, const struct seg *seg, struct payload *p)
+{
+	const bool readable = !area_is_device(a) || seg->head == seg->len;
+
+	p->head = seg->head;
+	if (area_is_device(a)) {
+		p->source = (struct rx_source){.kind = RX_DEVICE, .reason = REASON_DEVICE};
+		p->head_source.reason = REASON_HEAD;
+	} else {
+		p->source = (struct rx_source){.kind = RX_DATA, .reason = REASON_UNBOUND};
+		p->head_source.reason = REASON_UNBOUND;
+	}
+	p->head_source.kind = readable ? RX_DATA : RX_LINEAR;
+	p->head_source.in_head = true;
+}
+
+static void count_packet(struct rx_queue *q, const struct seg *seg)
+{
+	q->packets++;
+	q->bytes += seg->hdr_len + seg->len;
+	q->csum[seg->csum]++;
+}
+
 static enum drop rx_segment(struct stack *s, const struct rx_packet *packet, struct payload *p,
 			    uint64_t now)
 {
-	const uint8_t *end = s->cfg.header_base + (packet->chunk[0].niov + 1ul) * STACK_CHUNK;
 	struct seg seg;
 	struct flow *f;
 	enum drop drop;
 
 	if (p->nr != packet->nr_chunks || !p->nr)
 		return DROP_RECORD;
-	drop = wire_parse(end, packet, &seg);
+	/* The record and headers end where the header page of the first chunk does. */
+	drop = wire_parse(area_header(p->area, packet->chunk[0].niov + 1), packet, &seg);
 	if (drop)
 		return drop;
-	s->stats.rx_csum_partial += seg.csum_partial;
+	count_packet(&s->rx[packet->queue], &seg);
+	sort_bytes(p->area, &seg, p);
+	s->stats.rx_csum_partial += seg.csum == RX_CSUM_PARTIAL;
 	f = flow_find(&s->flows, &seg.tuple);
 	return f ? tcp_input(s, f, &seg, p, now) : tcp_listen_input(s, &seg, now);
 }
@@ -382,108 +317,92 @@ void stack_rx_end(struct stack *s, uint64_t now)
 
 /* ---- frames out ---- */
 
+static void move_frames(struct tx_queue *from, struct tx_queue *to)
+{
+	while (from->tail != from->head)
+		to->ring[to->head++ & to->mask] = from->ring[from->tail++ & from->mask];
+}
+
+struct tx_queue *tx_queue_for(struct stack *s, uint32_t queue)
+{
+	if (s->rx[queue].area)
+		return &s->tx[queue];
+	for (uint32_t q = 0; q < s->cfg.nr_queues; q++)
+		if (s->rx[q].area)
+			return &s->tx[q];
+	return NULL;
+}
+
+void tx_queue_gone(struct stack *s, uint32_t queue)
+{
+	struct tx_queue *other = tx_queue_for(s, queue);
+
+	for (uint32_t page = 0; page < s->cfg.nr_pages; page++)
+		if (s->page_sent[page] == queue + 1)
+			stack_tx_done(s, page);
+	if (other) /* each ring has a place for every page */
+		move_frames(&s->tx[queue], other);
+}
+
 uint32_t stack_tx(struct stack *s, uint32_t queue, struct tx_frame *frames, uint32_t max)
 {
 	struct tx_queue *q = &s->tx[queue];
 	uint32_t nr = 0;
 
-	while (nr < max && q->tail != q->head) {
-		frames[nr] = q->ring[q->tail++ & q->mask];
-		s->page_sent[frames[nr++].page] = 1;
+	while (s->rx[queue].area && nr < max && q->tail != q->head) {
+		const struct tx_frame frame = q->ring[q->tail++ & q->mask];
+
+		s->page_sent[frame.page] = (uint8_t)(queue + 1);
+		q->packets++;
+		q->bytes += frame.len;
+		frames[nr++] = frame;
 	}
 	return nr;
 }
 
 void stack_tx_done(struct stack *s, uint32_t page)
 {
-	netmem_ref netmem;
-
 	if (page >= s->cfg.nr_pages || !s->page_sent[page]) {
 		s->stats.tx_done_rejected++;
 		return;
 	}
 	s->page_sent[page] = 0;
-	netmem = page_to_netmem(host_provider_page(s->host, page));
-	frag_track(s->tracker, netmem, FRAG_FREE, 0);
-	page_pool_put_netmem(s->tx_pool, netmem, true);
+	area_free(s, area_buffer(s->tx_area, page));
 }
 
 /* ---- time ---- */
 
-#define RETRY_NS (2 * NS_PER_MS) /* for a host page, or for room in the events ring */
+#define RETRY_NS (2 * NS_PER_MS) /* for a host page, or for room in an events ring */
 
 void stack_timers(struct stack *s, uint64_t now)
 {
 	s->now = now;
 	timers_expire(s, now);
 	stack_rx_end(s, now);
-	deliver_pending(s);
+	for (uint32_t i = 0; i < s->apps_end; i++)
+		if (s->apps[i])
+			deliver_pending(s, s->apps[i]);
+}
+
+static bool retry_is_due(const struct stack *s)
+{
+	if (!list_empty(&s->ack_list))
+		return true;
+	for (uint32_t i = 0; i < s->apps_end; i++)
+		if (s->apps[i] && !list_empty(&s->apps[i]->deliver_list))
+			return true;
+	return false;
 }
 
 uint64_t stack_next_deadline(const struct stack *s)
 {
 	uint64_t when = STACK_NO_DEADLINE;
 
+	if (s->requests_left)
+		return s->now;
 	if (s->timers.nr)
 		when = s->flows.flows[s->timers.slot[1]].heap_when;
-	if ((!list_empty(&s->ack_list) || !list_empty(&s->deliver_list)) &&
-	    s->now + RETRY_NS < when)
+	if (s->now + RETRY_NS < when && retry_is_due(s))
 		when = s->now + RETRY_NS;
 	return when;
-}
-
-/* ---- looking inside ---- */
-
-void stack_stats(const struct stack *s, struct stack_stats *out)
-{
-	*out = s->stats;
-	out->flows_now = s->flows.live;
-	out->tokens_outstanding = s->tokens.live;
-	out->niovs_free = frag_count(s->tracker, FRAG_NET_IOV, FRAG_FREE);
-	out->niovs_fill = frag_count(s->tracker, FRAG_NET_IOV, FRAG_FILL);
-	out->niovs_queued = frag_count(s->tracker, FRAG_NET_IOV, FRAG_RECEIVED);
-	out->niovs_ooo = frag_count(s->tracker, FRAG_NET_IOV, FRAG_OOO);
-	out->niovs_lent = frag_count(s->tracker, FRAG_NET_IOV, FRAG_LENT);
-	out->pages_free = frag_count(s->tracker, FRAG_HOST_PAGE, FRAG_FREE);
-	out->rcv_wnd_promised = s->promised;
-}
-
-int stack_flow(const struct stack *s, uint32_t from, struct flow_info *out)
-{
-	for (uint32_t slot = from ? from : 1; slot < s->flows.nr; slot++) {
-		const struct flow *f = &s->flows.flows[slot];
-
-		if (!f->id)
-			continue;
-		*out = (struct flow_info){
-			.id = f->id,
-			.state = f->state,
-			.rcv_nxt = f->rcv_nxt.n,
-			.rcv_wnd = (uint32_t)seq_sub(f->rcv_adv, f->rcv_nxt),
-			.snd_una = f->snd_una.n,
-			.snd_nxt = f->snd_nxt.n,
-			.ooo_frags = 0,
-			.tokens = f->tokens,
-			.rx_bytes = f->rx_bytes,
-		};
-		for (const struct island *i = f->ooo.first; i; i = i->next)
-			out->ooo_frags += i->frags.nr;
-		out->local.family = out->peer.family = f->tuple.family;
-		out->local.port = f->tuple.local_port;
-		out->peer.port = f->tuple.peer_port;
-		memcpy(out->local.ip, f->tuple.local_ip, 16);
-		memcpy(out->peer.ip, f->tuple.peer_ip, 16);
-		return (int)slot;
-	}
-	return -ENOENT;
-}
-
-int stack_frag(const struct stack *s, uint32_t n, struct frag_record *out)
-{
-	return frag_tracker_record(s->tracker, n, out);
-}
-
-int stack_check(const struct stack *s)
-{
-	return frag_tracker_check(s->tracker);
 }

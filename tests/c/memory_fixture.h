@@ -73,7 +73,7 @@ static inline struct memory_fixture memory_fixture(uint32_t nr_niovs, uint32_t n
 	f.pages = aligned_alloc(NETMEM_PAGE_SIZE, nr_pages * NETMEM_PAGE_SIZE);
 	CHECK_EQ(device_provider_init(f.device, nr_niovs, FIXTURE_REGION_BASE, FIXTURE_DMA, 8192),
 		 0);
-	CHECK_EQ(host_provider_init(f.host, nr_pages, f.pages, FIXTURE_HOST_DMA, 0), 0);
+	CHECK_EQ(host_provider_init(f.host, nr_pages, f.pages, FIXTURE_HOST_DMA, 4096, 0), 0);
 	params = device_params(&f.device->mp, ring);
 	f.device_pool = fixture_pool(&params);
 	params = host_params(&f.host->mp, ring);

@@ -284,9 +284,9 @@ static void providers_refuse_what_they_cannot_describe(void)
 
 	CHECK_EQ(device_provider_init((void *)mem, 0, 0, 0, 8192), -EINVAL);
 	CHECK_EQ(device_provider_init((void *)mem, 1, 4095, 0, 8192), -EINVAL);
-	CHECK_EQ(host_provider_init((void *)mem, 0, (uint8_t *)4096, 0, 0), -EINVAL);
-	CHECK_EQ(host_provider_init((void *)mem, 1, NULL, 0, 0), -EINVAL);
-	CHECK_EQ(host_provider_init((void *)mem, 1, (uint8_t *)4097, 0, 0), -EINVAL);
+	CHECK_EQ(host_provider_init((void *)mem, 0, (uint8_t *)4096, 0, 4096, 0), -EINVAL);
+	CHECK_EQ(host_provider_init((void *)mem, 1, NULL, 0, 4096, 0), -EINVAL);
+	CHECK_EQ(host_provider_init((void *)mem, 1, (uint8_t *)4097, 0, 4096, 0), -EINVAL);
 	free(mem);
 }
 
