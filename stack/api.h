@@ -88,7 +88,8 @@ struct stack_area_config {
 	uint32_t nr_niovs; /* buffers */
 	uint32_t dmabuf_id; /* of the binding, >= 1; 0: host memory */
 	uint8_t *header_base; /* header page of buffer i, mapped at header_base + 4096 i */
-	uint8_t *data_base; /* host memory: payload of buffer i at data_base + 4096 i; device: NULL */
+	uint8_t *
+		data_base; /* host memory: payload of buffer i at data_base + 4096 i; device: NULL */
 };
 
 /* Bytes of memory stack_area_open() needs; 0 if the configuration is not valid. */
@@ -153,7 +154,8 @@ int stack_unlisten(struct stack *s, int listener);
 /* ---- frames in ---- */
 
 struct rx_chunk {
-	uint32_t niov; /* index of the buffer that holds the bytes, in the area of the packet's queue */
+	uint32_t
+		niov; /* index of the buffer that holds the bytes, in the area of the packet's queue */
 	uint32_t len; /* bytes, from the start of the buffer */
 };
 
@@ -178,7 +180,8 @@ uint32_t stack_refill(struct stack *s, uint32_t queue, uint32_t *niovs, uint32_t
 /* ---- frames out ---- */
 
 struct tx_frame {
-	uint32_t page; /* host page index, to be given to stack_tx_done(); the frame begins at byte 0 */
+	uint32_t
+		page; /* host page index, to be given to stack_tx_done(); the frame begins at byte 0 */
 	uint32_t len;
 };
 
@@ -236,7 +239,8 @@ enum drop {
 
 struct stack_stats {
 	uint64_t rx_segments;
-	uint64_t rx_payload_bytes; /* delivered to applications, in order: the next three together */
+	uint64_t
+		rx_payload_bytes; /* delivered to applications, in order: the next three together */
 	uint64_t bytes_device; /* under tokens */
 	uint64_t bytes_linear; /* copied: left in the head of packets that have device bytes too */
 	uint64_t bytes_data; /* copied: of packets that lie in host memory altogether */

@@ -1,75 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * delivery.c - what the application is given: frags under tokens, and the events of a
- * connection's life, in the order
+ * delivery.c - what an application is given: frags under tokens or as copies, and the events of
+ * a connection's life, in the order
  *
- *      ACCEPT, (FRAG | SENT)..., EOF?, RESET?, ..., CLOSED
+ *      ACCEPT, (FRAG | DATA | SENT)..., EOF?, RESET?, ..., CLOSED
  *
- * A flow whose events did not fit into the ring keeps them as flags, counts and queued
- * frags, and stands on deliver_list until there is room.
+ * Bytes in device memory are lent. What the stack may read, host pages and what was left in the
+ * head, is copied into a data block, and its buffer goes home at once. A flow whose events did not
+ * fit into the ring, or that found no block, keeps them as flags, counts and queued frags, and
+ * stands on deliver_list until there is room: nothing overtakes what waits.
  */
 #include <string.h>
 
 #include "core.h"
 
-/* ---- the events ring ---- */
-
-void channel_format(struct stack *s)
-{
-	struct channel_end *c = &s->channel;
-
-	memset(c->header, 0, sizeof(*c->header));
-	c->header->magic = CHANNEL_MAGIC;
-	c->header->nr_events = c->layout.nr_events;
-	c->header->nr_requests = c->layout.nr_requests;
-	c->header->nr_conns = c->layout.nr_conns;
-}
-
-/* Places left. The application's index may be anything; a wrong one only harms itself:
- * more than the ring's size counts as full. */
-static uint32_t event_room(const struct channel_end *c)
-{
-	const uint32_t tail = atomic_load_explicit(&c->header->event_tail, memory_order_acquire);
-	const uint32_t used = c->event_head - tail;
-
-	return used <= c->layout.nr_events ? c->layout.nr_events - used : 0;
-}
-
-static bool push_event(struct stack *s, const struct channel_event *event)
-{
-	struct channel_end *c = &s->channel;
-
-	if (!event_room(c))
-		return false;
-	c->events[c->event_head++ & (c->layout.nr_events - 1)] = *event;
-	c->pushed++;
-	return true;
-}
-
-void channel_publish(struct stack *s)
-{
-	struct channel_end *c = &s->channel;
-
-	atomic_store_explicit(&c->header->event_head, c->event_head, memory_order_release);
-}
-
-uint32_t stack_events_pushed(struct stack *s)
-{
-	const uint32_t pushed = s->channel.pushed;
-
-	channel_publish(s);
-	s->channel.pushed = 0;
-	return pushed;
-}
-
 /* ---- a flow's events ---- */
 
-static bool tell(struct stack *s, const struct flow *f, enum channel_event_kind kind, uint32_t arg)
+static bool tell(const struct flow *f, enum channel_event_kind kind, uint32_t arg)
 {
-	return push_event(s, &(struct channel_event){.kind = kind, .flow = f->id, .arg = arg});
+	return application_tell(f->app,
+				&(struct channel_event){.kind = kind, .flow = f->id, .arg = arg});
 }
 
-static bool tell_accept(struct stack *s, const struct flow *f)
+static bool tell_accept(const struct flow *f)
 {
 	const struct channel_conn conn = {
 		.local_port = f->tuple.local_port,
@@ -78,13 +31,27 @@ static bool tell_accept(struct stack *s, const struct flow *f)
 		.listener = f->listener,
 		.flow = f->id,
 	};
-	struct channel_conn *slot = &s->channel.conns[CHANNEL_FLOW_SLOT(f->id)];
+	struct channel_conn *slot = &f->app->conns[CHANNEL_FLOW_SLOT(f->id)];
 
 	*slot = conn;
 	memcpy(slot->local_ip, f->tuple.local_ip, 16);
 	memcpy(slot->peer_ip, f->tuple.peer_ip, 16);
-	return tell(s, f, EVENT_ACCEPT, f->listener);
+	return tell(f, EVENT_ACCEPT, f->listener);
 }
+
+static void count_delivered(struct stack *s, struct flow *f, enum rx_kind kind, uint32_t bytes)
+{
+	f->rx_kind[kind] += bytes;
+	s->stats.rx_payload_bytes += bytes;
+	if (kind == RX_DEVICE)
+		s->stats.bytes_device += bytes;
+	else if (kind == RX_LINEAR)
+		s->stats.bytes_linear += bytes;
+	else
+		s->stats.bytes_data += bytes;
+}
+
+/* ---- bytes in device memory ---- */
 
 /* Lend the first queued frag: a token, an event. */
 static bool lend(struct stack *s, struct flow *f)
@@ -92,33 +59,101 @@ static bool lend(struct stack *s, struct flow *f)
 	const skb_frag_t *frag = &f->rcvq.head->frag;
 	const netmem_ref netmem = skb_frag_netmem(frag);
 	const struct net_iov *niov = skb_frag_net_iov(frag);
-	struct channel_event event = {.kind = EVENT_FRAG, .flow = f->id, .len = frag->len};
+	const struct area *area = area_of(netmem);
+	struct channel_event event = {
+		.kind = EVENT_FRAG, .flow = f->id, .len = frag->len, .arg = area->dmabuf_id};
 
-	if (NETMEM_WARN_ON_ONCE(!niov)) /* payload lies in device memory, and nowhere else */
+	if (NETMEM_WARN_ON_ONCE(!niov)) /* pages are copied: nobody else may see them */
 		return false;
-	if (!event_room(&s->channel))
+	if (!application_room(f->app))
 		return false;
 	event.token = token_new(&s->tokens, netmem, f->id, &f->token_first);
 	if (!event.token)
 		return false;
 	event.offset = net_iov_virtual_addr(niov) + skb_frag_off(frag);
-	push_event(s, &event);
-	frag_move(s->tracker, netmem, FRAG_RECEIVED, FRAG_LENT);
+	application_tell(f->app, &event);
+	frag_move(area->tracker, netmem, FRAG_RECEIVED, FRAG_LENT);
 	f->tokens++;
 	s->stats.frags_delivered++;
-	s->stats.rx_payload_bytes += event.len;
+	count_delivered(s, f, RX_DEVICE, event.len);
+	frag_free(&s->frag_pool, frag_list_pop(&f->rcvq));
 	return true;
 }
 
-static bool lend_all(struct stack *s, struct flow *f)
+/* ---- bytes that are copied ---- */
+
+/* NULL for what the stack may not read. */
+static const uint8_t *readable_bytes(const struct rx_frag *f)
+{
+	const netmem_ref netmem = skb_frag_netmem(&f->frag);
+
+	if (f->source.in_head)
+		return area_header(area_of(netmem), area_index(netmem)) + skb_frag_off(&f->frag);
+	return skb_frag_address(&f->frag);
+}
+
+/* The first queued frag, to `to`; its buffer goes home. Returns how many bytes that were. */
+static uint32_t copy_out(struct stack *s, struct flow *f, uint8_t *to)
+{
+	struct rx_frag *frag = f->rcvq.head;
+	const uint32_t len = skb_frag_size(&frag->frag);
+
+	memcpy(to, readable_bytes(frag), len);
+	area_drop_part(s, skb_frag_netmem(&frag->frag), FRAG_RECEIVED);
+	frag_free(&s->frag_pool, frag_list_pop(&f->rcvq));
+	return len;
+}
+
+static bool joins(const struct rx_frag *f, const struct rx_source *source, uint32_t len)
+{
+	return f && f->source.kind == source->kind && f->source.reason == source->reason &&
+	       len + skb_frag_size(&f->frag) <= CHANNEL_BLOCK;
+}
+
+/* As many blocks as are free and no more: one connection that is not read leaves room for the
+ * others of its application (the dynamic threshold of window.c). */
+static bool may_have_block(const struct flow *f)
+{
+	return f->blocks < f->app->blocks.nr_free;
+}
+
+/* Copy what is queued first, and what follows of the same sort, into one data block. */
+static bool copy(struct stack *s, struct flow *f)
+{
+	const struct rx_source source =
+		f->rcvq.head->source; /* readable: all that join it are too */
+	struct application *app = f->app;
+	struct channel_event event = {.kind = EVENT_DATA,
+				      .flow = f->id,
+				      .arg = CHANNEL_DATA_ARG(source.kind, source.reason)};
+
+	if (NETMEM_WARN_ON_ONCE(!readable_bytes(f->rcvq.head)) || !application_room(app))
+		return false;
+	if (!may_have_block(f)) {
+		s->stats.data_waits += !list_on(&f->deliver_node);
+		return false;
+	}
+	event.token = block_new(&app->blocks, f->id, &f->block_first);
+	event.offset = (event.token - 1ull) * CHANNEL_BLOCK;
+	f->blocks++;
+	do {
+		event.len += copy_out(s, f, app->data + event.offset + event.len);
+	} while (joins(f->rcvq.head, &source, event.len));
+	application_tell(app, &event);
+	count_delivered(s, f, source.kind, event.len);
+	return true;
+}
+
+static bool deliver_bytes(struct stack *s, struct flow *f)
 {
 	while (f->rcvq.head) {
-		if (!lend(s, f))
+		if (!(f->rcvq.head->source.kind == RX_DEVICE ? lend(s, f) : copy(s, f)))
 			return false;
-		frag_free(&s->frag_pool, frag_list_pop(&f->rcvq));
 	}
 	return true;
 }
+
+/* ---- in order ---- */
 
 /* Has the peer's FIN been taken, that is: is everything before it in order? */
 static bool at_eof(const struct flow *f)
@@ -126,28 +161,35 @@ static bool at_eof(const struct flow *f)
 	return f->fin_known && seq_lt(f->fin_seq, f->rcv_nxt);
 }
 
+/* Its application is gone: there is nobody to tell. */
+static void forget_untold(struct flow *f)
+{
+	f->accept_untold = f->reset_untold = f->closed_untold = false;
+	f->sent_untold = 0;
+}
+
 /* True when the application knows all there is to know. */
 static bool deliver_all(struct stack *s, struct flow *f)
 {
-	if (f->accept_untold && !tell_accept(s, f))
+	if (f->accept_untold && !tell_accept(f))
 		return false;
 	f->accept_untold = false;
 	if (f->app_open) {
-		if (!lend_all(s, f))
+		if (!deliver_bytes(s, f))
 			return false;
-		if (f->sent_untold && !tell(s, f, EVENT_SENT, f->sent_untold))
+		if (f->sent_untold && !tell(f, EVENT_SENT, f->sent_untold))
 			return false;
 		f->sent_untold = 0;
 		if (at_eof(f) && !f->eof_told) {
-			if (!tell(s, f, EVENT_EOF, 0))
+			if (!tell(f, EVENT_EOF, 0))
 				return false;
 			f->eof_told = true;
 		}
 	}
-	if (f->reset_untold && !tell(s, f, EVENT_RESET, f->reset_errno))
+	if (f->reset_untold && !tell(f, EVENT_RESET, f->reset_errno))
 		return false;
 	f->reset_untold = false;
-	if (f->closed_untold && !tell(s, f, EVENT_CLOSED, 0))
+	if (f->closed_untold && !tell(f, EVENT_CLOSED, 0))
 		return false;
 	f->closed_untold = false;
 	return true;
@@ -155,38 +197,50 @@ static bool deliver_all(struct stack *s, struct flow *f)
 
 void flow_deliver(struct stack *s, struct flow *f)
 {
-	if (deliver_all(s, f))
+	if (!f->app)
+		forget_untold(f);
+	else if (deliver_all(s, f))
 		list_del(&f->deliver_node);
 	else
-		list_add_tail(&s->deliver_list, &f->deliver_node);
+		list_add_tail(&f->app->deliver_list, &f->deliver_node);
 }
 
-void deliver_pending(struct stack *s)
-{
-	struct list_node *n, *next;
+/* How many a call: in turn, so that those who wait for blocks do not stall the loop. */
+#define DELIVER_BUDGET 64
 
-	for (n = s->deliver_list.next; n != &s->deliver_list; n = next) {
+void deliver_pending(struct stack *s, struct application *app)
+{
+	const struct list_node *first = NULL;
+
+	for (int budget = DELIVER_BUDGET; budget && !list_empty(&app->deliver_list); budget--) {
+		struct list_node *n = app->deliver_list.next;
 		struct flow *f = container_of(n, struct flow, deliver_node);
 
-		next = n->next;
+		if (n == first || !application_room(app))
+			return;
 		flow_deliver(s, f);
-		if (list_on(&f->deliver_node))
-			return; /* still full */
-		tcp_reap(s, f);
+		if (!list_on(n)) {
+			tcp_reap(s, f);
+			continue;
+		}
+		first = first ? first : n;
+		list_del(n);
+		list_add_tail(&app->deliver_list, n);
 	}
 }
 
-/* ---- tokens ---- */
+/* ---- what comes back ---- */
 
 static void take_back(struct stack *s, struct flow *f, uint32_t slot)
 {
 	const netmem_ref netmem = token_free(&s->tokens, slot, &f->token_first);
+	struct frag_tracker *tracker = area_of(netmem)->tracker;
 
 	f->tokens--;
-	frag_move(s->tracker, netmem, FRAG_LENT, FRAG_RETURNED);
-	if (!frag_parts(s->tracker, netmem))
-		frag_track(s->tracker, netmem, FRAG_FREE, 0);
-	page_pool_put_netmem(s->rx_pool, netmem, true);
+	frag_move(tracker, netmem, FRAG_LENT, FRAG_RETURNED);
+	if (!frag_parts(tracker, netmem))
+		frag_track(tracker, netmem, FRAG_FREE, 0);
+	area_put(s, netmem);
 }
 
 bool token_return(struct stack *s, struct flow *f, uint32_t token)
@@ -202,8 +256,19 @@ bool token_return(struct stack *s, struct flow *f, uint32_t token)
 	return true;
 }
 
-void tokens_reclaim(struct stack *s, struct flow *f)
+bool block_return(struct flow *f, uint32_t block)
+{
+	if (!block_is_of(&f->app->blocks, block, f->id))
+		return false;
+	block_free(&f->app->blocks, block, &f->block_first);
+	f->blocks--;
+	return true;
+}
+
+void flow_reclaim(struct stack *s, struct flow *f)
 {
 	while (f->token_first)
 		take_back(s, f, f->token_first);
+	while (f->app && f->block_first)
+		block_return(f, f->block_first);
 }

@@ -23,7 +23,8 @@
 struct listener {
 	struct stack_addr local;
 	struct application *app; /* whose connections they will be */
-	uint32_t id; /* slot | generation; the last one's while not open */
+	uint32_t id; /* slot | generation */
+	uint32_t generation; /* the next one's */
 	uint32_t flags; /* LISTEN_* */
 	uint32_t pressure; /* enum stack_pressure */
 	uint32_t backlog; /* embryos at most */

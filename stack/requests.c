@@ -1,24 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * requests.c - what the application wrote into its ring. All of it is hostile: entries
- * are copied out before they are looked at, ids and tokens are looked up, lengths are
- * checked, and what makes no sense is counted and skipped.
+ * requests.c - what the applications wrote into their rings. All of it is hostile: entries
+ * are copied out before they are looked at, ids, tokens and blocks are looked up, lengths are
+ * checked, and what makes no sense is counted and skipped. An application reaches its own flows,
+ * and through them its own tokens and blocks, and nothing else.
+ *
+ * Each has a budget a turn. What exceeds it stays in its ring, and the others have their turn.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "core.h"
 
-/* Tokens one request may name: as SO_DEVMEM_DONTNEED, so that a count of 2^32 - 1 cannot
- * keep the loop busy. */
-#define DONTNEED_MAX 1024
+/* One unit is about a request, or a token looked up: a batch's worth of both is well below. */
+#define REQUEST_BUDGET 4096
+#define SEND_UNIT 64 /* bytes copied */
+
+static uint32_t names(uint32_t count)
+{
+	return count < CHANNEL_COUNT_MAX ? count : CHANNEL_COUNT_MAX;
+}
+
+static uint32_t cost_of(const struct channel_request *r)
+{
+	switch (r->kind) {
+	case REQUEST_DONTNEED:
+	case REQUEST_BLOCK:
+		return 1 + names(r->b);
+	case REQUEST_SEND:
+		return 1 + (r->b < CHANNEL_REPLY_MAX ? r->b : CHANNEL_REPLY_MAX) / SEND_UNIT;
+	}
+	return 1;
+}
 
 static bool request_dontneed(struct stack *s, struct flow *f, uint32_t first, uint32_t count)
 {
-	bool all = count <= DONTNEED_MAX;
+	bool all = count <= CHANNEL_COUNT_MAX;
 
-	for (uint32_t i = 0; i < count && i < DONTNEED_MAX; i++)
+	for (uint32_t i = 0; i < names(count); i++)
 		all &= token_return(s, f, first + i);
+	return all;
+}
+
+static bool request_block(struct flow *f, uint32_t first, uint32_t count)
+{
+	bool all = count <= CHANNEL_COUNT_MAX;
+
+	for (uint32_t i = 0; i < names(count); i++)
+		all &= block_return(f, first + i);
 	return all;
 }
 
@@ -30,9 +59,9 @@ static bool request_send(struct stack *s, struct flow *f, uint32_t at, uint32_t 
 	if (f->app_shut || at >= CHANNEL_REPLY_BYTES || len > CHANNEL_REPLY_MAX || !len)
 		return false;
 	room = CHANNEL_REPLY_BYTES - at; /* the area is a ring: a reply may wrap */
-	rc = tcp_reply_add(s, f, s->channel.replies + at, len < room ? len : room);
+	rc = tcp_reply_add(s, f, f->app->replies + at, len < room ? len : room);
 	if (!rc && len > room)
-		rc = tcp_reply_add(s, f, s->channel.replies, len - room);
+		rc = tcp_reply_add(s, f, f->app->replies, len - room);
 	if (rc) { /* bytes that cannot be kept cannot be sent: the stream would have a hole */
 		tcp_send_rst(s, f);
 		tcp_reset(s, f, -rc);
@@ -57,7 +86,7 @@ static void detach(struct stack *s, struct flow *f)
 {
 	const bool over = f->state == TCP_CLOSED || f->state == TCP_TIME_WAIT;
 
-	tokens_reclaim(s, f);
+	flow_reclaim(s, f);
 	stack_drop_frags(s, &f->rcvq, FRAG_RECEIVED);
 	f->app_open = false;
 	f->reset_untold = false;
@@ -84,7 +113,7 @@ static void request_close(struct stack *s, struct flow *f, uint64_t now)
 	tcp_reap(s, f);
 }
 
-static void request_abort(struct stack *s, struct flow *f)
+void request_abort(struct stack *s, struct flow *f)
 {
 	const bool alive = f->state != TCP_CLOSED && f->state != TCP_TIME_WAIT;
 
@@ -97,16 +126,19 @@ static void request_abort(struct stack *s, struct flow *f)
 	tcp_reap(s, f);
 }
 
-static bool handle(struct stack *s, const struct channel_request *r, uint64_t now)
+static bool handle(struct stack *s, const struct application *app, const struct channel_request *r,
+		   uint64_t now)
 {
 	struct flow *f = flow_by_id(&s->flows, r->flow);
 	const bool ended = f && (f->state == TCP_CLOSED || f->state == TCP_TIME_WAIT);
 
-	if (!f || !f->app_open)
+	if (!f || f->app != app || !f->app_open)
 		return false;
 	switch (r->kind) {
 	case REQUEST_DONTNEED:
 		return request_dontneed(s, f, r->a, r->b);
+	case REQUEST_BLOCK:
+		return request_block(f, r->a, r->b);
 	case REQUEST_SEND: /* on a connection that was reset: EVENT_RESET has told why */
 		return ended || request_send(s, f, r->a, r->b, now);
 	case REQUEST_SHUTDOWN:
@@ -121,49 +153,53 @@ static bool handle(struct stack *s, const struct channel_request *r, uint64_t no
 	return false;
 }
 
-uint32_t stack_requests(struct stack *s, uint64_t now)
+/* How many requests wait. A head that cannot be is not believed: there are none then, until the
+ * application goes on from there. */
+static uint32_t waiting(struct stack *s, struct application *app)
 {
-	struct channel_end *c = &s->channel;
-	const uint64_t returned = s->stats.tokens_returned;
-	uint32_t nr = atomic_load_explicit(&c->header->request_head, memory_order_acquire) -
-		      c->request_tail;
+	const uint32_t head =
+		atomic_load_explicit(&app->header->request_head, memory_order_acquire);
+	const uint32_t nr = head - app->request_tail;
 
-	if (nr > c->layout.nr_requests) { /* an index that cannot be: take what a ring can hold */
-		s->stats.requests_rejected++;
-		nr = c->layout.nr_requests;
-	}
-	for (uint32_t i = 0; i < nr; i++) {
-		const struct channel_request r =
-			*(const volatile struct channel_request *)&c
-				 ->requests[(c->request_tail + i) & (c->layout.nr_requests - 1)];
-
-		if (!handle(s, &r, now))
-			s->stats.requests_rejected++;
-	}
-	c->request_tail += nr;
-	atomic_store_explicit(&c->header->request_tail, c->request_tail, memory_order_release);
-	deliver_pending(s);
-	if (s->stats.tokens_returned != returned)
-		window_reopen(s, now);
-	return nr;
+	if (nr <= app->layout.nr_requests)
+		return nr;
+	s->stats.requests_rejected++;
+	app->request_tail = head;
+	return 0;
 }
 
-void stack_app_gone(struct stack *s, uint64_t now)
+static uint32_t take_requests(struct stack *s, struct application *app, uint64_t now)
 {
-	struct channel_end *c = &s->channel;
+	const uint32_t nr = waiting(s, app), mask = app->layout.nr_requests - 1;
+	uint32_t taken = 0;
 
-	(void)now;
-	/* Nobody reads the ring any more: what it still holds must not keep flows waiting
-	 * for room, whatever the application left as its index. */
-	channel_publish(s);
-	atomic_store_explicit(&c->header->event_tail, c->event_head, memory_order_relaxed);
-	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
-		struct flow *f = &s->flows.flows[slot];
+	for (uint32_t cost = 0; taken < nr && cost < REQUEST_BUDGET; taken++) {
+		const struct channel_request r =
+			*(const volatile struct channel_request *)&app
+				 ->requests[(app->request_tail + taken) & mask];
 
-		if (f->id && f->app_open) {
-			f->accept_untold = false;
-			request_abort(s, f);
-		}
+		cost += cost_of(&r);
+		if (!handle(s, app, &r, now))
+			s->stats.requests_rejected++;
 	}
-	deliver_pending(s);
+	app->request_tail += taken;
+	atomic_store_explicit(&app->header->request_tail, app->request_tail, memory_order_release);
+	s->requests_left |= taken < nr;
+	return taken;
+}
+
+uint32_t stack_requests(struct stack *s, uint64_t now)
+{
+	uint32_t taken = 0;
+
+	s->requests_left = false;
+	for (uint32_t i = 0; i < s->apps_end; i++) {
+		if (!s->apps[i])
+			continue;
+		taken += take_requests(s, s->apps[i], now);
+		deliver_pending(s, s->apps[i]);
+	}
+	if (s->buffers_back)
+		window_reopen(s, now);
+	return taken;
 }

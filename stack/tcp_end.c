@@ -19,7 +19,7 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 	if (to == TCP_STATES)
 		return; /* a bug of ours; in a release build stay where we are */
 	if (from == TCP_SYN_RECEIVED) {
-		s->listeners[f->listener].embryos--;
+		s->listeners[CHANNEL_LISTENER_SLOT(f->listener)].embryos--;
 		list_del(&f->age_node);
 		window_forget(s, f); /* as an embryo */
 	}

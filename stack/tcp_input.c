@@ -294,7 +294,8 @@ static int take_out_of_order(struct stack *s, struct flow *f, struct payload *p,
 	stack_settle_payload(s, f, p, FRAG_OOO);
 	f->rcv_nxt = assembler_take(&f->ooo, &s->frag_pool, f->rcv_nxt, &ready);
 	for (struct rx_frag *frag = ready.head; frag; frag = frag->next)
-		frag_move(s->tracker, frag->frag.netmem, FRAG_OOO, FRAG_RECEIVED);
+		frag_move(area_of(frag->frag.netmem)->tracker, frag->frag.netmem, FRAG_OOO,
+			  FRAG_RECEIVED);
 	frag_list_join(&f->rcvq, &ready);
 	return added < 0 ? (int)added : 0;
 }

@@ -11,11 +11,38 @@
 
 /* ---- listeners ---- */
 
-int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags, uint32_t backlog)
+#define LISTENER_GENERATIONS (1u << (31 - CHANNEL_LISTENER_SLOT_BITS)) /* ids stay positive */
+
+static struct listener *listener_by_id(struct stack *s, uint32_t id)
+{
+	const uint32_t slot = CHANNEL_LISTENER_SLOT(id);
+
+	if (slot >= s->cfg.max_listeners || !s->listeners[slot].open || s->listeners[slot].id != id)
+		return NULL;
+	return &s->listeners[slot];
+}
+
+/* Each of a slot has another id: late news of one must not be taken for its successor's. */
+static void open_listener(struct listener *l, uint32_t slot, const struct listener *wanted)
+{
+	const uint32_t generation = l->generation;
+
+	*l = *wanted;
+	l->id = generation << CHANNEL_LISTENER_SLOT_BITS | slot;
+	l->generation = (generation + 1) % LISTENER_GENERATIONS;
+	l->open = true;
+	list_init(&l->oldest);
+}
+
+int stack_listen(struct stack *s, int app, const struct stack_addr *local, uint32_t flags,
+		 uint32_t backlog, uint32_t pressure)
 {
 	int free = -ENOSPC;
 
-	if ((local->family != 4 && local->family != 6) || !local->port || !backlog)
+	if (app < 0 || (uint32_t)app >= s->cfg.max_apps || !s->apps[app])
+		return -ENOENT;
+	if ((local->family != 4 && local->family != 6) || !local->port || !backlog ||
+	    pressure > PRESSURE_DROP)
 		return -EINVAL;
 	for (uint32_t i = 0; i < s->cfg.max_listeners; i++) {
 		const struct listener *l = &s->listeners[i];
@@ -25,21 +52,40 @@ int stack_listen(struct stack *s, const struct stack_addr *local, uint32_t flags
 		if (!l->open && !l->embryos && free < 0)
 			free = (int)i;
 	}
-	if (free >= 0) {
-		s->listeners[free] = (struct listener){
-			.local = *local, .flags = flags, .backlog = backlog, .open = true};
-		list_init(&s->listeners[free].oldest);
-	}
-	return free;
+	if (free < 0)
+		return free;
+	open_listener(&s->listeners[free], (uint32_t)free,
+		      &(struct listener){.local = *local,
+					 .app = s->apps[app],
+					 .flags = flags,
+					 .backlog = backlog,
+					 .pressure = pressure});
+	return (int)s->listeners[free].id;
 }
 
 int stack_unlisten(struct stack *s, int listener)
 {
-	if (listener < 0 || (uint32_t)listener >= s->cfg.max_listeners ||
-	    !s->listeners[listener].open)
+	struct listener *l = listener_by_id(s, (uint32_t)listener);
+
+	if (!l)
 		return -ENOENT;
-	s->listeners[listener].open = false;
+	l->open = false;
 	return 0;
+}
+
+void listeners_forget(struct stack *s, const struct application *app)
+{
+	for (uint32_t i = 0; i < s->cfg.max_listeners; i++) {
+		struct listener *l = &s->listeners[i];
+
+		if (l->app != app)
+			continue;
+		l->open = false;
+		l->app = NULL;
+		while (l->embryos)
+			tcp_reset(s, container_of(l->oldest.next, struct flow, age_node),
+				  ECONNABORTED);
+	}
 }
 
 /* ---- connections ---- */
@@ -172,9 +218,9 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64
 	return flooded && evict_embryo(s, flooded, now) ? flow_new(&s->flows, tuple) : NULL;
 }
 
-static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn, uint64_t now)
+static enum drop accept_syn(struct stack *s, struct listener *l, const struct seg *syn,
+			    uint64_t now)
 {
-	struct listener *l = &s->listeners[listener];
 	struct flow *f;
 
 	if (l->embryos >= l->backlog && !evict_embryo(s, l, now))
@@ -182,7 +228,9 @@ static enum drop accept_syn(struct stack *s, int listener, const struct seg *syn
 	f = make_room(s, &syn->tuple, now);
 	if (!f)
 		return DROP_NO_MEMORY;
-	f->listener = (uint16_t)listener;
+	f->app = l->app;
+	f->listener = l->id;
+	f->pressure = (uint8_t)l->pressure;
 	f->close_first = l->flags & LISTEN_CLOSE_FIRST;
 	f->state = TCP_LISTEN;
 	open_flow(s, f, syn, now);
@@ -213,5 +261,5 @@ enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now)
 	}
 	if ((seg->flags & (TCPF_SYN | TCPF_FIN)) != TCPF_SYN)
 		return DROP_FLAGS;
-	return accept_syn(s, listener, seg, now);
+	return accept_syn(s, &s->listeners[listener], seg, now);
 }

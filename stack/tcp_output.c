@@ -22,19 +22,19 @@
 /* A host page for the transmit path; NETMEM_NONE when there is none. */
 static netmem_ref take_page(struct stack *s, uint32_t owner)
 {
-	const netmem_ref netmem = page_pool_alloc_netmem(s->tx_pool);
+	const netmem_ref netmem = page_pool_alloc_netmem(s->tx_area->pool);
 
 	if (netmem_is_none(netmem))
 		s->stats.tx_no_page++;
 	else
-		frag_track(s->tracker, netmem, FRAG_TX, owner);
+		frag_track(s->tx_area->tracker, netmem, FRAG_TX, owner);
 	return netmem;
 }
 
-/* A page to build a frame in; NULL when there is none. */
-static struct page *take_frame(struct stack *s)
+/* A page to build a frame for `queue` in; NULL when there is none, or no way out. */
+static struct page *take_frame(struct stack *s, uint32_t queue)
 {
-	const netmem_ref netmem = take_page(s, 0);
+	const netmem_ref netmem = tx_queue_for(s, queue) ? take_page(s, 0) : NETMEM_NONE;
 
 	return netmem_is_none(netmem) ? NULL : netmem_to_page(netmem);
 }
@@ -43,18 +43,17 @@ static struct page *take_frame(struct stack *s)
 static void queue_frame(struct stack *s, uint32_t queue, const struct out_seg *out,
 			struct page *page)
 {
-	struct tx_queue *q = &s->tx[queue];
+	struct tx_queue *q = tx_queue_for(s, queue); /* take_frame() has seen that there is one */
 	const uint32_t len = wire_build(out, page_address(page));
 
 	/* The ring has a place for every host page, so it cannot be full. */
-	q->ring[q->head++ & q->mask] =
-		(struct tx_frame){.addr = page->dma_addr, .len = len, .page = page_index(page)};
+	q->ring[q->head++ & q->mask] = (struct tx_frame){.page = page_index(page), .len = len};
 	s->stats.tx_segments++;
 }
 
 static bool emit(struct stack *s, uint32_t queue, const struct out_seg *out)
 {
-	struct page *page = take_frame(s);
+	struct page *page = take_frame(s, queue);
 
 	if (!page)
 		return false;
@@ -231,12 +230,24 @@ void tcp_send_rst(struct stack *s, struct flow *f)
  */
 
 /* A quarter of the host pages is for frames alone: with all of them full of replies to
- * peers that do not read, nobody would be acknowledged any more. */
-static netmem_ref take_reply_page(struct stack *s, const struct flow *f)
+ * peers that do not read, nobody would be acknowledged any more. And where there are several
+ * applications, one that has many leaves as many for the others. */
+static bool may_have_page(const struct stack *s, const struct application *app)
 {
-	if (f->replies.nr == REPLY_PAGES || page_pool_available(s->tx_pool) <= s->cfg.nr_pages / 4)
+	const uint32_t kept = s->cfg.nr_pages / 4 + (s->nr_apps > 1 ? app->reply_pages : 0);
+
+	return page_pool_available(s->tx_area->pool) > kept;
+}
+
+static netmem_ref take_reply_page(struct stack *s, struct flow *f)
+{
+	netmem_ref netmem;
+
+	if (f->replies.nr == REPLY_PAGES || !may_have_page(s, f->app))
 		return NETMEM_NONE;
-	return take_page(s, f->id);
+	netmem = take_page(s, f->id);
+	f->app->reply_pages += !netmem_is_none(netmem);
+	return netmem;
 }
 
 int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_t len)
@@ -271,12 +282,6 @@ int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_
 	return 0;
 }
 
-static void free_reply_page(struct stack *s, netmem_ref netmem)
-{
-	frag_track(s->tracker, netmem, FRAG_FREE, 0);
-	page_pool_put_netmem(s->tx_pool, netmem, true);
-}
-
 void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes)
 {
 	struct reply_buffer *r = &f->replies;
@@ -285,7 +290,9 @@ void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes)
 	r->head += bytes;
 	while (r->nr && r->head >= r->page[r->first].len) {
 		r->head -= r->page[r->first].len;
-		free_reply_page(s, r->page[r->first].netmem);
+		area_free(s, r->page[r->first].netmem);
+		if (f->app)
+			f->app->reply_pages--;
 		r->first = (r->first + 1) % REPLY_PAGES;
 		r->nr--;
 	}
@@ -324,7 +331,7 @@ static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, u
 {
 	const uint32_t off = (uint32_t)seq_sub(f->snd_resend, f->snd_una);
 	const bool again = seq_lt(f->snd_resend, f->snd_nxt);
-	struct page *page = take_frame(s);
+	struct page *page = take_frame(s, f->queue);
 	struct out_seg out;
 
 	if (!page)

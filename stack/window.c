@@ -2,13 +2,15 @@
 /*
  * window.c - the advertised windows of all flows against the free device buffers.
  *
- * A byte of window is a promise to have a buffer when it arrives. Promises are kept in
+ * A byte of window is a promise to have a buffer when it arrives, in the area of the queue that
+ * the flow comes in by: each area has a budget of its own, and a queue that is attached to another
+ * area takes its flows' promises along. Promises are kept in
  * *buffers*: a flow's window divided by what a buffer has been carrying on it (3840
  * bytes for large packets, one MSS or less for small ones). A flow may be promised as
  * much as would be left unpromised afterwards (the dynamic threshold of Choudhury and
  * Hahne): one flow gets half of the free buffers, n flows 1/(n + 1) each.
  *
- *      nr_niovs
+ *      the area's buffers
  *      |= lent, queued =|== promised: flow 1 | flow 2 | ... ==|== spare ==| reserve |
  *
  * A promise is never taken back (the right edge never moves left, RFC 9293 SHLD-14), it
@@ -17,6 +19,10 @@
  * that holds nothing is let in with two segments though all has been promised to others.
  * What embryos were promised counts against other embryos only: a flood of SYNs must not
  * shut the windows of those that are established.
+ *
+ * Under PRESSURE_DROP a window says only how much is not yet delivered, as the kernel's does.
+ * That is no promise and not accounted as one; such a flow takes what comes free as long as
+ * there is more than others were promised, and then its segments are dropped.
  */
 #include "core.h"
 
@@ -36,11 +42,18 @@
  * takes (truesize), so that few bytes in many segments fill a receive buffer as well. */
 #define ISLAND_BYTES_A_BUFFER 256
 
-/* Device buffers that hold nothing and that this queue could be given: at rest in the pool,
+/* Buffers that hold nothing and that this queue could be given: at rest in its area's pool,
  * or in its fill ring. What lies in another's cannot be taken back. */
-static uint32_t free_niovs(const struct stack *s, uint32_t queue)
+static uint32_t free_bufs(const struct stack *s, uint32_t queue)
 {
-	return page_pool_available(s->rx_pool) + s->rx[queue].fill;
+	const struct rx_queue *rx = &s->rx[queue];
+
+	return rx->area ? page_pool_available(rx->area->pool) + rx->fill : 0;
+}
+
+static uint32_t reserve(const struct stack *s, uint32_t queue)
+{
+	return s->rx[queue].area ? s->rx[queue].area->reserve : 0;
 }
 
 static uint32_t buffers_for(const struct flow *f, uint32_t bytes)
@@ -50,11 +63,17 @@ static uint32_t buffers_for(const struct flow *f, uint32_t bytes)
 
 static void promise(struct stack *s, struct flow *f, uint32_t bufs)
 {
-	s->promised += bufs - f->promised;
-	if (f->state == TCP_SYN_RECEIVED)
-		s->rx[f->queue].promised_embryos += bufs - f->promised;
-	s->rx[f->queue].promised += bufs - f->promised;
+	struct rx_queue *rx = &s->rx[f->queue];
+	const uint32_t more = bufs - f->promised; /* or less: it wraps */
+
 	f->promised = bufs;
+	if (f->pressure == PRESSURE_DROP) {
+		rx->unbacked += more;
+		return;
+	}
+	if (f->state == TCP_SYN_RECEIVED)
+		rx->promised_embryos += more;
+	rx->promised += more;
 }
 
 void window_forget(struct stack *s, struct flow *f)
@@ -63,18 +82,21 @@ void window_forget(struct stack *s, struct flow *f)
 }
 
 /* What has been promised to flows other than this one, and counts against it: on its own
- * queue all of it, on others what is still to be taken from the pool. */
+ * queue all of it, on others of the same area what is still to be taken from the pool. */
 static uint32_t promised_to_others(const struct stack *s, const struct flow *f)
 {
 	const bool embryo = f->state == TCP_SYN_RECEIVED;
+	const uint32_t own = f->pressure == PRESSURE_DROP ? 0 : f->promised;
 	uint32_t bufs = 0;
 
 	for (uint32_t q = 0; q < s->cfg.nr_queues; q++) {
 		const struct rx_queue *rx = &s->rx[q];
 		const uint32_t due = rx->promised - (embryo ? 0 : rx->promised_embryos);
 
+		if (rx->area != s->rx[f->queue].area)
+			continue;
 		if (q == f->queue)
-			bufs += due - f->promised;
+			bufs += due - own;
 		else if (due > rx->fill)
 			bufs += due - rx->fill;
 	}
@@ -142,7 +164,7 @@ void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
  * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
 static uint32_t least_room(const struct stack *s, const struct flow *f)
 {
-	if (f->tokens || f->rcvq.nr || free_niovs(s, f->queue) <= s->reserve / 2)
+	if (f->tokens || f->rcvq.nr || free_bufs(s, f->queue) <= reserve(s, f->queue) / 2)
 		return 0;
 	return 2 * one_segment(s);
 }
@@ -153,10 +175,10 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	uint64_t bytes;
 	int64_t spare;
 
-	if (s->cfg.pressure == PRESSURE_DROP)
+	if (f->pressure == PRESSURE_DROP)
 		return s->cfg.rcv_wnd_max -
 		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
-	spare = (int64_t)free_niovs(s, f->queue) - s->reserve - promised_to_others(s, f);
+	spare = (int64_t)free_bufs(s, f->queue) - reserve(s, f->queue) - promised_to_others(s, f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);
@@ -171,17 +193,18 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
  */
 bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
 {
-	const uint32_t free = free_niovs(s, f->queue);
+	const uint32_t free = free_bufs(s, f->queue), kept = reserve(s, f->queue);
 
+	if (f->pressure == PRESSURE_DROP && free < promised_to_others(s, f))
+		return false;
 	if (island) {
-		if (free <= s->reserve)
+		if (free <= kept)
 			return false;
 		/* More buffers than its window is worth, and more than are left to all others. */
 		return (uint64_t)f->ooo.frags * ISLAND_BYTES_A_BUFFER <= promised_wnd(f) ||
-		       f->ooo.frags < free - s->reserve;
+		       f->ooo.frags < free - kept;
 	}
-	return s->cfg.pressure == PRESSURE_DROP || (!f->tokens && !f->rcvq.nr) ||
-	       free > s->reserve / 2;
+	return f->pressure == PRESSURE_DROP || (!f->tokens && !f->rcvq.nr) || free > kept / 2;
 }
 
 /* The smallest step worth telling: RFC 9293 3.8.6.2.2 (receiver's SWS avoidance). */
@@ -228,6 +251,7 @@ void window_reopen(struct stack *s, uint64_t now)
 {
 	const struct list_node *first = NULL;
 
+	s->buffers_back = false;
 	/* A few a call, in turn: ten thousand hungry flows must not stall the loop. */
 	for (int budget = REOPEN_BUDGET; budget && !list_empty(&s->starved); budget--) {
 		struct list_node *n = s->starved.next;
@@ -247,9 +271,9 @@ void window_reopen(struct stack *s, uint64_t now)
 
 uint32_t window_fill_target(const struct stack *s, uint32_t queue)
 {
-	uint32_t want = s->rx[queue].promised + FILL_SLACK;
+	const uint32_t want = s->rx[queue].promised + s->rx[queue].unbacked + FILL_SLACK;
 
-	if (s->cfg.pressure == PRESSURE_DROP || want > s->cfg.fill_max)
+	if (want > s->cfg.fill_max)
 		return s->cfg.fill_max;
 	return want < s->cfg.fill_min ? s->cfg.fill_min : want;
 }

@@ -150,12 +150,12 @@ static bool record_ok(const struct rx_info *info, const struct rx_packet *packet
 		return false;
 	if (info->csum == RX_CSUM_NONE || info->csum > RX_CSUM_TRUSTED)
 		return false;
-	if (info->hdr_len > RX_HDR_MAX || info->l3_off < ETH_HLEN ||
+	if (info->hdr_len + info->linear > RX_HDR_MAX || info->l3_off < ETH_HLEN ||
 	    info->l4_off < info->l3_off + ip_hlen || info->l4_off + TCP_HLEN > info->hdr_len)
 		return false;
 	for (uint32_t i = 0; i < packet->nr_chunks; i++)
 		bytes += packet->chunk[i].len;
-	return info->payload_len <= bytes;
+	return info->linear <= info->payload_len && info->payload_len - info->linear <= bytes;
 }
 
 enum drop wire_parse(const uint8_t *end, const struct rx_packet *packet, struct seg *seg)
@@ -169,7 +169,7 @@ enum drop wire_parse(const uint8_t *end, const struct rx_packet *packet, struct 
 	if (!record_ok(&info, packet))
 		return DROP_RECORD;
 	memset(seg, 0, sizeof(*seg));
-	eth = end - info.hdr_len;
+	eth = end - info.linear - info.hdr_len;
 	tcp = eth + info.l4_off;
 
 	drop = parse_addresses(eth + info.l3_off, info.family, &seg->tuple);
@@ -188,8 +188,10 @@ enum drop wire_parse(const uint8_t *end, const struct rx_packet *packet, struct 
 	seg->flags = tcp[13];
 	seg->wnd = get16(tcp + 14);
 	seg->len = info.payload_len;
+	seg->head = info.linear;
+	seg->hdr_len = info.hdr_len;
 	seg->queue = packet->queue;
-	seg->csum_partial = info.csum == RX_CSUM_PARTIAL;
+	seg->csum = info.csum;
 	parse_options(seg, tcp + TCP_HLEN, doff - TCP_HLEN);
 	return DROP_NONE;
 }

@@ -52,9 +52,11 @@ struct seg {
 	seq_t seq;
 	seq_t ack;
 	uint32_t len; /* payload bytes */
+	uint32_t head; /* of them in the header page, behind the headers */
+	uint32_t hdr_len; /* Ethernet, IP and TCP */
 	uint32_t wnd; /* as sent, not scaled */
 	uint8_t flags; /* TCPF_* */
-	bool csum_partial;
+	uint8_t csum; /* enum rx_csum */
 	/* options; meaningful only where their has_ or non-zero value says so */
 	bool has_ts;
 	bool has_wscale;
@@ -71,8 +73,8 @@ static inline uint32_t seg_space(const struct seg *seg)
 	return seg->len + !!(seg->flags & TCPF_SYN) + !!(seg->flags & TCPF_FIN);
 }
 
-/* Fill `seg` from the record and headers that end at `end` (the end of the header page
- * of the packet's first chunk). Returns DROP_NONE or why the packet is not a segment. */
+/* Fill `seg` from the record, headers and first payload bytes that end at `end` (the end of the
+ * header page of the packet's first chunk). Returns DROP_NONE or why the packet is not a segment. */
 enum drop wire_parse(const uint8_t *end, const struct rx_packet *packet, struct seg *seg);
 
 struct sack_block {
