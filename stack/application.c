@@ -116,6 +116,7 @@ int stack_app_close(struct stack *s, int number)
 		if (f->id && f->app == app)
 			orphan(s, f);
 	}
+	s->buffers_back = true;
 	s->apps[number] = NULL;
 	s->nr_apps--;
 	while (s->apps_end && !s->apps[s->apps_end - 1])

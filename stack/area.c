@@ -176,7 +176,6 @@ void area_put(struct stack *s, netmem_ref netmem)
 	struct area *a = area_of(netmem);
 
 	page_pool_put_netmem(a->pool, netmem, true);
-	s->buffers_back = true;
 	if (!a->queues)
 		note_drained(s, a);
 }

@@ -69,7 +69,7 @@ struct stack {
 	struct area *tx_area; /* host pages that frames are built in */
 	struct frag_pool frag_pool;
 	struct token_table tokens;
-	bool buffers_back; /* since window_reopen() */
+	bool buffers_back; /* since window_reopen(): applications have given some back */
 
 	/* queues */
 	struct rx_queue rx[STACK_MAX_QUEUES];

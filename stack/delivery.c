@@ -139,6 +139,7 @@ static bool copy(struct stack *s, struct flow *f)
 	do {
 		event.len += copy_out(s, f, app->data + event.offset + event.len);
 	} while (joins(f->rcvq.head, &source, event.len));
+	s->buffers_back = true;
 	application_tell(app, &event);
 	count_delivered(s, f, source.kind, event.len);
 	return true;
@@ -251,6 +252,7 @@ bool token_return(struct stack *s, struct flow *f, uint32_t token)
 		return false;
 	take_back(s, f, slot);
 	s->stats.tokens_returned++;
+	s->buffers_back = true;
 	if (list_on(&f->starved_node)) /* who gives back is first in line for it */
 		list_move_head(&s->starved, &f->starved_node);
 	return true;

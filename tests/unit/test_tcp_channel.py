@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import struct
 
@@ -229,6 +230,7 @@ def test_a_request_head_that_lies_is_bounded(bench: Bench, ahead: int) -> None:
         taken = lib.stack_requests(bench.stack, bench.now)
         assert taken <= bench.app.nr_requests
         bench.check()
+    assert lib.stack_next_deadline(bench.stack) > bench.now, "nonsense is not work that is left"
     bench.app.scribble(b"", bench.app.tails()[1])
     bench.turn()
     c.inbox.clear()
@@ -248,10 +250,8 @@ def test_an_event_tail_that_lies_does_no_harm(make_bench: MakeBench, tail: int) 
         c.inject("R")
         c.inbox.clear()
         bench.check()
-    lib.stack_app_gone(bench.stack, bench.now)
-    bench.turn()
+    bench.close_app(bench.app)
     bench.assert_home()
-    bench.app.skip_events()
     for c in peers:
         c.inbox.clear()
 
@@ -259,7 +259,7 @@ def test_an_event_tail_that_lies_does_no_harm(make_bench: MakeBench, tail: int) 
 def test_channel_header_overwritten_by_the_application(bench: Bench) -> None:
     """Geometry comes from private copies: a new header changes nothing."""
     c = bench.established()
-    bench.channel[0:64] = b"\xff" * 64
+    bench.channels[0][0:64] = b"\xff" * 64
     c.inject("FP.", data=b"hello")
     c.expect_acked(7)
     assert c.data == b"hello"
@@ -338,7 +338,7 @@ def test_events_pushed_counts_what_was_pushed(bench: Bench) -> None:
     c.inject(".", data=b"x")
     c.inject("F.")
     assert bench.events_pushed == 3
-    assert lib.stack_events_pushed(bench.stack) == 0
+    assert lib.stack_events_pushed(bench.stack, bench.app.number) == 0
     c.drain()
 
 
@@ -352,34 +352,29 @@ def test_application_gone_resets_and_reclaims(make_bench: MakeBench) -> None:
     bench.advance(ms=40)
     for c in peers:
         c.drain()
-    bench.app.paused = True
-    lib.stack_app_gone(bench.stack, bench.now)
-    bench.turn()
+    bench.close_app(bench.app)
     for c in peers[:4]:
         assert any("R" in s.flags for s in c.drain()), c.addr.port
     now = bench.stats()
     assert now.tokens_outstanding == 0
     assert (now.niovs_lent, now.niovs_ooo, now.niovs_queued) == (0, 0, 0)
     bench.check()
-    bench.app.skip_events()
 
 
 def test_application_gone_in_the_middle_of_a_batch(bench: Bench) -> None:
-    """Events that nobody was told of yet: the ring must not look overfull afterwards."""
+    """Bytes in order, and an ACK that is due, when there is nobody left to have them."""
     c = bench.established()
     bench.app.paused = True
     with bench.batch():
         c.inject(".", data=pattern(1000))
-        lib.stack_app_gone(bench.stack, bench.now)
-        assert bench.app.waiting() <= bench.app.nr_events
-    bench.app.skip_events()
+        bench.close_app(bench.app)
     assert any("R" in s.flags for s in c.drain())
+    bench.assert_home()
 
 
 def test_application_gone_twice_and_with_nothing_open(bench: Bench) -> None:
-    for _ in range(2):
-        lib.stack_app_gone(bench.stack, bench.now)
-        bench.turn()
+    bench.close_app(bench.app)
+    assert lib.stack_app_close(bench.stack, bench.app.number) == -errno.ENOENT
     bench.assert_home()
 
 

@@ -149,7 +149,11 @@ def test_one_client_port_to_two_local_addresses(bare: Bench) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("nr_niovs", 0),
+        ("max_niovs", 0),
+        ("max_areas", 0),
+        ("max_areas", 257),
+        ("max_apps", 0),
+        ("max_apps", 257),
         ("nr_pages", 0),
         ("nr_queues", 0),
         ("nr_queues", 65),
@@ -157,19 +161,16 @@ def test_one_client_port_to_two_local_addresses(bare: Bench) -> None:
         ("mtu", 0),
         ("mtu", 67),
         ("delack_ns", 500_000_000),
-        ("pressure", 2),
         ("fill_max", 0),
-        ("channel_size", 1),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(bench: Bench, field: str, value: int) -> None:
     config = ffi.new("struct stack_config *", bench._config[0])
     assert lib.stack_size(config) > 0
     setattr(config, field, value)
-    memory = ffi.new("char[]", lib.stack_size(config))
-    if field != "channel_size":
-        assert lib.stack_size(config) == 0
-        assert lib.stack_channel_size(config) == 0
+    memory = ffi.new("char[]", 1 << 20)
+    assert lib.stack_size(config) == 0
+    assert lib.stack_channel_size(config, bench.app_config()) == 0
     assert lib.stack_init(ffi.cast("struct stack *", memory), config) == -errno.EINVAL
 
 

@@ -2,8 +2,8 @@
 """The virtual application: the far side of the channel, in Python.
 
 Reads the events ring and writes the requests ring by the layout of stack/channel.h, and checks
-while it reads: events in an order that makes sense, tokens unique, fragments inside a device page
-that the NIC is not allowed to write to at the same time.
+while it reads: events in an order that makes sense, tokens and blocks unique, fragments inside a
+device page that the NIC is not allowed to write to at the same time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-MAGIC = 0x64766D31
+MAGIC = 0x64766D32
 HEADER_BYTES = 512
 EVENT = struct.Struct("<IIQIIII")
 REQUEST = struct.Struct("<IIII")
-CONN = struct.Struct("<16s16sHHHHI20x")
+CONN = struct.Struct("<16s16sHHHxxII16x")
 U32 = struct.Struct("<I")
 EVENT_HEAD, EVENT_TAIL, REQUEST_HEAD, REQUEST_TAIL = 64, 128, 192, 256
 REPLY_BYTES = 256 * 1024
 REPLY_MAX = 64 * 1024
+BLOCK_BYTES = 4096
 FLOW_SLOT_BITS = 20
 
-ACCEPT, FRAG, EOF, RESET, SENT, CLOSED = range(1, 7)
-DONTNEED, SEND, SHUTDOWN, CLOSE, ABORT = range(1, 6)
+ACCEPT, FRAG, EOF, RESET, SENT, CLOSED, DATA = range(1, 8)
+DONTNEED, SEND, SHUTDOWN, CLOSE, ABORT, BLOCK = range(1, 7)
+DEVICE, LINEAR, ORDINARY = range(3)  # enum rx_kind
+IN_DEVICE, UNBOUND, HEAD = range(3)  # enum rx_reason
 
 STACK_CHUNK = 4096
 
@@ -37,6 +40,16 @@ class Frag:
     token: int
     offset: int
     length: int
+    dmabuf_id: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The bytes of one FRAG or DATA event."""
+
+    kind: int
+    reason: int
+    data: bytes
 
 
 @dataclass(slots=True)
@@ -49,7 +62,9 @@ class Conn:
     peer: tuple[bytes, int]
     data: bytearray = field(default_factory=bytearray)
     frags: list[Frag] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     held: dict[int, Frag] = field(default_factory=dict)
+    blocks: list[int] = field(default_factory=list)  # held, by number
     eof: bool = False
     reset: int | None = None
     closed: bool = False
@@ -64,24 +79,31 @@ class App:
     """
 
     def __init__(
-        self, channel: mmap.mmap, region: bytearray, writable_by_nic: Callable[[int], bool]
+        self,
+        channel: mmap.mmap,
+        region: Callable[[int], bytearray],
+        writable_by_nic: Callable[[int, int], bool],
+        number: int = 0,
     ) -> None:
         self._mem = channel
-        self._region = region
-        self._writable_by_nic = writable_by_nic
-        magic, self.nr_events, self.nr_requests, self.nr_conns = struct.unpack_from(
-            "<IIII", channel
+        self._region = region  # by dmabuf id
+        self._writable_by_nic = writable_by_nic  # (page, dmabuf id)
+        self.number = number
+        magic, self.nr_events, self.nr_requests, self.nr_conns, self.nr_blocks = struct.unpack_from(
+            "<IIIII", channel
         )
-        assert magic == MAGIC, "stack_init() formats the channel"
+        assert magic == MAGIC, "stack_app_open() formats the channel"
         self._requests_off = HEADER_BYTES + self.nr_events * EVENT.size
         self._conns_off = self._requests_off + self.nr_requests * REQUEST.size
         self._reply_off = self._conns_off + self.nr_conns * CONN.size
-        assert self._reply_off + REPLY_BYTES <= len(channel), "channel geometry"
+        self._data_off = -(-(self._reply_off + REPLY_BYTES) // BLOCK_BYTES) * BLOCK_BYTES
+        assert self._data_off + self.nr_blocks * BLOCK_BYTES <= len(channel), "channel geometry"
         self._reply_at = 0
         self.conns: dict[int, Conn] = {}
         self.past: list[Conn] = []
         self.paused = False
         self.hold = False
+        self.lent_blocks: dict[int, int] = {}  # block -> flow
 
     def _index(self, at: int) -> int:
         value: int = U32.unpack_from(self._mem, at)[0]
@@ -116,7 +138,9 @@ class App:
         conn = self.conns[flow]
         assert conn.reset is None or kind == CLOSED, f"event {kind} after a reset"
         if kind == FRAG:
-            self._frag(conn, Frag(token, offset, length))
+            self._frag(conn, Frag(token, offset, length, arg))
+        elif kind == DATA:
+            self._block(conn, token, offset, length, arg)
         elif kind == EOF:
             assert not conn.eof, "EOF twice"
             conn.eof = True
@@ -130,6 +154,7 @@ class App:
             assert kind == CLOSED, f"unknown event {kind}"
             conn.closed = True
             self.past.append(self.conns.pop(flow))
+            self._forget_blocks(conn)
 
     def _accepted(self, flow: int, listener: int) -> Conn:
         slot = flow & ((1 << FLOW_SLOT_BITS) - 1)
@@ -154,12 +179,40 @@ class App:
         assert frag.token not in conn.held, "token handed out twice"
         page = frag.offset // STACK_CHUNK
         assert page == (frag.offset + frag.length - 1) // STACK_CHUNK, "a fragment crosses a page"
-        assert not self._writable_by_nic(page), "a fragment in a page that the NIC may write to"
-        conn.data += self._region[frag.offset : frag.offset + frag.length]
+        assert not self._writable_by_nic(page, frag.dmabuf_id), (
+            "a fragment in a page that the NIC may write to"
+        )
+        data = bytes(self._region(frag.dmabuf_id)[frag.offset : frag.offset + frag.length])
+        conn.data += data
+        conn.pieces.append(Piece(DEVICE, IN_DEVICE, data))
         conn.frags.append(frag)
         conn.held[frag.token] = frag
         if not self.hold:
             self.give_back(conn, frag.token)
+
+    def _block(self, conn: Conn, block: int, offset: int, length: int, arg: int) -> None:
+        assert not conn.eof, "bytes after EOF"
+        assert 1 <= block <= self.nr_blocks
+        assert offset == (block - 1) * BLOCK_BYTES
+        assert 1 <= length <= BLOCK_BYTES
+        kind, reason = arg & 0xFF, arg >> 8
+        assert (kind, reason) in {(LINEAR, HEAD), (ORDINARY, HEAD), (ORDINARY, UNBOUND)}
+        if conn.done:
+            return
+        assert block not in self.lent_blocks, "a block that is lent already"
+        at = self._data_off + offset
+        data = bytes(self._mem[at : at + length])
+        conn.data += data
+        conn.pieces.append(Piece(kind, reason, data))
+        conn.blocks.append(block)
+        self.lent_blocks[block] = conn.flow
+        if not self.hold:
+            self.give_back_blocks(conn)
+
+    def _forget_blocks(self, conn: Conn) -> None:
+        for block in conn.blocks:
+            del self.lent_blocks[block]
+        conn.blocks.clear()
 
     # ---- requests ----
 
@@ -207,6 +260,12 @@ class App:
         for token in tokens or tuple(conn.held):
             del conn.held[token]
 
+    def give_back_blocks(self, conn: Conn) -> None:
+        """Return all data blocks that are held, each by a request of its own."""
+        for block in conn.blocks:
+            self.request(BLOCK, conn.flow, block, 1)
+        self._forget_blocks(conn)
+
     def send(self, conn: Conn, data: bytes) -> None:
         """Ask for ``data`` to be sent; its bytes stay in the reply area until acknowledged."""
         if self._reply_at + len(data) > REPLY_BYTES:
@@ -232,4 +291,5 @@ class App:
 
     def _let_go(self, conn: Conn) -> None:
         conn.held.clear()
+        self._forget_blocks(conn)
         conn.done = True

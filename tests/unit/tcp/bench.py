@@ -39,7 +39,8 @@ SECOND = 1000 * MS
 PAGE = 4096
 CHUNK_DATA = 3840
 META = 160
-RX_INFO = struct.Struct("<HBBBBBBII")
+RX_INFO = struct.Struct("<HBBBBBBIHBB")
+HEADERS_MAX = META - RX_INFO.size
 RX_MAGIC = 0xD3E7
 CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
 POISON = 0xEE
@@ -49,7 +50,6 @@ LOCAL6 = Address(bytes.fromhex("20010db8000000000000000000000001"), 5000, LOCAL4
 PEER4 = bytes((192, 0, 2, 2))
 PEER6 = bytes.fromhex("20010db8000000000000000000000002")
 
-PAGE_UMEM_BASE = 1 << 32
 NO_DEADLINE = 0xFFFFFFFFFFFFFFFF
 
 
@@ -83,8 +83,40 @@ class Stats:
         return int(self._raw.drops[getattr(lib, f"DROP_{reason}")])
 
 
+class Area:
+    """One area of memory: device memory with a dmabuf id, or host memory (dmabuf id 0)."""
+
+    def __init__(self, niovs: int, dmabuf_id: int) -> None:
+        self.nr, self.dmabuf_id = niovs, dmabuf_id
+        self.region = bytearray() if not dmabuf_id else bytearray(niovs * PAGE)
+        self.pages = mmap.mmap(-1, niovs * PAGE)  # host memory; poison for device memory
+        self.headers = mmap.mmap(-1, niovs * PAGE)
+        self.nic_owned = bytearray(niovs)
+        config = ffi.new("struct stack_area_config *")
+        config.nr_niovs, config.dmabuf_id = niovs, dmabuf_id
+        config.header_base = ffi.cast("uint8_t *", ffi.from_buffer(self.headers))
+        if not dmabuf_id:
+            config.data_base = ffi.cast("uint8_t *", ffi.from_buffer(self.pages))
+        self.config = config
+        size = lib.stack_area_size(config)
+        assert size > 0, "the configuration of the area was refused"
+        self.mem = mmap.mmap(-1, size)
+        self.number = -1
+
+    def write(self, niov: int, data: bytes) -> None:
+        """What the NIC does to a buffer: its bytes, and rubbish behind them."""
+        memory = self.region if self.dmabuf_id else self.pages
+        at = niov * PAGE
+        memory[at : at + PAGE] = data.ljust(PAGE, bytes((POISON,)))
+        self.nic_owned[niov] = 0
+
+
 class Bench:
-    """One stack with its NIC, its application and its clock (``now``, nanoseconds)."""
+    """One stack with its NIC, its application and its clock (``now``, nanoseconds).
+
+    It begins with one area of device memory (dmabuf id 1; of host memory if not ``bound``) that all
+    queues use, and one application. ``linear``: payload bytes that the split leaves in the head.
+    """
 
     def __init__(
         self,
@@ -102,64 +134,164 @@ class Bench:
         time_wait_ms: int = 2000,
         pressure: str = "window",
         listen: bool = True,
+        bound: bool = True,
+        linear: int = 0,
+        blocks: int = 64,
+        areas: int = 8,
+        apps: int = 8,
+        max_niovs: int | None = None,
     ) -> None:
         self.now = 1000 * SECOND
         self.mtu = mtu
         self.delack_ms = delack_ms
         self.time_wait_ms = time_wait_ms
         self.nr_niovs, self.nr_pages, self.nr_queues = niovs, pages, queues
-        self.region = bytearray(niovs * PAGE)
-        self._headers = mmap.mmap(-1, niovs * PAGE)
         self._tx_area = mmap.mmap(-1, pages * PAGE)
         config = ffi.new("struct stack_config *")
-        config.nr_niovs, config.nr_pages = niovs, pages
-        config.header_base = ffi.cast("uint8_t *", ffi.from_buffer(self._headers))
+        config.max_niovs = niovs if max_niovs is None else max_niovs
+        config.max_areas, config.max_apps, config.nr_pages = areas, apps, pages
         config.page_base = ffi.cast("uint8_t *", ffi.from_buffer(self._tx_area))
-        config.page_umem_base = PAGE_UMEM_BASE
         config.nr_queues, config.max_flows, config.max_listeners = queues, flows, listeners
         config.fill_min = fill // 2 if fill_min is None else fill_min
         config.fill_max = fill
         config.mtu, config.rcv_wnd_max = mtu, rcv_wnd_max
         config.delack_ns = delack_ms * MS
         config.time_wait_ms = time_wait_ms
-        config.pressure = getattr(lib, f"PRESSURE_{pressure.upper()}")
         config.isn_key = bytes(range(16))
         self._config = config
-        size = lib.stack_channel_size(config)
         needed = lib.stack_size(config)
-        assert size > 0, "the configuration was refused"
-        assert needed > 0
-        self.channel = mmap.mmap(-1, size)
-        config.channel = ffi.cast("uint8_t *", ffi.from_buffer(self.channel))
-        config.channel_size = size
+        assert needed > 0, "the configuration was refused"
         self._mem = mmap.mmap(-1, needed)
         self.stack = ffi.cast("struct stack *", ffi.from_buffer(self._mem))
         assert lib.stack_init(self.stack, config) == 0
 
+        self.pressure = pressure
+        self.linear = linear
+        self.areas: dict[int, Area] = {}
+        self._by_dmabuf: dict[int, Area] = {}
+        self._attached: list[Area | None] = [None] * queues
         self._fill: list[deque[int]] = [deque() for _ in range(queues)]
-        self._nic_owned = bytearray(niovs)
         self._niovs = ffi.new("uint32_t[]", fill)
         self._frames = ffi.new("struct tx_frame[]", 64)
         self._packet = ffi.new("struct rx_packet *")
         self._batching = False
         self.hold_tx = False
-        self.tx_pages: list[int] = []
+        self.tx_pages: list[tuple[int, int]] = []  # queue, page
         self.peers: dict[tuple[bytes, int, bytes, int], Peer] = {}
         self.stray: list[Segment] = []
         self.answers_to_anybody = False
         self.nic_drops = 0
         self.events_pushed = 0
         self._next_port = 40000
-        self.app = application.App(self.channel, self.region, self.nic_may_write)
+        self.area = self.open_area(niovs, dmabuf_id=int(bound))
+        for queue in range(queues):
+            self.attach(queue, self.area)
+        self.apps: list[application.App] = []
+        self.channels: dict[int, mmap.mmap] = {}
+        self._app_mem: dict[int, mmap.mmap] = {}
+        self.app = self.open_app(blocks=blocks)
         self.listener = self.listen() if listen else -1
         self._refill()
 
     # ---- set-up ----
 
+    @property
+    def region(self) -> bytearray:
+        return self.area.region
+
+    def open_area(self, niovs: int, dmabuf_id: int = 0) -> Area:
+        """stack_area_open(); the area is used by no queue yet."""
+        area = Area(niovs, dmabuf_id)
+        area.number = int(
+            lib.stack_area_open(self.stack, ffi.from_buffer(area.mem), area.config)
+        )
+        assert area.number >= 0, f"stack_area_open() says {area.number}"
+        assert area.number not in self.areas
+        self.areas[area.number] = area
+        if dmabuf_id:
+            self._by_dmabuf[dmabuf_id] = area
+        return area
+
+    def close_area(self, area: Area) -> int:
+        """stack_area_close(); at 0 its memory is poisoned, which nobody must notice."""
+        left = int(lib.stack_area_close(self.stack, area.number))
+        if not left:
+            del self.areas[area.number]
+            area.mem[:] = bytes((POISON,)) * len(area.mem)
+        return left
+
+    def attach(self, queue: int, area: Area) -> None:
+        assert lib.stack_queue_attach(self.stack, queue, area.number) == 0
+        self._attached[queue] = area
+
+    def detach(self, queue: int) -> None:
+        """The queue's socket is closed: its fill ring goes home, and what it was sending."""
+        area = self._attached[queue]
+        assert area is not None
+        for niov in self._fill[queue]:
+            area.nic_owned[niov] = 0
+        self._fill[queue].clear()
+        self.tx_pages = [entry for entry in self.tx_pages if entry[0] != queue]
+        self._attached[queue] = None
+        lib.stack_queue_detach(self.stack, queue)
+
+    def restart(self, queue: int, area: Area) -> None:
+        """The queue goes over to another area."""
+        self.detach(queue)
+        self.attach(queue, area)
+        self.turn()
+
+    def area_info(self, area: Area) -> Any:
+        info = ffi.new("struct area_info *")
+        assert lib.stack_area_info(self.stack, area.number, info) == 0
+        return info
+
+    def queue_info(self, queue: int) -> Any:
+        info = ffi.new("struct queue_info *")
+        assert lib.stack_queue_info(self.stack, queue, info) == 0
+        return info
+
+    def app_config(self, events: int = 0, requests: int = 0, blocks: int = 64) -> Any:
+        """A struct stack_app_config without its channel; rings that cannot run full by default."""
+        wanted = 2 * int(self._config.max_niovs) + 8 * int(self._config.max_flows)
+        enough = 1 << (wanted - 1).bit_length()
+        config = ffi.new("struct stack_app_config *")
+        config.nr_events, config.nr_requests = events or enough, requests or enough
+        config.nr_blocks = blocks
+        return config
+
+    def open_app(self, **kwargs: int) -> application.App:
+        config = self.app_config(**kwargs)
+        size = lib.stack_channel_size(self._config, config)
+        assert size > 0, "the configuration of the application was refused"
+        channel = mmap.mmap(-1, size)
+        config.channel = ffi.cast("uint8_t *", ffi.from_buffer(channel))
+        config.channel_size = size
+        mem = mmap.mmap(-1, lib.stack_app_size(config))
+        number = int(lib.stack_app_open(self.stack, ffi.from_buffer(mem), config))
+        assert number >= 0, f"stack_app_open() says {number}"
+        app = application.App(
+            channel, lambda dmabuf_id: self._by_dmabuf[dmabuf_id].region, self.nic_may_write, number
+        )
+        self._app_mem[number] = mem
+        self.channels[number] = channel
+        self.apps.append(app)
+        return app
+
+    def close_app(self, app: application.App) -> None:
+        """stack_app_close(); its memory is poisoned, which nobody must notice."""
+        assert lib.stack_app_close(self.stack, app.number) == 0
+        self.apps.remove(app)
+        mem = self._app_mem.pop(app.number)
+        mem[:] = bytes((POISON,)) * len(mem)
+        self.turn()
+
     def listen(
         self,
         local: Address = LOCAL4,
         *,
+        app: application.App | None = None,
+        pressure: str | None = None,
         close_first: bool = False,
         backlog: int = 1024,
         family: int | None = None,
@@ -170,7 +302,9 @@ class Bench:
         addr.port = local.port
         addr.family = family or local.family
         flags = lib.LISTEN_CLOSE_FIRST if close_first else 0
-        return int(lib.stack_listen(self.stack, addr, flags, backlog))
+        how = getattr(lib, f"PRESSURE_{(pressure or self.pressure).upper()}")
+        number = (app or self.app).number
+        return int(lib.stack_listen(self.stack, number, addr, flags, backlog, how))
 
     def unlisten(self, listener: int) -> int:
         return int(lib.stack_unlisten(self.stack, listener))
@@ -239,8 +373,8 @@ class Bench:
 
     # ---- the NIC ----
 
-    def nic_may_write(self, niov: int) -> bool:
-        return bool(self._nic_owned[niov])
+    def nic_may_write(self, niov: int, dmabuf_id: int = 1) -> bool:
+        return bool(self._by_dmabuf[dmabuf_id].nic_owned[niov])
 
     def fill_level(self, queue: int = 0) -> int:
         """Buffers in the fill ring of ``queue``."""
@@ -248,20 +382,17 @@ class Bench:
 
     def _refill(self) -> None:
         for queue, ring in enumerate(self._fill):
+            area = self._attached[queue]
             room = int(self._config.fill_max) - len(ring)
             count = lib.stack_refill(self.stack, queue, self._niovs, room) if room > 0 else 0
             assert count <= max(room, 0), "more than the fill ring takes"
+            assert area is not None or not count, "buffers for a queue without an area"
             for n in self._niovs[0:count]:
-                assert n < self.nr_niovs, f"net_iov {n} does not exist"
-                assert not self._nic_owned[n], f"net_iov {n} given to the NIC twice"
-                self._nic_owned[n] = 1
+                assert area is not None
+                assert n < area.nr, f"buffer {n} does not exist"
+                assert not area.nic_owned[n], f"buffer {n} given to the NIC twice"
+                area.nic_owned[n] = 1
                 ring.append(n)
-
-    def _write_chunk(self, niov: int, data: bytes) -> None:
-        at = niov * PAGE
-        self.region[at : at + PAGE] = bytes((POISON,)) * PAGE
-        self.region[at : at + len(data)] = data
-        self._nic_owned[niov] = 0
 
     def nic(
         self,
@@ -270,18 +401,24 @@ class Bench:
         *,
         trailer: bytes = b"",
         queue: int = 0,
+        linear: int | None = None,
         record: Mapping[str, int] = MappingProxyType({}),
     ) -> bool:
         """One packet through header split; False when the fill ring ran dry (the NIC drops it).
 
         ``trailer``: bytes behind the payload, which the XDP program would have cut off.
+        ``linear``: payload bytes to leave in the head, the bench's by default.
         ``record`` overrides fields of rx_info: magic, hdr_len, l3_off, l4_off, family, csum,
-        grown, payload_len, queue.
+        grown, payload_len, queue, linear.
         """
-        linear = payload + trailer
-        grown = max(0, 14 - len(payload))
-        linear += bytes(grown)
-        pieces = [linear[at : at + CHUNK_DATA] for at in range(0, len(linear), CHUNK_DATA)]
+        wanted = self.linear if linear is None else linear
+        head = max(0, min(wanted, len(payload), HEADERS_MAX - len(headers)))
+        rest = payload[head:] + trailer
+        grown = max(0, 14 - len(payload) + head)
+        rest += bytes(grown)
+        pieces = [rest[at : at + CHUNK_DATA] for at in range(0, len(rest), CHUNK_DATA)]
+        area = self._attached[queue]
+        assert area is not None, f"queue {queue} has no area"
         ring = self._fill[queue]
         if len(ring) < len(pieces):
             self.nic_drops += 1
@@ -296,17 +433,20 @@ class Bench:
             "grown": grown,
             "payload_len": len(payload),
             "queue": queue,
+            "linear": head,
+            "zero": 0,
         } | dict(record)
         packet = self._packet
         packet.queue, packet.nr_chunks = queue, len(pieces)
         for n, piece in enumerate(pieces):
             niov = ring.popleft()
-            self._write_chunk(niov, piece)
+            area.write(niov, piece)
             packet.chunk[n].niov, packet.chunk[n].len = niov, len(piece)
         end = (packet.chunk[0].niov + 1) * PAGE
-        self._headers[end - PAGE : end] = bytes((POISON,)) * PAGE
-        self._headers[end - len(headers) : end] = headers
-        self._headers[end - META : end - META + RX_INFO.size] = RX_INFO.pack(*fields.values())
+        front = headers + payload[:head]
+        area.headers[end - PAGE : end] = bytes((POISON,)) * PAGE
+        area.headers[end - len(front) : end] = front
+        area.headers[end - META : end - META + RX_INFO.size] = RX_INFO.pack(*fields.values())
         lib.stack_rx(self.stack, packet, self.now)
         if not self._batching:
             self.turn()
@@ -315,7 +455,9 @@ class Bench:
     def take_niov(self, queue: int = 0) -> int:
         """A buffer out of the fill ring, for a packet that the test makes by hand."""
         niov = self._fill[queue].popleft()
-        self._nic_owned[niov] = 0
+        area = self._attached[queue]
+        assert area is not None
+        area.nic_owned[niov] = 0
         return niov
 
     def discard(self, chunks: int, queue: int = 0) -> None:
@@ -323,8 +465,7 @@ class Bench:
         packet = self._packet
         packet.queue, packet.nr_chunks = queue, chunks
         for n in range(chunks):
-            niov = self._fill[queue].popleft()
-            self._write_chunk(niov, b"")
+            niov = self.take_niov(queue)
             packet.chunk[n].niov, packet.chunk[n].len = niov, CHUNK_DATA
         lib.stack_rx_discard(self.stack, packet)
         self.turn()
@@ -335,11 +476,12 @@ class Bench:
             while count := lib.stack_tx(self.stack, queue, self._frames, 64):
                 for frame in self._frames[0:count]:
                     page = int(frame.page)
-                    at = int(frame.addr) - PAGE_UMEM_BASE
-                    assert at // PAGE == page < self.nr_pages, "frame outside its page"
-                    assert at % PAGE + frame.len <= PAGE, "frame crosses its page"
+                    at = page * PAGE
+                    assert page < self.nr_pages, "a page that does not exist"
+                    assert frame.len <= PAGE, "frame crosses its page"
+                    assert self._attached[queue] is not None, "sent on a queue without a socket"
                     self._deliver(bytes(self._tx_area[at : at + frame.len]), queue)
-                    self.tx_pages.append(page)
+                    self.tx_pages.append((queue, page))
                 total += count
         if not self.hold_tx:
             self.tx_complete()
@@ -347,7 +489,7 @@ class Bench:
 
     def tx_complete(self) -> None:
         """The completion ring: every frame that was sent is done with."""
-        for page in self.tx_pages:
+        for _, page in self.tx_pages:
             lib.stack_tx_done(self.stack, page)
         self.tx_pages.clear()
 
@@ -356,7 +498,9 @@ class Bench:
         assert segment.ip_len <= self.mtu, "larger than the MTU"
         key = (segment.dst.ip, segment.dst.port, segment.src.ip, segment.src.port)
         if peer := self.peers.get(key):
-            assert queue == peer.queue, "answered on another queue than it came in"
+            assert queue == peer.queue or self._attached[peer.queue] is None, (
+                "answered on another queue than it came in"
+            )
             peer.receive(segment)
         else:
             self.stray.append(segment)
@@ -371,9 +515,10 @@ class Bench:
             lib.stack_timers(self.stack, self.now)
             self._refill()
             busy += self._transmit()
-            self.events_pushed += lib.stack_events_pushed(self.stack)
-            if not self.app.paused:
-                busy += self.app.poll()
+            for app in self.apps:
+                self.events_pushed += lib.stack_events_pushed(self.stack, app.number)
+                if not app.paused:
+                    busy += app.poll()
             if not busy:
                 break
         else:
@@ -414,7 +559,7 @@ class Bench:
             return f"stack_check() names buffer {buffer}, which does not exist"
         state = ffi.string(ffi.cast("enum frag_state", record.state))
         return (
-            f"stack_check(): kind {record.kind} index {record.index} state {state}"
+            f"stack_check(): area {record.area} index {record.index} state {state}"
             f" owner {record.owner:#x} refs {record.refs}"
         )
 
@@ -435,23 +580,25 @@ class Bench:
             out.append(info)
 
     def in_flight(self) -> int:
-        """Buffers that are neither in the pool nor in a fill ring."""
+        """Device buffers that are neither in a pool nor in a fill ring."""
         now = self.stats()
-        return self.nr_niovs - now.niovs_free - now.niovs_fill
+        return now.niovs_queued + now.niovs_ooo + now.niovs_lent
 
     # ---- the end ----
 
     def finish(self) -> None:
         """Close everything; every buffer must come home, every frame have been for a peer."""
-        self.app.paused = self.app.hold = False
+        for app in self.apps:
+            app.paused = app.hold = False
         self.tx_complete()
         self.hold_tx = False
         self.turn()
-        for conn in tuple(self.app.conns.values()):
-            if conn.held and not conn.done:
-                self.app.give_back(conn)
-            self.app.abort(conn)
-            self.turn()
+        for app in self.apps:
+            for conn in tuple(app.conns.values()):
+                if conn.held and not conn.done:
+                    app.give_back(conn)
+                app.abort(conn)
+                self.turn()
         for _ in range(10_000):
             if not self.stats().flows_now:
                 break
@@ -460,7 +607,7 @@ class Bench:
             self.now = max(self.now, deadline)
             self.turn()
         self.turn()
-        assert not self.app.conns, "connections that the application never saw closed"
+        assert not any(app.conns for app in self.apps), "connections never seen closed"
         self.assert_home()
         assert not self.stray or self.answers_to_anybody, (
             f"frames to nobody: {[str(s) for s in self.stray]}"
@@ -473,8 +620,10 @@ class Bench:
         assert now.flows_now == 0
         assert now.tokens_outstanding == 0
         assert (now.niovs_queued, now.niovs_ooo, now.niovs_lent) == (0, 0, 0)
-        assert now.niovs_fill == sum(map(len, self._fill))
-        assert now.niovs_free + now.niovs_fill == self.nr_niovs
+        assert (now.host_queued, now.host_ooo) == (0, 0)
+        assert now.niovs_fill + now.host_fill == sum(map(len, self._fill))
+        home = now.niovs_free + now.niovs_fill + now.host_free + now.host_fill
+        assert home == sum(area.nr for area in self.areas.values())
         assert now.pages_free == self.nr_pages
         assert now.rcv_wnd_promised == 0
 
