@@ -4,12 +4,14 @@
 Names are imported on first use, so that the isolated stack process loads only what it runs.
 The files, from the interface to the command line:
 
-* the loop, C: ``loop`` turns, ``rings`` moves descriptors, ``mailbox`` takes calls of other
-  threads, ``mosaic`` lays the UMEM out, ``netdev`` knows addresses, ``privileges`` drops some
+* the loop, C: ``loop`` turns, ``watch`` sleeps, ``rings`` moves descriptors, ``mailbox`` takes
+  calls of other threads, ``members`` lets areas, queues and applications join and leave,
+  ``mosaic`` lays a UMEM out, ``netdev`` knows addresses, ``privileges`` drops some
 * the application's half of the channel, C: ``app``, ``app_wait``, ``app_requests``, ``frags``
-* one taken interface: ``datapath`` (its kernel objects), ``reservation`` (its ports),
-  ``linkwatch`` (its addresses and MTU), ``netdev``; ``stackd`` and ``control`` carry a datapath
-  into a process of its own
+* one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
+  (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``
+  and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``;
+  ``stackd`` and ``control`` carry a datapath into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
   (what can be looked at), ``socket``, ``errors``, ``closing``
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``

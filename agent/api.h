@@ -10,21 +10,25 @@
 /* ---- mosaic.c: the memory that the NIC writes ---- */
 
 struct mosaic {
-	uint8_t *base; /* the UMEM; after mosaic_seal() a reservation that nothing is mapped in */
+	uint8_t *base; /* the UMEM; except while it is registered, nothing is mapped there */
 	size_t size; /* bytes */
-	uint8_t *host; /* the host memfd, linear: header pages, then transmission pages */
-	size_t host_size; /* bytes */
+	uint8_t *headers; /* header page of buffer i at headers + 4096 i */
+	uint8_t *data; /* host memory: data page of buffer i at data + 4096 i; else NULL */
+	size_t host_size; /* bytes of headers and data */
 	uint32_t nr_niovs;
 	uint32_t nr_pages;
+	uint32_t readable; /* host memory of its own, not a region's */
 	int host_fd;
 };
 
 /* Bytes of UMEM, and mappings needed until it is sealed. */
 size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages);
 size_t mosaic_mappings(uint32_t nr_niovs);
-int mosaic_open(struct mosaic *m, int region_fd, uint32_t nr_niovs, uint32_t nr_pages);
+int mosaic_open(struct mosaic *m, uint32_t nr_niovs, uint32_t nr_pages, int readable);
+/* Map all pages, to be registered: those of `region_fd` unless it is readable, and `tx_fd`'s. */
+int mosaic_map(struct mosaic *m, int region_fd, int tx_fd);
 int mosaic_seal(struct mosaic *m);
-/* Let a child read device page `niov`: the signal that killed it, 0 if it read the page. */
+/* Let a child read data page `niov`: the signal that killed it, 0 if it read the page. */
 int mosaic_read_probe(const struct mosaic *m, uint32_t niov);
 void mosaic_close(struct mosaic *m);
 
@@ -34,20 +38,8 @@ struct xsk_ring_cons;
 struct xsk_ring_prod;
 struct loop;
 
-struct loop_queue {
-	struct xsk_ring_cons *rx;
-	struct xsk_ring_prod *fill;
-	struct xsk_ring_prod *tx;
-	struct xsk_ring_cons *completion;
-	int fd; /* of the AF_XDP socket */
-};
-
 struct loop_config {
-	const struct loop_queue *queues; /* stack_config.nr_queues of them; copied */
-	int channel_fd; /* memfd of stack_channel_size() bytes, sealed against shrinking */
-	int wake_fd; /* eventfd: the application has made requests */
-	int event_fd; /* eventfd: events for the application */
-	int life_fd; /* write end of a pipe; duplicated, written to and closed at the loop's end */
+	int notice_fd; /* eventfd: written to when an area has drained */
 	int cpu; /* CPU to run on, or -1 */
 	uint32_t spin_us; /* poll the rings up to that long before sleeping */
 	uint32_t busy_poll; /* never sleep, and drive NAPI from the loop */
@@ -68,19 +60,58 @@ struct loop_stats {
 	uint64_t cpu_ns; /* CPU time of the loop's thread */
 };
 
-/* Build a loop with a stack of its own; `stack` lacks only the channel. Call it, and
- * nothing else here, in the network namespace of the interface. */
+/* Build a loop with a stack of its own, which has neither queues nor applications yet. Call it,
+ * and nothing else here, in the network namespace of the interface. */
 int loop_open(struct loop **out, const struct loop_config *config,
 	      const struct stack_config *stack);
 /* Run until loop_stop() (returns 0) or until the interface is gone (-ENETDOWN, -ENXIO ...). */
 int loop_run(struct loop *l);
-/* Callable from any thread, while the loop runs and after it ended. */
-int loop_listen(struct loop *l, const struct stack_addr *local, uint32_t flags, uint32_t backlog);
+
+/* All of the following until loop_close(): callable from any thread, before the loop runs, while
+ * it does, and after it ended. */
+
+/* `tx_base`: UMEM address of transmission page 0. Returns the area's number. */
+int loop_area_open(struct loop *l, const struct stack_area_config *config, uint64_t tx_base);
+int loop_area_close(struct loop *l, int area); /* see stack_area_close() */
+
+struct loop_queue {
+	struct xsk_ring_cons *rx;
+	struct xsk_ring_prod *fill;
+	struct xsk_ring_prod *tx;
+	struct xsk_ring_cons *completion;
+	int fd; /* of the AF_XDP socket */
+};
+
+/* Its fill ring holds buffers when this returns. */
+int loop_queue_attach(struct loop *l, uint32_t queue, int area, const struct loop_queue *rings);
+/* Take what is in its RX ring, send what is in its TX ring, and touch them no more. */
+int loop_queue_stop(struct loop *l, uint32_t queue);
+/* Its socket is closed: what lay in its rings goes home. */
+int loop_queue_detach(struct loop *l, uint32_t queue);
+
+/* Descriptors are duplicated. O_NONBLOCK is a property of the open file description, which who
+ * has a duplicate can change: unless the application may stop the loop, give it none of these
+ * but the other ends of pipes. */
+struct loop_app_config {
+	int channel_fd; /* memfd of stack_channel_size() bytes, sealed against shrinking */
+	int wake_fd; /* eventfd, or read end of a pipe: the application has made requests */
+	int event_fd; /* eventfd, or write end of a pipe: events for the application */
+	int life_fd; /* write end of a pipe; written to and closed at the loop's end, or its own */
+	uint32_t nr_events, nr_requests, nr_blocks; /* see struct stack_app_config */
+};
+
+int loop_app_open(struct loop *l, const struct loop_app_config *config); /* its number */
+int loop_app_close(struct loop *l, int app);
+
+int loop_listen(struct loop *l, int app, const struct stack_addr *local, uint32_t flags,
+		uint32_t backlog, uint32_t pressure);
 int loop_unlisten(struct loop *l, int listener);
 int loop_set_mtu(struct loop *l, uint32_t mtu);
 int loop_stats(struct loop *l, struct stack_stats *stack, struct loop_stats *loop);
 int loop_flows(struct loop *l, struct flow_info *out, uint32_t max);
 int loop_frags(struct loop *l, struct frag_record *out, uint32_t max);
+int loop_areas(struct loop *l, struct area_info *out, uint32_t max); /* how many there are */
+int loop_queues(struct loop *l, struct queue_info *out, uint32_t max);
 int loop_check(struct loop *l);
 /* Connections that the application has closed get up to `linger_ms` to finish, the others
  * are reset; then loop_run() returns. */

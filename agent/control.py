@@ -3,7 +3,7 @@
 
 They travel over a SOCK_SEQPACKET socket: JSON, cut into packets that each begin with the
 number of the call and whether they are its message's first and last. A call is
-[method, arguments...] in one packet, to which the first adds file descriptors (SCM_RIGHTS);
+[method, arguments, options] in one packet, with file descriptors (SCM_RIGHTS) where it needs any;
 its answer, of any length, is {"result": ...} or {"error": ...}. One call at a time.
 
 Why packets with numbers: a Ctrl-C may end a call anywhere, also between two packets of its

@@ -1,138 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """All kernel objects of one taken interface, and the native loop between them.
 
-Made and used by the process that runs the stack: the application's own, or the isolated one
-(stackd.py). What comes out of the methods is plain data that JSON can carry.
+Made and used by the process that runs the stack: the application's own, the isolated one
+(stackd.py) or the agent. What comes out of the methods is plain data that JSON can carry.
 
-Call order: `Datapath(...)`, in the interface's network namespace -> close the region's fd, if
-this process is not to have it -> `start()` -> `listen()`, `steer()` ... -> `close()`.
+Every queue is always on some area (area.py): on host memory of its own, or on a binding's. To
+`bind()` and `unbind()` is to restart queues, as the kernel does: stop, close the socket, open
+another over the other memory, start. What can fail without a queue being stopped is done before
+that, and what fails later puts every queue back.
+
+After set-up it needs CAP_NET_RAW and the right to lock memory for that, and nothing else: maps
+are updated by their descriptors.
+
+Call order: `Datapath(...)`, in the interface's network namespace -> `start()` -> `open_app()` ->
+`listen()`, `steer()`; `bind()`, `unbind()` ... -> `close()`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import mmap
 import os
-import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from signal import SIGSEGV
+from typing import Any, NamedTuple
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.area import Area, check, region_buffers
+from devmemtcp.agent.channel import ChannelFds
+from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, ChannelGeometry, DatapathConfig
 from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.linkwatch import LinkWatch
-from devmemtcp.agent.netdev import NetNs, to_stack
-from devmemtcp.agent.reservation import port_in_use, reserve
-from devmemtcp.pyxdp import (
-    BindFlags,
-    BpfObject,
-    Mode,
-    Program,
-    Sharing,
-    Umem,
-    XskMap,
-    XskSocket,
-    attach,
-)
+from devmemtcp.agent.netdev import NetNs
+from devmemtcp.agent.ports import Ports
+from devmemtcp.pyxdp import BpfObject, Mode, Program, Sharing, XskMap, XskSocket, attach
 
-PAGE = 4096
-TX_RING = 256
-"""Descriptors; also of the completion ring."""
-DELACK_NS = 40_000_000
-TIME_WAIT_MS = 60_000
-"""2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
-FILL_MIN = 512
-"""Buffers a queue has at least, when there are enough: a burst of connections opening, which no
-window has announced, while the loop's thread waits for a CPU."""
-MAX_LISTENERS = 256
 _END_SECONDS = 1.0
 _XDP_PASS = 2
+_FOREIGN_SECONDS = 0.5
+"""How long a queue is tried at the start: a socket that was just closed is gone by then."""
+_RESTART_SECONDS = 3.0
+"""How long a queue is tried that was ours a moment ago."""
 
 
-@dataclass(frozen=True)
-class DatapathConfig:
-    """What is to be made; plain data, so that it can be sent to another process."""
+class Binding(NamedTuple):
+    """A region for queues. The descriptor may be closed when it is bound."""
 
-    ifname: str
-    queues: int
-    mtu: int
-    mode: Literal["native", "generic"] | None
-    """None: native where the driver can, else generic."""
-    multi_buffer: bool
-    """Packets of several chunks: an xdp.frags program and XDP_USE_SG, Linux 6.6."""
-    csum_trust: bool
-    pressure: Literal["window", "drop"]
-    busy_poll: bool
-    spin_us: int
-    cpu: int | None
-    nr_niovs: int
-    nr_pages: int
-    max_flows: int
-    rcv_wnd_max: int
-
-    @property
-    def umem_size(self) -> int:
-        """Bytes of UMEM, which count against RLIMIT_MEMLOCK."""
-        return int(lib.mosaic_size(self.nr_niovs, self.nr_pages))
-
-    @property
-    def fill_size(self) -> int:
-        """Descriptors of a fill ring, and of an RX ring: no burst can overflow them."""
-        return 1 << (self.nr_niovs - 1).bit_length()
-
-    @property
-    def channel_size(self) -> int:
-        """Bytes of the memfd shared by stack and application."""
-        return int(lib.stack_channel_size(self.stack_config()))
-
-    def stack_config(self) -> Any:
-        """`struct stack_config`, all but the memory."""
-        return ffi.new(
-            "struct stack_config *",
-            {
-                "nr_niovs": self.nr_niovs,
-                "nr_pages": self.nr_pages,
-                "nr_queues": self.queues,
-                "max_flows": self.max_flows,
-                "max_listeners": MAX_LISTENERS,
-                "fill_min": min(FILL_MIN, self.nr_niovs // (4 * self.queues)),
-                "fill_max": self.fill_size,
-                "mtu": self.mtu,
-                "rcv_wnd_max": self.rcv_wnd_max,
-                "delack_ns": DELACK_NS,
-                "time_wait_ms": TIME_WAIT_MS,
-                "pressure": lib.PRESSURE_DROP if self.pressure == "drop" else lib.PRESSURE_WINDOW,
-            },
-        )
-
-
-@dataclass(frozen=True)
-class ChannelFds:
-    """The descriptors by which stack and application meet. The datapath uses the first three
-    as long as it lives, and duplicates the last."""
-
-    channel: int
-    """memfd of the rings."""
-    wake: int
-    """eventfd, application to stack."""
-    event: int
-    """eventfd, stack to application."""
-    life: int
-    """Write end of a pipe that hangs up when the loop has ended."""
-
-
-@dataclass
-class _Port:
-    """A steered address: it outlives its listener until the last connection is gone."""
-
-    reservation: socket.socket
-    key: bytes
-    listener: int | None
-    steered: bool = False
+    dmabuf_id: int
+    """At least 1."""
+    queues: Sequence[int]
+    region_fd: int
 
 
 def require_metadata(probe: Program) -> None:
@@ -145,51 +70,50 @@ def require_metadata(probe: Program) -> None:
 
 
 class Datapath:
-    """See the module."""
+    """See the module. All methods may be called from any thread."""
 
-    def __init__(self, config: DatapathConfig, fds: ChannelFds, region_fd: int, netns: NetNs):
+    def __init__(self, config: DatapathConfig, netns: NetNs, first: Binding | None = None) -> None:
         """Set everything up, to the point where packets would come; undone again on failure.
 
-        To be called in `netns`, which is remembered for the sockets of listeners.
+        Queues that another AF_XDP socket has are left to it, see `lost_queues`; those of
+        `first`, a binding made together with the rest, must be free. To be called in `netns`,
+        which is remembered. Raises XdpError (EBUSY: a queue or the interface is taken),
+        Unsupported, OSError.
         """
         self.config = config
-        self._fds = fds
+        self.queues = config.queues
         self._netns = netns
-        self._ports: dict[tuple[str, int], _Port] = {}
+        self._areas: list[Area] = []
+        self._host: dict[int, Area] = {}
+        self._bindings: dict[int, Area] = {}
+        self._draining: list[Area] = []
+        self._at: dict[int, Area] = {}
+        self._lost: dict[int, str] = {}
         self._thread: threading.Thread | None = None
         self._ended = 0
-        self._lock = threading.Lock()
-        stat = os.fstat(region_fd)
-        self._region = (stat.st_dev, stat.st_ino)
+        self._lock = threading.RLock()
         with ExitStack() as undo:
-            self._set_up(undo, region_fd)
+            self._set_up(undo, first)
             self._undo = undo.pop_all()
 
-    def _set_up(self, undo: ExitStack, region_fd: int) -> None:
+    def _set_up(self, undo: ExitStack, first: Binding | None) -> None:
         c = self.config
-        self._mosaic = ffi.new("struct mosaic *")
-        _check(
-            lib.mosaic_open(self._mosaic, region_fd, c.nr_niovs, c.nr_pages),
-            f"cannot map {c.umem_size} bytes of UMEM",
-        )
-        undo.callback(lib.mosaic_close, self._mosaic)
-        self._umem = undo.enter_context(
-            Umem(
-                int(ffi.cast("uintptr_t", self._mosaic.base)),
-                self._mosaic.size,
-                unaligned=True,
-                fill_size=c.fill_size,
-                comp_size=TX_RING,
-            )
-        )
-        _check(lib.mosaic_seal(self._mosaic), "cannot seal the UMEM")
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
         self._object = undo.enter_context(
             BpfObject.open(str(xdp_prog.object_path()), programs=[program, xdp_prog.PROGRAM_PROBE])
         )
         self._object.load()
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
-        self._sockets = [self._socket(undo, queue) for queue in range(c.queues)]
+        self._open_loop(undo)
+        undo.callback(self._release_areas)
+        if first is not None:
+            area = self._new_area(region_buffers(first.region_fd), first.dmabuf_id, first.region_fd)
+            for queue in first.queues:
+                self._start_first(queue, area, or_lose=False)
+            self._bindings[first.dmabuf_id] = area
+        for queue in range(c.queues):
+            if queue not in self._at:
+                self._start_first(queue, self._host_area(queue), or_lose=True)
         self._attachment = undo.enter_context(
             # Alone: what joins a dispatcher stays there when its process is killed.
             attach(
@@ -199,56 +123,219 @@ class Datapath:
                 sharing=Sharing.EXCLUSIVE,
             )
         )
-        self._loop = self._open_loop()
-        undo.callback(lib.loop_close, self._loop)
         maps, set_mtu = self._object.maps, partial(lib.loop_set_mtu, self._loop)
-        undo.enter_context(
+        self._links = undo.enter_context(
             LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], set_mtu)
         )
-
-    def _socket(self, undo: ExitStack, queue: int) -> XskSocket:
-        flags = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP
-        if self.config.multi_buffer:
-            flags |= BindFlags.USE_SG
-        sock = undo.enter_context(
-            XskSocket(
-                self.config.ifname,
-                queue,
-                self._umem,
-                rx_size=self.config.fill_size,
-                tx_size=TX_RING,
-                bind_flags=flags,
-            )
+        value = xdp_prog.listener_value(csum_trust=c.csum_trust, linear=c.linear_bytes)
+        self._ports = Ports(
+            c.ifname, self._netns, self._loop, maps["listeners"], value, self._busy_ports
         )
-        xsks = self._object.maps["xsks"]
-        assert isinstance(xsks, XskMap)
-        xsks.set_socket(queue, sock)
-        return sock
+        undo.callback(self._ports.close)
 
-    def _open_loop(self) -> Any:
-        c, mosaic = self.config, self._mosaic
-        queues = ffi.new("struct loop_queue[]", [_loop_queue(sock) for sock in self._sockets])
-        loop_config = ffi.new(
-            "struct loop_config *",
-            {
-                "queues": queues,
-                "channel_fd": self._fds.channel,
-                "wake_fd": self._fds.wake,
-                "event_fd": self._fds.event,
-                "life_fd": self._fds.life,
-                "cpu": -1 if c.cpu is None else c.cpu,
-                "spin_us": c.spin_us,
-                "busy_poll": c.busy_poll,
-            },
-        )
+    def _open_loop(self, undo: ExitStack) -> None:
+        c = self.config
+        self._tx_fd = os.memfd_create("devmemtcp-tx", os.MFD_CLOEXEC)
+        undo.callback(os.close, self._tx_fd)
+        os.ftruncate(self._tx_fd, TX_PAGES * PAGE)
+        pages = mmap.mmap(self._tx_fd, TX_PAGES * PAGE)
+        self.notice_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        undo.callback(os.close, self.notice_fd)
+        config = {
+            "notice_fd": self.notice_fd,
+            "cpu": -1 if c.cpu is None else c.cpu,
+            "spin_us": c.spin_us,
+            "busy_poll": c.busy_poll,
+        }
         stack = c.stack_config()
-        stack.header_base = mosaic.host
-        stack.page_base = mosaic.host + PAGE * c.nr_niovs
-        stack.page_umem_base = 2 * PAGE * c.nr_niovs
+        stack.page_base = ffi.from_buffer("uint8_t[]", pages)
         stack.isn_key = os.urandom(16)
         out = ffi.new("struct loop **")
-        _check(lib.loop_open(out, loop_config, stack), "cannot set up the stack")
-        return out[0]
+        opened = lib.loop_open(out, ffi.new("struct loop_config *", config), stack)
+        undo.callback(pages.close)
+        check(opened, "cannot set up the stack")
+        self._loop = out[0]
+        undo.callback(self._close_loop)
+
+    def _close_loop(self) -> None:
+        lib.loop_close(self._loop)
+        for area in self._areas:
+            area.unmap()
+        self._areas.clear()
+
+    def _release_areas(self) -> None:
+        for area in self._areas:
+            area.release()
+            area.unprepare()
+        self._at.clear()
+
+    # ---- queues ----
+
+    @property
+    def lost_queues(self) -> dict[int, str]:
+        """Queues without a socket of ours, and why: another AF_XDP socket has them, as a rule.
+
+        Their packets are not received: those of connections of ours are dropped, all others
+        pass. `retake()` tries again, and so does a `bind()` that names them.
+        """
+        return dict(self._lost)
+
+    @property
+    def bindings(self) -> dict[int, tuple[int, ...]]:
+        """The queues of each binding, by dmabuf id."""
+        with self._lock:
+            return {number: tuple(area.sockets) for number, area in self._bindings.items()}
+
+    def _new_area(self, buffers: int, dmabuf_id: int = 0, region_fd: int = -1) -> Area:
+        area = Area(self._loop, self._tx_fd, buffers, dmabuf_id, region_fd)
+        self._areas.append(area)
+        return area
+
+    def _discard(self, area: Area) -> None:
+        """An area that no queue is on; what is still out of it drains."""
+        if area.close():
+            self._areas.remove(area)
+        elif area not in self._draining:
+            self._draining.append(area)
+
+    def _host_area(self, queue: int) -> Area:
+        if queue not in self._host:
+            self._host[queue] = self._new_area(self.config.host_buffers)
+        return self._host[queue]
+
+    def _start(self, queue: int, area: Area, patience: float = _RESTART_SECONDS) -> None:
+        """Put a queue without a socket on an area."""
+        with self._netns.entered():
+            sock = area.open_socket(
+                self.config.ifname,
+                queue,
+                multi_buffer=self.config.multi_buffer,
+                patience=patience,
+            )
+        attached = lib.loop_queue_attach(self._loop, queue, area.number, _loop_queue(sock))
+        check(attached, f"cannot use queue {queue}")
+        self._at[queue] = area
+        self._xsks.set_socket(queue, sock)
+        self._lost.pop(queue, None)
+
+    def _start_first(self, queue: int, area: Area, *, or_lose: bool) -> None:
+        """At the start; a queue that another socket has may be lost, all else is an error."""
+        try:
+            self._start(queue, area, _FOREIGN_SECONDS)
+        except XdpError as error:
+            if error.errno != errno.EBUSY or not or_lose:
+                raise
+            self._lost[queue] = str(error)
+
+    def _start_on_host(self, queue: int, patience: float = _RESTART_SECONDS) -> None:
+        """The same on host memory; a queue that cannot be had is lost."""
+        try:
+            self._start(queue, self._host_area(queue), patience)
+        except OSError as error:
+            self._lost[queue] = str(error)
+            if queue in self._host:
+                self._host[queue].release()
+
+    def _stop(self, queues: Sequence[int]) -> None:
+        """Take queues off their areas, and all queues of those; lost ones are off already."""
+        stopped = [queue for queue in queues if queue in self._at]
+        for queue in stopped:
+            self._xsks.delete(queue)  # the program drops what is for it, the peer sends it again
+            check(lib.loop_queue_stop(self._loop, queue), f"cannot stop queue {queue}")
+        for area in {id(area): area for area in map(self._at.pop, stopped)}.values():
+            area.release()
+        for queue in stopped:
+            check(lib.loop_queue_detach(self._loop, queue), f"cannot detach queue {queue}")
+
+    @property
+    def _xsks(self) -> XskMap:
+        xsks = self._object.maps["xsks"]
+        assert isinstance(xsks, XskMap)
+        return xsks
+
+    # ---- bindings ----
+
+    def bind(self, dmabuf_id: int, queues: Sequence[int], region_fd: int) -> None:
+        """Let the packets of these queues be received into a region: all queues, or none.
+
+        The region is a memfd, sealed against shrinking, with pages of 4 KiB; its descriptor is
+        not needed any more afterwards. Connections live on, on other memory.
+
+        Raises OSError, with every queue where it was: EINVAL (no such queue, not such a memfd),
+        EEXIST (a queue or the id has a binding), EBUSY (another AF_XDP socket has a queue),
+        ENOSPC (more buffers or areas than were planned for), ENOBUFS and ENOMEM (locked memory).
+        """
+        with self._lock:
+            self.reap()
+            wanted = sorted(set(queues))
+            self._check_free(dmabuf_id, wanted)
+            area = self._new_area(region_buffers(region_fd), dmabuf_id, region_fd)
+            try:
+                area.prepare()
+                for queue in wanted:
+                    self._host_area(queue).prepare()  # for the way back
+                self._stop(wanted)
+                for queue in wanted:
+                    self._start(queue, area)
+            except BaseException:
+                self._back_to_host(wanted)
+                self._discard(area)
+                raise
+            self._bindings[dmabuf_id] = area
+
+    def unbind(self, dmabuf_id: int) -> None:
+        """The binding ends: its queues go back to host memory, and what is out of it drains.
+
+        Tokens stay good until they are returned; then `reap()` names it. A queue that cannot be
+        restarted is lost. Raises OSError, ENOENT: no such binding.
+        """
+        with self._lock:
+            area = self._bindings.pop(dmabuf_id, None)
+            if area is None:
+                raise OSError(errno.ENOENT, f"there is no binding {dmabuf_id}")
+            self._back_to_host(sorted(area.sockets))
+            self._discard(area)
+
+    def reap(self) -> list[int]:
+        """Close the areas that have drained; returns their dmabuf ids.
+
+        Worth calling when `notice_fd`, an eventfd, is readable. Memory of the region is not
+        referred to any more.
+        """
+        with self._lock:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.notice_fd)
+            gone = [area for area in self._draining if area.close()]
+            for area in gone:
+                self._draining.remove(area)
+                self._areas.remove(area)
+            return [area.dmabuf_id for area in gone]
+
+    def retake(self) -> None:
+        """Try to get the queues that were lost."""
+        with self._lock:
+            for queue in tuple(self._lost):
+                self._start_on_host(queue, 0)
+
+    def _check_free(self, dmabuf_id: int, queues: Sequence[int]) -> None:
+        if dmabuf_id in self._bindings:
+            raise OSError(errno.EEXIST, f"there is a binding {dmabuf_id} already")
+        if not queues:
+            raise OSError(errno.EINVAL, "a binding needs a queue")
+        for queue in queues:
+            if not 0 <= queue < self.queues:
+                raise OSError(errno.EINVAL, f"{self.config.ifname} has no queue {queue}")
+            if queue in self._at and self._at[queue].dmabuf_id:
+                raise OSError(errno.EEXIST, f"queue {queue} has a binding already")
+
+    def _back_to_host(self, queues: Sequence[int]) -> None:
+        """Whatever is on other memory, or on none and not lost, goes to host memory."""
+        self._stop([q for q in queues if q in self._at and self._at[q].dmabuf_id])
+        for queue in queues:
+            if queue not in self._at and queue not in self._lost:
+                self._start_on_host(queue)
+            if queue in self._host:
+                self._host[queue].unprepare()
 
     # ---- life ----
 
@@ -258,7 +345,11 @@ class Datapath:
         return self._attachment.mode.value
 
     def start(self) -> None:
-        """Run the loop in a thread of its own."""
+        """Run the loop, and the watch of the link, in threads of their own; there are no others.
+
+        Capabilities are a thread's: what this one has given up by now, those never have.
+        """
+        self._links.start()
         self._thread = threading.Thread(target=self._run, name="devmemtcp-loop", daemon=True)
         self._thread.start()
 
@@ -277,86 +368,84 @@ class Datapath:
             lib.loop_stop(self._loop, linger_ms)
             self._thread.join()
             self._thread = None
-        for port in self._ports.values():
-            port.reservation.close()
-        self._ports.clear()
         self._undo.close()
 
     def let_go(self) -> None:
         """In a child made by fork(): close the copies that would keep queues bound, the program
         attached and ports reserved after the parent has let go of them, or was killed."""
-        for sock in self._sockets:
-            sock.close()
-        self._umem.close()
+        self._release_areas()
         self._attachment.detach()
-        for port in self._ports.values():
-            port.reservation.close()
+        self._ports.close()
 
-    # ---- listeners ----
+    # ---- applications ----
 
-    def listen(self, host: str, port: int, close_first: bool, backlog: int) -> tuple[int, int]:
+    def open_app(self, fds: ChannelFds, geometry: ChannelGeometry) -> int:
+        """Take an application in; returns its number. The descriptors are duplicated.
+
+        Raises OSError: ENOSPC when there are `max_apps`, EINVAL for a channel that is too small
+        or may shrink.
+        """
+        config = {
+            "channel_fd": fds.memory,
+            "wake_fd": fds.wake,
+            "event_fd": fds.event,
+            "life_fd": fds.life,
+            **asdict(geometry),
+        }
+        opened = lib.loop_app_open(self._loop, ffi.new("struct loop_app_config *", config))
+        return check(opened, "cannot open the application's channel")
+
+    def close_app(self, app: int) -> None:
+        """The application is gone: its connections are reset, tokens and ports come back.
+
+        Raises OSError, ENOENT: no such application.
+        """
+        with self._lock:
+            check(lib.loop_app_close(self._loop, app), f"cannot close application {app}")
+            self._ports.forget(app)
+
+    def listen(
+        self,
+        app: int,
+        host: str,
+        port: int,
+        *,
+        close_first: bool = False,
+        backlog: int = 1024,
+        pressure: str = "window",
+    ) -> tuple[int, int]:
         """Reserve the port (0: any) and listen; returns (listener id, port).
 
-        Nothing arrives before `steer()`. Raises ConfigError when the port is in use.
+        Nothing arrives before `steer()`. `pressure`: window or drop. Raises ConfigError when the
+        port is in use, OSError for what the kernel or the stack refuses.
         """
-        address = ip_address(host)
         with self._lock:
-            self._sweep()
-            reserved = self._ports.get((host, port))
-            if reserved is None:
-                with self._netns.entered():
-                    reservation = reserve(self.config.ifname, address, port)
-                port = reservation.getsockname()[1]
-                key = xdp_prog.listener_key(address, port)
-                reserved = _Port(reservation, key, None)
-            elif reserved.listener is not None:
-                raise port_in_use(host, port)
-            flags = lib.LISTEN_CLOSE_FIRST if close_first else 0
-            result = lib.loop_listen(self._loop, to_stack(address, port), flags, backlog)
-            if result < 0:
-                if not reserved.steered:
-                    reserved.reservation.close()
-                raise OSError(-result, f"cannot listen on {host} port {port}")
-            reserved.listener = result
-            self._ports[host, port] = reserved
-        return result, port
+            return self._ports.listen(
+                app, host, port, close_first=close_first, backlog=backlog, pressure=pressure
+            )
 
     def steer(self, listener: int) -> None:
         """Let the packets of a listener's address come."""
         with self._lock:
-            for port in self._ports.values():
-                if port.listener == listener:
-                    value = xdp_prog.listener_value(csum_trust=self.config.csum_trust)
-                    self._object.maps["listeners"].set(port.key, value)
-                    port.steered = True
+            self._ports.steer(listener)
 
     def unlisten(self, listener: int) -> None:
         """Refuse new connections. The port stays ours until the last connection is gone."""
         with self._lock:
-            for port in self._ports.values():
-                if port.listener == listener:
-                    lib.loop_unlisten(self._loop, listener)
-                    port.listener = None
-            self._sweep()
+            self._ports.unlisten(listener)
 
-    def _sweep(self) -> None:
-        """Give up ports that have neither a listener nor a connection."""
-        retired = {at: port for at, port in self._ports.items() if port.listener is None}
-        if not retired:
-            return
-        in_use = {flow[_FLOW_LOCAL_PORT] for flow in self.flows()}
-        for (host, number), port in retired.items():
-            if number in in_use:
-                continue
-            if port.steered:
-                self._object.maps["listeners"].delete(port.key)
-            port.reservation.close()
-            del self._ports[host, number]
+    def _busy_ports(self) -> set[int]:
+        return {flow[_FLOW_LOCAL_PORT] for flow in self.flows()}
 
     # ---- looking inside ----
 
     def stats(self) -> dict[str, Any]:
         """All counters: stack, drops, steer, sockets, loop."""
+        with self._lock:
+            sockets = [
+                {"queue": queue, **asdict(area.sockets[queue].statistics())}
+                for queue, area in sorted(self._at.items())
+            ]
         stack = ffi.new("struct stack_stats *")
         loop = ffi.new("struct loop_stats *")
         lib.loop_stats(self._loop, stack, loop)
@@ -369,7 +458,7 @@ class Datapath:
             "stack": _scalars(stack),
             "drops": {name: stack.drops[value] for name, value in _DROPS.items()},
             "steer": xdp_prog.read_counters(list(percpu)),
-            "sockets": [{"queue": s.queue, **asdict(s.statistics())} for s in self._sockets],
+            "sockets": sockets,
             "loop": _scalars(loop),
         }
 
@@ -381,28 +470,64 @@ class Datapath:
             [
                 *(f.id, f.state, *_plain(f.local), *_plain(f.peer)),
                 *(f.rcv_nxt, f.rcv_wnd, f.snd_una, f.snd_nxt, f.ooo_frags, f.tokens, f.rx_bytes),
+                *(f.rx_bytes_device, f.rx_bytes_linear, f.rx_bytes_data, f.app, f.queue),
             ]
             for f in out[0:count]
         ]
 
     def frags(self) -> list[list[int]]:
         """The fields of `struct frag_record`."""
-        size = self.config.nr_niovs + self.config.nr_pages
+        size = self.config.max_buffers + TX_PAGES
         out = ffi.new("struct frag_record[]", size)
         count = lib.loop_frags(self._loop, out, size)
-        return [[f.kind, f.index, f.state, f.owner, f.refs, f.offset] for f in out[0:count]]
+        return [[f.kind, f.area, f.index, f.state, f.owner, f.refs, f.offset] for f in out[0:count]]
+
+    def pools(self) -> list[dict[str, Any]]:
+        """The fields of `struct area_info` by area; `queues` is which, not how many."""
+        out = ffi.new("struct area_info[]", self.config.max_areas)
+        with self._lock:
+            count = lib.loop_areas(self._loop, out, self.config.max_areas)
+            queues = {area.number: sorted(area.sockets) for area in self._areas}
+            draining = {area.number for area in self._draining}
+        return [
+            {
+                **_scalars(ffi.addressof(pool)),
+                "queues": queues.get(pool.area, []),
+                "draining": pool.area in draining,
+            }
+            for pool in out[0:count]
+        ]
+
+    def queue_stats(self) -> list[dict[str, Any]]:
+        """The fields of `struct queue_info` by queue, and the dmabuf id of its binding, or 0."""
+        out = ffi.new("struct queue_info[]", self.queues)
+        with self._lock:
+            count = lib.loop_queues(self._loop, out, self.queues)
+            ids = {queue: area.dmabuf_id for queue, area in self._at.items()}
+        return [
+            {
+                "queue": queue,
+                "dmabuf_id": ids.get(queue, 0),
+                **_scalars(ffi.addressof(out, queue)),
+            }
+            for queue in range(count)
+        ]
 
     def check(self) -> int:
         """See stack_check()."""
         return int(lib.loop_check(self._loop))
 
     def probe(self) -> dict[str, int]:
-        """Can this process read the region? The evidence: see `runtime.Unreadable`."""
+        """Can this process read a bound region? The evidence: see `runtime.Unreadable`."""
+        with self._lock:
+            areas = tuple(self._bindings.values())
+            signals = {area.probe() for area in areas}
         return {
             "pid": os.getpid(),
-            "signal": _check(lib.mosaic_read_probe(self._mosaic, 0), "cannot try to read"),
-            "mappings": _mappings_of(*self._region),
-            "descriptors": _descriptors_of(*self._region),
+            "bindings": len(areas),
+            "signal": min(signals, key=lambda number: number == SIGSEGV, default=0),
+            "mappings": sum(_mappings_of(*area.file) for area in areas if area.file),
+            "descriptors": sum(_descriptors_of(*area.file) for area in areas if area.file),
         }
 
 
@@ -413,12 +538,6 @@ _DROPS: dict[str, int] = {
     for value, name in sorted(ffi.typeof("enum drop").elements.items())
     if name not in ("DROP_NONE", "DROP_REASONS")
 }
-
-
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        raise XdpError(-result, what)
-    return result
 
 
 def _loop_queue(sock: XskSocket) -> dict[str, Any]:

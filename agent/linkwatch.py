@@ -46,7 +46,7 @@ class LinkWatch:
         addresses: Map,
         set_mtu: Callable[[int], object],
     ) -> None:
-        """Both maps are filled in when this returns.
+        """Both maps are filled in when this returns; they follow from `start()` on.
 
         `set_mtu` is called with the MTU, now and when something has changed, by this thread
         and then by the watch's own. Raises OSError as the kernel does.
@@ -70,6 +70,10 @@ class LinkWatch:
             self._events.bind((0, groups))
             self._refresh()
             self._undo = undo.pop_all()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Watch, in a thread of its own. What has changed since it was made is not missed."""
         self._thread = threading.Thread(target=self._run, name="devmemtcp-linkwatch", daemon=True)
         self._thread.start()
 
@@ -83,7 +87,8 @@ class LinkWatch:
         trace: TracebackType | None,
     ) -> None:
         os.eventfd_write(self._stop, 1)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._undo.close()
 
     def _refresh(self) -> None:

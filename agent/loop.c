@@ -2,29 +2,26 @@
 /*
  * loop.c - one thread, the AF_XDP rings on one side and the stack on the other.
  *
- * A turn: receive a batch a queue -> ACKs -> the application's requests -> timers ->
+ * A turn: receive a batch a queue -> ACKs -> the applications' requests -> timers ->
  * refill -> send, one kick a queue. Then the next turn, or spin, or sleep in ppoll(2).
  *
- * Call order: loop_open(), loop_run() in a thread of its own, loop_stop() from another,
- * loop_close().
+ * Call order: loop_open(); areas, queues and applications join (members.c) and loop_run() is
+ * started in a thread of its own, in any order; loop_stop() from another thread, loop_close().
  *
  * Invariants:
- * - No system call a packet: a turn makes one kick a queue that sent, and one write(2)
- *   when the application sleeps and there is something for it.
+ * - No system call a packet: a turn makes one kick a queue that sent, and one write(2) an
+ *   application that sleeps and has something to learn.
  * - The loop sleeps only after having said so (stack_waits) and having looked at the
  *   requests once more; the application writes its request before it looks at
  *   stack_waits. With a full fence on either side, one of the two sees the other.
  *   The same holds the other way round, for events and app_waits.
  * - The stack is touched by this thread alone; other threads use the mailbox.
- * - The fill rings hold buffers from loop_open() on, before anything can be steered here.
+ * - A turn does bounded work for each queue and for each application, whatever they do.
  *
- * Ownership: the loop owns the stack and its own mapping of the channel; rings, sockets,
- * UMEM and eventfds are the caller's and must outlive it.
+ * Ownership: the loop owns the stack, and what members.c says of its members. The notice's
+ * eventfd is the caller's and must outlive it.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -32,20 +29,11 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 #include <xdp/xsk.h>
 
 #include "loop.h"
-#include "mosaic.h"
 
-#ifndef SO_PREFER_BUSY_POLL
-#define SO_PREFER_BUSY_POLL 69
-#define SO_BUSY_POLL_BUDGET 70
-#endif
-
-#define BUSY_POLL_US 20
 #define IDLE_TURNS_A_POLL 256 /* how often a loop that never sleeps looks at its fds */
 #define SPIN_MIN_NS 1000
 
@@ -66,75 +54,42 @@ static inline void cpu_relax(void)
 #endif
 }
 
-static void drain_eventfd(int fd)
-{
-	eventfd_t count;
-
-	while (eventfd_read(fd, &count) < 0 && errno == EINTR)
-		;
-}
-
 /* ---- sleep ---- */
 
-static void wake_application(struct loop *l)
+static void wake_applications(struct loop *l)
 {
-	if (!stack_events_pushed(l->stack))
-		return;
-	/* The events are in the ring; only then look whether anyone sleeps. */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&l->channel->app_waits, memory_order_relaxed) &&
-	    atomic_exchange_explicit(&l->channel->app_waits, 0, memory_order_relaxed)) {
-		eventfd_write(l->event_fd, 1);
-		l->stats.wakeups_sent++;
-	}
-}
+	for (uint32_t i = 0; i < l->nr_open; i++) {
+		struct loop_app *a = l->open[i];
 
-/* A link of this namespace has changed. A socket whose device is gone is unbound, and says
- * ENXIO; one whose device is merely down says ENETDOWN, and may live on when it is up again. */
-static void check_links(struct loop *l)
-{
-	char buf[8192];
-
-	while (recv(l->link_fd, buf, sizeof(buf), MSG_DONTWAIT) > 0)
-		;
-	l->down = false; /* until the next kick says otherwise */
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
-		if (recv(l->queue[q].fd, NULL, 0, MSG_DONTWAIT) < 0 && errno == ENXIO)
-			l->error = -ENXIO;
-	}
-}
-
-static void look_at_fds(struct loop *l, const struct timespec *timeout)
-{
-	const struct pollfd *end = &l->poll[l->nr_queues];
-	int n = ppoll(l->poll, l->nr_queues + 3, timeout, NULL);
-
-	if (n < 0 && errno != EINTR)
-		l->error = -errno;
-	if (n <= 0)
-		return;
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
-		int err = 0;
-		socklen_t len = sizeof(err);
-
-		if (!(l->poll[q].revents & (POLLERR | POLLHUP | POLLNVAL)))
+		if (!stack_events_pushed(l->stack, a - l->app))
 			continue;
-		getsockopt(l->queue[q].fd, SOL_SOCKET, SO_ERROR, &err, &len);
-		l->error = err ? -err : -EIO;
+		/* The events are in the ring; only then look whether anyone sleeps. */
+		atomic_thread_fence(memory_order_seq_cst);
+		if (atomic_load_explicit(&a->channel->app_waits, memory_order_relaxed) &&
+		    atomic_exchange_explicit(&a->channel->app_waits, 0, memory_order_relaxed)) {
+			eventfd_write(a->event_fd, 1);
+			l->stats.wakeups_sent++;
+		}
 	}
-	if (end[0].revents)
-		drain_eventfd(l->wake_fd);
-	if (end[1].revents)
-		drain_eventfd(l->mail.fd);
-	if (end[2].revents)
-		check_links(l);
+}
+
+static void give_notice(struct loop *l)
+{
+	uint32_t drained = stack_areas_drained(l->stack);
+
+	if (drained == l->drained)
+		return;
+	l->drained = drained;
+	eventfd_write(l->notice_fd, 1);
 }
 
 static void drive_napi(struct loop *l)
 {
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
-		if (l->busy_poll || xsk_ring_prod__needs_wakeup(l->queue[q].fill))
-			recv(l->queue[q].fd, NULL, 0, MSG_DONTWAIT);
+	for (uint32_t i = 0; i < l->nr_attached; i++) {
+		const struct loop_queue *rings = &l->attached[i]->rings;
+
+		if (l->busy_poll || xsk_ring_prod__needs_wakeup(rings->fill))
+			recv(rings->fd, NULL, 0, MSG_DONTWAIT);
 	}
 }
 
@@ -144,26 +99,33 @@ static struct timespec until(const struct loop *l, uint64_t deadline)
 
 	if (l->stopping && l->stop_at < deadline)
 		deadline = l->stop_at;
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
+	for (uint32_t i = 0; i < l->nr_attached; i++) {
 		/* The device's queue was full: poll() itself sends in copy mode, soon again. */
-		if (!l->down && !rings_sent(l, q) && deadline > now + 1000000)
+		if (!l->down && !rings_sent(l->attached[i]) && deadline > now + 1000000)
 			deadline = now + 1000000;
 	}
 	ns = deadline > now ? deadline - now : 0;
 	return (struct timespec){.tv_sec = ns / 1000000000u, .tv_nsec = ns % 1000000000u};
 }
 
+static void say_waits(struct loop *l, uint32_t waits)
+{
+	for (uint32_t i = 0; i < l->nr_open; i++)
+		atomic_store_explicit(&l->open[i]->channel->stack_waits, waits,
+				      memory_order_relaxed);
+}
+
 static void sleep_until_needed(struct loop *l)
 {
 	struct timespec timeout = until(l, stack_next_deadline(l->stack));
 
-	atomic_store_explicit(&l->channel->stack_waits, 1, memory_order_relaxed);
+	say_waits(l, 1);
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!stack_requests(l->stack, loop_now())) {
 		l->stats.sleeps++;
-		look_at_fds(l, &timeout);
+		watch_wait(l, &timeout);
 	}
-	atomic_store_explicit(&l->channel->stack_waits, 0, memory_order_relaxed);
+	say_waits(l, 0);
 }
 
 /* Spinning is worth it when the next packet is near: the budget doubles when a spin has
@@ -182,7 +144,7 @@ static void rest(struct loop *l, bool worked)
 	drive_napi(l);
 	if (l->busy_poll) {
 		if (l->stats.turns % IDLE_TURNS_A_POLL == 0)
-			look_at_fds(l, &at_once);
+			watch_wait(l, &at_once);
 		return;
 	}
 	if (l->spin_max) {
@@ -207,8 +169,8 @@ static bool turn(struct loop *l)
 	uint32_t work = 0;
 
 	l->stats.turns++;
-	for (uint32_t q = 0; q < l->nr_queues; q++)
-		work += rings_receive(l, q, now);
+	for (uint32_t i = 0; i < l->nr_attached; i++)
+		work += rings_receive(l, l->attached[i], now);
 	if (work)
 		stack_rx_end(l->stack, now);
 	work += stack_requests(l->stack, now);
@@ -216,14 +178,15 @@ static bool turn(struct loop *l)
 		stack_timers(l->stack, now);
 		work++;
 	}
-	/* The application first: its thread starts while this one is in the kick. */
-	wake_application(l);
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
-		rings_refill(l, q);
-		work += rings_send(l, q);
+	/* The applications first: their threads start while this one is in the kick. */
+	wake_applications(l);
+	for (uint32_t i = 0; i < l->nr_attached; i++) {
+		rings_refill(l, l->attached[i]);
+		work += rings_send(l, l->attached[i]);
 	}
-	mailbox_collect(l);
-	return work;
+	give_notice(l);
+	/* A call may leave frames to send and events to tell of: another turn for those. */
+	return mailbox_collect(l) || work;
 }
 
 /* Connections that still have something to say to their peer. */
@@ -265,14 +228,11 @@ static int prepare_thread(int cpu)
 	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
 }
 
-/* The application's end of the pipe hangs up, and that is how it learns even of a SIGKILL.
- * But a child made by fork() may hold a copy of ours: a byte is seen in spite of it. */
-static void end_of_life(struct loop *l)
+static void end_applications(struct loop *l)
 {
-	while (write(l->life_fd, "", 1) < 0 && errno == EINTR)
-		;
-	close(l->life_fd);
-	l->life_fd = -1;
+	for (uint32_t i = 0; i < l->nr_open; i++)
+		stack_app_close(l->stack, l->open[i] - l->app);
+	l->nr_open = 0;
 }
 
 int loop_run(struct loop *l)
@@ -287,123 +247,29 @@ int loop_run(struct loop *l)
 		rest(l, worked);
 	}
 	if (!l->error) {
-		stack_app_gone(l->stack, loop_now());
+		end_applications(l);
 		turn(l);
 	}
 	loop_count_cpu(l);
 	mailbox_running(l, false);
-	end_of_life(l);
+	members_end(l);
 	return l->error;
 }
 
 /* ---- opening and closing ---- */
 
-static int open_links(struct loop *l)
+static int open_stack(struct loop *l)
 {
-	struct sockaddr_nl addr = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
-
-	l->link_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	if (l->link_fd < 0 || bind(l->link_fd, (struct sockaddr *)&addr, sizeof(addr)))
-		return -errno;
-	return 0;
-}
-
-static int prefer_busy_poll(int fd)
-{
-	int yes = 1, budget = LOOP_BATCH, us = BUSY_POLL_US;
-
-	if (setsockopt(fd, SOL_SOCKET, SO_PREFER_BUSY_POLL, &yes, sizeof(yes)) ||
-	    setsockopt(fd, SOL_SOCKET, SO_BUSY_POLL, &us, sizeof(us)) ||
-	    setsockopt(fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof(budget)))
-		return -errno;
-	return 0;
-}
-
-static int map_channel(struct loop *l, int fd, size_t size)
-{
-	const int seals = fcntl(fd, F_GET_SEALS);
-	struct stat st;
-
-	if (seals < 0 || fstat(fd, &st))
-		return -errno;
-	/* A file that is or gets shorter raises SIGBUS: the application could kill us by it. */
-	if (!(seals & F_SEAL_SHRINK) || (size_t)st.st_size < size)
+	l->stack_size = stack_size(&l->config);
+	if (!l->stack_size)
 		return -EINVAL;
-	l->channel_size = size;
-	l->channel = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (l->channel == MAP_FAILED) {
-		l->channel = NULL;
-		return -errno;
-	}
-	return 0;
-}
-
-static int open_stack(struct loop *l, const struct loop_config *config, struct stack_config *stack)
-{
-	size_t channel = stack_channel_size(stack);
-	int err;
-
-	l->stack_size = stack_size(stack);
-	if (!channel || !l->stack_size)
-		return -EINVAL;
-	err = map_channel(l, config->channel_fd, channel);
-	if (err)
-		return err;
 	l->stack = mmap(NULL, l->stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			-1, 0);
 	if (l->stack == MAP_FAILED) {
 		l->stack = NULL;
 		return -errno;
 	}
-	stack->channel = (uint8_t *)l->channel;
-	stack->channel_size = channel;
-	return stack_init(l->stack, stack);
-}
-
-static void watch(struct loop *l)
-{
-	for (uint32_t q = 0; q < l->nr_queues; q++)
-		l->poll[q] = (struct pollfd){.fd = l->queue[q].fd, .events = POLLIN};
-	l->poll[l->nr_queues] = (struct pollfd){.fd = l->wake_fd, .events = POLLIN};
-	l->poll[l->nr_queues + 1] = (struct pollfd){.fd = l->mail.fd, .events = POLLIN};
-	l->poll[l->nr_queues + 2] = (struct pollfd){.fd = l->link_fd, .events = POLLIN};
-}
-
-static int set_up(struct loop *l, const struct loop_config *config, struct stack_config stack)
-{
-	int err;
-
-	l->nr_queues = stack.nr_queues;
-	l->nr_niovs = stack.nr_niovs;
-	l->header_base = stack.header_base;
-	l->tx_base = stack.page_umem_base;
-	l->wake_fd = config->wake_fd;
-	l->event_fd = config->event_fd;
-	l->cpu = config->cpu;
-	l->busy_poll = config->busy_poll;
-	l->spin_max = l->spin = config->spin_us * 1000ull;
-	memcpy(l->queue, config->queues, stack.nr_queues * sizeof(*l->queue));
-	for (uint32_t q = 0; q < l->nr_queues; q++) {
-		l->rx[q].packet.queue = q;
-		err = l->busy_poll ? prefer_busy_poll(l->queue[q].fd) : 0;
-		if (err)
-			return err;
-	}
-	l->life_fd = fcntl(config->life_fd, F_DUPFD_CLOEXEC, 0);
-	if (l->life_fd < 0)
-		return -errno;
-	err = mailbox_open(&l->mail);
-	if (!err)
-		err = open_links(l);
-	if (!err)
-		err = open_stack(l, config, &stack);
-	if (err)
-		return err;
-	watch(l);
-	/* Not by the first turn: the thread may get to it after the first SYN has come. */
-	for (uint32_t q = 0; q < l->nr_queues; q++)
-		rings_refill(l, q);
-	return 0;
+	return stack_init(l->stack, &l->config);
 }
 
 int loop_open(struct loop **out, const struct loop_config *config, const struct stack_config *stack)
@@ -417,8 +283,18 @@ int loop_open(struct loop **out, const struct loop_config *config, const struct 
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
-	l->link_fd = l->mail.fd = l->life_fd = -1;
-	err = set_up(l, config, *stack);
+	l->config = *stack;
+	l->nr_queues = stack->nr_queues;
+	l->notice_fd = config->notice_fd;
+	l->cpu = config->cpu;
+	l->busy_poll = config->busy_poll;
+	l->spin_max = l->spin = config->spin_us * 1000ull;
+	l->link_fd = l->events = l->mail.fd = -1;
+	err = mailbox_open(&l->mail);
+	if (!err)
+		err = watch_open(l);
+	if (!err)
+		err = open_stack(l);
 	if (err) {
 		loop_close(l);
 		return err;
@@ -431,14 +307,10 @@ void loop_close(struct loop *l)
 {
 	if (!l)
 		return;
+	members_close(l);
 	if (l->stack)
 		munmap(l->stack, l->stack_size);
-	if (l->channel)
-		munmap(l->channel, l->channel_size);
-	if (l->link_fd >= 0)
-		close(l->link_fd);
-	if (l->life_fd >= 0)
-		close(l->life_fd);
+	watch_close(l);
 	mailbox_close(&l->mail);
 	free(l);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.h - the loop and its mailbox.
+ * loop.h - the loop: its queues, areas and applications, and its mailbox.
  */
 #ifndef DEVMEMTCP_LOOP_H
 #define DEVMEMTCP_LOOP_H
@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "channel.h"
 #include "stack.h"
@@ -31,26 +32,53 @@ struct loop_mail {
 	int fd; /* eventfd that interrupts poll() */
 };
 
-/* A received packet may straddle two batches. */
-struct loop_rx {
-	struct rx_packet packet;
+/* An RX queue, the TX queue of its socket, and where their buffers lie: all that a batch
+ * needs. What changes with each packet comes last. */
+struct queue_pair {
+	struct loop_queue rings;
+	const uint8_t *header_base;
+	uint64_t tx_base; /* UMEM address of transmission page 0 */
+	uint32_t nr_niovs;
+	bool attached;
 	bool discard; /* what was collected, and the rest of this packet, is of no use */
+	struct rx_packet packet; /* may straddle two batches */
+};
+
+/* What the queues of one area have in common. */
+struct loop_area {
+	void *mem; /* the stack's; NULL: no such area */
+	size_t size;
+	const uint8_t *header_base;
+	uint64_t tx_base;
+	uint32_t nr_niovs;
+};
+
+struct loop_app {
+	void *mem; /* the stack's; NULL: no such application */
+	size_t size;
+	struct channel_header *channel;
+	size_t channel_size;
+	int wake_fd, event_fd, life_fd;
 };
 
 struct loop {
 	struct stack *stack;
 	size_t stack_size;
-	uint32_t nr_queues;
-	uint32_t nr_niovs;
-	struct loop_queue queue[STACK_MAX_QUEUES];
-	struct loop_rx rx[STACK_MAX_QUEUES];
-	const uint8_t *header_base;
-	uint64_t tx_base; /* UMEM address of host page 0 */
+	struct stack_config config;
 
-	struct channel_header *channel;
-	size_t channel_size;
-	int wake_fd, event_fd, life_fd;
+	/* by number; those in use, densely, below */
+	struct queue_pair qp[STACK_MAX_QUEUES];
+	struct loop_app app[STACK_MAX_APPS];
+	struct loop_area area[STACK_MAX_AREAS];
+	uint32_t nr_queues; /* how many there can be */
+
+	struct queue_pair *attached[STACK_MAX_QUEUES];
+	struct loop_app *open[STACK_MAX_APPS];
+	uint32_t nr_attached, nr_open;
+
 	int link_fd; /* rtnetlink: links of this network namespace come and go */
+	int notice_fd; /* eventfd: an area has drained */
+	uint32_t drained; /* of stack_areas_drained(), as noticed last */
 
 	int cpu;
 	bool busy_poll;
@@ -65,22 +93,38 @@ struct loop {
 
 	struct loop_mail mail;
 	struct loop_stats stats;
-	struct pollfd poll[STACK_MAX_QUEUES + 3];
+	int events; /* epoll: whatever is seldom ready, so that poll() need not look at it */
+	struct pollfd poll[STACK_MAX_QUEUES + 1]; /* attached queues, then `events` */
 };
 
 uint64_t loop_now(void); /* ns, monotonic */
 void loop_count_cpu(struct loop *l);
 
+/* watch.c */
+int watch_open(struct loop *l);
+int watch_app(struct loop *l, const struct loop_app *a);
+void unwatch_app(struct loop *l, const struct loop_app *a);
+void watch_queues(struct loop *l); /* after `attached` has changed */
+void watch_wait(struct loop *l, const struct timespec *timeout);
+void watch_close(struct loop *l);
+
 /* rings.c */
-uint32_t rings_receive(struct loop *l, uint32_t q, uint64_t now); /* descriptors taken */
-void rings_refill(struct loop *l, uint32_t q);
-uint32_t rings_send(struct loop *l, uint32_t q); /* frames sent */
-bool rings_sent(const struct loop *l, uint32_t q); /* the kernel has taken all of them */
+uint32_t rings_receive(struct loop *l, struct queue_pair *qp, uint64_t now); /* descriptors taken */
+void rings_receive_last(struct loop *l, struct queue_pair *qp, uint64_t now);
+void rings_refill(struct loop *l, struct queue_pair *qp);
+uint32_t rings_send(struct loop *l, struct queue_pair *qp); /* frames sent */
+bool rings_sent(const struct queue_pair *qp); /* the kernel has taken all of them */
+
+/* members.c */
+void members_end(struct loop *l); /* tell the applications that the loop has ended */
+void members_close(struct loop *l);
 
 /* mailbox.c */
 int mailbox_open(struct loop_mail *m);
 void mailbox_close(struct loop_mail *m);
-void mailbox_collect(struct loop *l);
+bool mailbox_collect(struct loop *l); /* true: there was a call */
 void mailbox_running(struct loop *l, bool running);
+/* Have `call` run by the loop's thread between two turns, and return what it returns. */
+int loop_call(struct loop *l, int (*call)(struct loop *l, void *arg), void *arg);
 
 #endif

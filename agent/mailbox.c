@@ -25,18 +25,19 @@ static void carry_out(struct loop *l)
 	pthread_cond_signal(&m->done);
 }
 
-void mailbox_collect(struct loop *l)
+bool mailbox_collect(struct loop *l)
 {
 	struct loop_mail *m = &l->mail;
 
 	if (!atomic_load_explicit(&m->pending, memory_order_relaxed))
-		return;
+		return false;
 	pthread_mutex_lock(&m->lock);
 	carry_out(l);
 	pthread_mutex_unlock(&m->lock);
+	return true;
 }
 
-static int loop_call(struct loop *l, int (*call)(struct loop *, void *), void *arg)
+int loop_call(struct loop *l, int (*call)(struct loop *, void *), void *arg)
 {
 	struct loop_mail *m = &l->mail;
 	int result;
@@ -93,20 +94,22 @@ void mailbox_close(struct loop_mail *m)
 /* ---- the calls ---- */
 
 struct listen_args {
+	int app;
 	const struct stack_addr *local;
-	uint32_t flags, backlog;
+	uint32_t flags, backlog, pressure;
 };
 
 static int call_listen(struct loop *l, void *arg)
 {
 	const struct listen_args *a = arg;
 
-	return stack_listen(l->stack, a->local, a->flags, a->backlog);
+	return stack_listen(l->stack, a->app, a->local, a->flags, a->backlog, a->pressure);
 }
 
-int loop_listen(struct loop *l, const struct stack_addr *local, uint32_t flags, uint32_t backlog)
+int loop_listen(struct loop *l, int app, const struct stack_addr *local, uint32_t flags,
+		uint32_t backlog, uint32_t pressure)
 {
-	struct listen_args a = {.local = local, .flags = flags, .backlog = backlog};
+	struct listen_args a = {app, local, flags, backlog, pressure};
 
 	return loop_call(l, call_listen, &a);
 }
@@ -196,6 +199,50 @@ int loop_frags(struct loop *l, struct frag_record *out, uint32_t max)
 	struct frags_args a = {.out = out, .max = max};
 
 	return loop_call(l, call_frags, &a);
+}
+
+struct areas_args {
+	struct area_info *out;
+	uint32_t max;
+};
+
+static int call_areas(struct loop *l, void *arg)
+{
+	const struct areas_args *a = arg;
+	uint32_t n = 0;
+
+	for (int area = 0; area < STACK_MAX_AREAS && n < a->max; area++)
+		n += !stack_area_info(l->stack, area, &a->out[n]);
+	return n;
+}
+
+int loop_areas(struct loop *l, struct area_info *out, uint32_t max)
+{
+	struct areas_args a = {.out = out, .max = max};
+
+	return loop_call(l, call_areas, &a);
+}
+
+struct queues_args {
+	struct queue_info *out;
+	uint32_t max;
+};
+
+static int call_queues(struct loop *l, void *arg)
+{
+	const struct queues_args *a = arg;
+	uint32_t n = 0;
+
+	while (n < a->max && !stack_queue_info(l->stack, n, &a->out[n]))
+		n++;
+	return n;
+}
+
+int loop_queues(struct loop *l, struct queue_info *out, uint32_t max)
+{
+	struct queues_args a = {.out = out, .max = max};
+
+	return loop_call(l, call_queues, &a);
 }
 
 static int call_check(struct loop *l, void *arg)

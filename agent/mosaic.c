@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mosaic.c - a UMEM of host and device pages in turn, and how the process that
- * runs the stack loses sight of the device pages.
+ * mosaic.c - a UMEM of host and data pages in turn, and how the process that runs
+ * the stack loses sight of data pages that are device memory.
  *
  * AF_XDP's copy mode writes a packet's metadata just before its data. With a host
- * page before each device page and the data starting at the device page, the
- * headers (which the XDP program has declared to be metadata) land in the host
- * page and the payload in the device page; mosaic.h draws it.
+ * page before each data page and the data starting at the data page, the headers
+ * (which the XDP program has declared to be metadata) land in the host page and the
+ * payload in the data page; mosaic.h draws it. Data pages are those of a region, or
+ * host memory of the mosaic's own, which the stack may read.
  *
- * Call order: mosaic_open(), register [base, base + size) as a UMEM, mosaic_seal(),
- * close the region's fd; mosaic_close() after the UMEM is gone.
+ * Call order: mosaic_open(), then once or (host memory) again and again mosaic_map(),
+ * register [base, base + size) as a UMEM, mosaic_seal(); mosaic_close() when the
+ * last of these UMEMs is gone. Files given to mosaic_map() may be closed after it.
  *
  * Why sealing may unmap: XDP_UMEM_REG pins the pages (pin_user_pages) and maps them
  * for the kernel (vmap); from then on it never looks at the process's page tables.
  * So nothing stays behind that a stray pointer could read, that mprotect() could
  * make readable again, or that /proc/self/mem could reach; and the two mappings a
- * net_iov, of which vm.max_map_count allows 65,530 a process, are given back.
+ * buffer, of which vm.max_map_count allows 65,530 a process, are given back.
  * The address range stays reserved: a stale pointer into it must fault rather than
  * hit whatever is mapped there next.
  */
@@ -42,9 +44,16 @@ size_t mosaic_mappings(uint32_t nr_niovs)
 	return 2 * (size_t)nr_niovs + 1;
 }
 
-static size_t host_offset(uint32_t page)
+static size_t pages(uint32_t n)
 {
-	return (size_t)page * MOSAIC_PAGE;
+	return (size_t)n * MOSAIC_PAGE;
+}
+
+static void *reserve(void *at, size_t size)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0);
+
+	return mmap(at, size, PROT_NONE, flags, -1, 0);
 }
 
 static int map_piece(uint8_t *at, size_t len, int fd, off_t offset)
@@ -54,24 +63,8 @@ static int map_piece(uint8_t *at, size_t len, int fd, off_t offset)
 	return p == MAP_FAILED ? -errno : 0;
 }
 
-static int map_pieces(struct mosaic *m, int region_fd)
-{
-	int err;
-
-	for (uint32_t i = 0; i < m->nr_niovs; i++) {
-		uint8_t *d = m->base + mosaic_device(i);
-
-		err = map_piece(d - MOSAIC_PAGE, MOSAIC_PAGE, m->host_fd, host_offset(i));
-		if (!err)
-			err = map_piece(d, MOSAIC_PAGE, region_fd, (off_t)i * MOSAIC_PAGE);
-		if (err)
-			return err;
-	}
-	return map_piece(m->base + mosaic_tx(m->nr_niovs), host_offset(m->nr_pages), m->host_fd,
-			 host_offset(m->nr_niovs));
-}
-
-static int open_host_pages(struct mosaic *m)
+/* The file that is the mosaic's own: header pages, and behind them data pages if it has any. */
+static int open_host_file(struct mosaic *m)
 {
 	m->host_fd = memfd_create("devmemtcp-host", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (m->host_fd < 0)
@@ -82,56 +75,72 @@ static int open_host_pages(struct mosaic *m)
 	return 0;
 }
 
-static void *reserve(void *at, size_t size)
+static int lay_out(struct mosaic *m)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0);
+	void *p;
 
-	return mmap(at, size, PROT_NONE, flags, -1, 0);
+	p = mmap(NULL, m->host_size, PROT_READ | PROT_WRITE, MAP_SHARED, m->host_fd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	m->headers = p;
+	if (m->readable)
+		m->data = m->headers + pages(m->nr_niovs);
+	p = reserve(NULL, m->size);
+	if (p == MAP_FAILED)
+		return -errno;
+	m->base = p;
+	return 0;
 }
 
-int mosaic_open(struct mosaic *m, int region_fd, uint32_t nr_niovs, uint32_t nr_pages)
+int mosaic_open(struct mosaic *m, uint32_t nr_niovs, uint32_t nr_pages, int readable)
 {
 	int err;
 
 	*m = (struct mosaic){
 		.size = mosaic_size(nr_niovs, nr_pages),
-		.host_size = host_offset(nr_niovs) + host_offset(nr_pages),
+		.host_size = pages(nr_niovs) * (readable ? 2 : 1),
 		.nr_niovs = nr_niovs,
 		.nr_pages = nr_pages,
+		.readable = readable,
 		.host_fd = -1,
 	};
 	if (!nr_niovs || !nr_pages)
 		return -EINVAL;
-	err = open_host_pages(m);
+	err = open_host_file(m);
+	if (!err)
+		err = lay_out(m);
 	if (err)
-		goto fail;
-	m->base = reserve(NULL, m->size);
-	if (m->base == MAP_FAILED) {
-		m->base = NULL;
-		err = -errno;
-		goto fail;
+		mosaic_close(m);
+	return err;
+}
+
+int mosaic_map(struct mosaic *m, int region_fd, int tx_fd)
+{
+	const int data_fd = m->readable ? m->host_fd : region_fd;
+	const off_t data = m->readable ? pages(m->nr_niovs) : 0;
+	int err;
+
+	for (uint32_t i = 0; i < m->nr_niovs; i++) {
+		uint8_t *d = m->base + mosaic_device(i);
+
+		err = map_piece(d - MOSAIC_PAGE, MOSAIC_PAGE, m->host_fd, pages(i));
+		if (!err)
+			err = map_piece(d, MOSAIC_PAGE, data_fd, data + (off_t)pages(i));
+		if (err)
+			goto fail;
 	}
-	err = map_pieces(m, region_fd);
+	err = map_piece(m->base + mosaic_tx(m->nr_niovs), pages(m->nr_pages), tx_fd, 0);
 	if (!err)
 		return 0;
 fail:
-	mosaic_close(m);
+	mosaic_seal(m);
 	return err;
 }
 
 int mosaic_seal(struct mosaic *m)
 {
 	/* One call replaces every piece: there is no moment at which the range is free. */
-	if (reserve(m->base, m->size) == MAP_FAILED)
-		return -errno;
-	m->host = mmap(NULL, m->host_size, PROT_READ | PROT_WRITE, MAP_SHARED, m->host_fd, 0);
-	if (m->host == MAP_FAILED) {
-		m->host = NULL;
-		return -errno;
-	}
-	close(m->host_fd);
-	m->host_fd = -1;
-	return 0;
+	return reserve(m->base, m->size) == MAP_FAILED ? -errno : 0;
 }
 
 static void read_and_exit(const uint8_t *at)
@@ -168,12 +177,12 @@ int mosaic_read_probe(const struct mosaic *m, uint32_t niov)
 
 void mosaic_close(struct mosaic *m)
 {
-	if (m->host)
-		munmap(m->host, m->host_size);
+	if (m->headers)
+		munmap(m->headers, m->host_size);
 	if (m->base)
 		munmap(m->base, m->size);
 	if (m->host_fd >= 0)
 		close(m->host_fd);
-	m->host = m->base = NULL;
+	m->headers = m->data = m->base = NULL;
 	m->host_fd = -1;
 }

@@ -8,7 +8,7 @@ import resource
 from pathlib import Path
 
 from devmemtcp.agent._loop import lib
-from devmemtcp.agent.datapath import DatapathConfig
+from devmemtcp.agent.datapath_config import DatapathConfig, umem_size
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.region import PAGE_SIZE
 from devmemtcp.pyxdp.features import Features
@@ -51,30 +51,34 @@ def check_features(can: Features, config: DatapathConfig) -> None:
         )
 
 
-def check_mappings(config: DatapathConfig) -> None:
-    """Until it is sealed, each page of the region is a mapping, and its header page another.
+def check_mappings(buffers: int) -> None:
+    """Until it is sealed, each page of a region is a mapping, and its header page another.
 
     Raises ConfigError when there are too many.
     """
     limit = int(Path("/proc/sys/vm/max_map_count").read_text())
     others = len(Path("/proc/self/maps").read_text().splitlines()) + 64
-    needed = lib.mosaic_mappings(config.nr_niovs) + others
+    needed = lib.mosaic_mappings(buffers) + others
     if needed > limit:
         most = (limit - others) // 2 * PAGE_SIZE >> 20
         raise ConfigError(
-            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {needed} mappings while it is "
+            f"a region of {buffers * PAGE_SIZE} bytes needs {needed} mappings while it is "
             f"set up, vm.max_map_count allows {limit}: take at most {most} MiB, or "
             f"`sysctl -w vm.max_map_count={needed}`"
         )
 
 
-def check_memlock(config: DatapathConfig) -> None:
-    """Raises ConfigError for more UMEM than this process may lock (xdp_umem_account_pages())."""
+def check_memlock(areas: list[int]) -> None:
+    """For areas of so many buffers each.
+
+    Raises ConfigError for more UMEM than this process may lock (xdp_umem_account_pages()).
+    """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit == resource.RLIM_INFINITY or _effective_capabilities() >> _CAP_IPC_LOCK & 1:
         return
-    if config.umem_size > limit:
+    needed = sum(map(umem_size, areas))
+    if needed > limit:
         raise ConfigError(
-            f"a region of {config.nr_niovs * PAGE_SIZE} bytes needs {config.umem_size} bytes of "
-            f"locked memory, the limit is {limit}: `ulimit -l unlimited`, or run it as root"
+            f"{sum(areas) * PAGE_SIZE} bytes to receive into need {needed} bytes of locked "
+            f"memory, the limit is {limit}: `ulimit -l unlimited`, or run it as root"
         )

@@ -2,14 +2,15 @@
 /*
  * rings.c - between the four rings of an AF_XDP socket and the stack.
  *
- * RX descriptors become packets of net_iovs, frames of the stack become TX
- * descriptors, free net_iovs go to the fill ring, completions come back as host pages.
+ * RX descriptors become packets of buffers, frames of the stack become TX descriptors,
+ * free buffers go to the fill ring, completions come back as host pages.
  *
  * Invariants:
- * - A descriptor is looked at before it is believed: what does not begin at a device
- *   page of ours never reaches the stack as a packet.
- * - Every net_iov that comes out of the RX ring goes to the stack exactly once, by
+ * - A descriptor is looked at before it is believed: what does not begin at a data page
+ *   of the queue's area never reaches the stack as a packet.
+ * - Every buffer that comes out of the RX ring goes to the stack exactly once, by
  *   stack_rx() or stack_rx_discard().
+ * - A call takes one batch of one queue at most, so that no queue starves another.
  * - One kick (sendto) a call of rings_send(), repeated only while the kernel left frames
  *   in the ring.
  */
@@ -31,26 +32,26 @@
 /* ---- receive ---- */
 
 /* The last 160 bytes of a header page: record first, headers last. */
-static inline void prefetch_headers(const struct loop *l, uint64_t addr)
+static inline void prefetch_headers(const struct queue_pair *qp, uint64_t addr)
 {
 	uint64_t niov = xsk_umem__add_offset_to_addr(addr) / (2 * MOSAIC_PAGE);
-	const uint8_t *end = l->header_base + (niov + 1) * MOSAIC_PAGE;
+	const uint8_t *end = qp->header_base + (niov + 1) * MOSAIC_PAGE;
 
 	__builtin_prefetch(end - RX_META_LEN);
 	__builtin_prefetch(end - 128);
 	__builtin_prefetch(end - 64);
 }
 
-/* What a descriptor says, as a chunk: false if no net_iov of ours is meant. `*usable` is
+/* What a descriptor says, as a chunk: false if no buffer of ours is meant. `*usable` is
  * false when one is, but the bytes are not where they must be. */
-static inline bool desc_to_chunk(const struct loop *l, const struct xdp_desc *desc,
+static inline bool desc_to_chunk(const struct queue_pair *qp, const struct xdp_desc *desc,
 				 struct rx_chunk *chunk, bool *usable)
 {
 	uint64_t data = xsk_umem__add_offset_to_addr(desc->addr);
 	uint64_t base = xsk_umem__extract_addr(desc->addr);
 	uint64_t niov = (base + MOSAIC_HEADROOM) / (2 * MOSAIC_PAGE);
 
-	if (niov >= l->nr_niovs || base != mosaic_fill(niov))
+	if (niov >= qp->nr_niovs || base != mosaic_fill(niov))
 		return false;
 	chunk->niov = niov;
 	chunk->len = desc->len;
@@ -58,64 +59,63 @@ static inline bool desc_to_chunk(const struct loop *l, const struct xdp_desc *de
 	return true;
 }
 
-static void give_up(struct loop *l, struct loop_rx *rx)
+static void give_up(struct loop *l, struct queue_pair *qp)
 {
-	if (rx->packet.nr_chunks)
-		stack_rx_discard(l->stack, &rx->packet);
-	rx->packet.nr_chunks = 0;
-	rx->discard = true;
+	if (qp->packet.nr_chunks)
+		stack_rx_discard(l->stack, &qp->packet);
+	qp->packet.nr_chunks = 0;
+	qp->discard = true;
 }
 
-static void collect(struct loop *l, struct loop_rx *rx, const struct xdp_desc *desc)
+static void collect(struct loop *l, struct queue_pair *qp, const struct xdp_desc *desc)
 {
-	struct rx_packet *p = &rx->packet;
+	struct rx_packet *p = &qp->packet;
 	bool usable;
 
 	if (p->nr_chunks == STACK_MAX_CHUNKS) {
-		l->stats.rx_oversize += !rx->discard;
-		give_up(l, rx);
+		l->stats.rx_oversize += !qp->discard;
+		give_up(l, qp);
 	}
-	if (!desc_to_chunk(l, desc, &p->chunk[p->nr_chunks], &usable)) {
+	if (!desc_to_chunk(qp, desc, &p->chunk[p->nr_chunks], &usable)) {
 		l->stats.rx_bad_descs++;
-		give_up(l, rx);
+		give_up(l, qp);
 		return;
 	}
 	p->nr_chunks++;
 	if (!usable) {
 		l->stats.rx_bad_descs++;
-		give_up(l, rx);
+		give_up(l, qp);
 	}
 }
 
-static void packet_complete(struct loop *l, struct loop_rx *rx, uint64_t now)
+static void packet_complete(struct loop *l, struct queue_pair *qp, uint64_t now)
 {
-	if (rx->discard) {
-		give_up(l, rx);
-		rx->discard = false;
+	if (qp->discard) {
+		give_up(l, qp);
+		qp->discard = false;
 		return;
 	}
 	l->stats.rx_packets++;
-	stack_rx(l->stack, &rx->packet, now);
-	rx->packet.nr_chunks = 0;
+	stack_rx(l->stack, &qp->packet, now);
+	qp->packet.nr_chunks = 0;
 }
 
-uint32_t rings_receive(struct loop *l, uint32_t q, uint64_t now)
+uint32_t rings_receive(struct loop *l, struct queue_pair *qp, uint64_t now)
 {
-	struct xsk_ring_cons *ring = l->queue[q].rx;
-	struct loop_rx *rx = &l->rx[q];
+	struct xsk_ring_cons *ring = qp->rings.rx;
 	uint32_t index, n = xsk_ring_cons__peek(ring, LOOP_BATCH, &index);
 
 	if (!n)
 		return 0;
-	prefetch_headers(l, xsk_ring_cons__rx_desc(ring, index)->addr);
+	prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index)->addr);
 	for (uint32_t i = 0; i < n; i++) {
 		struct xdp_desc desc = *xsk_ring_cons__rx_desc(ring, index + i);
 
 		if (i + 1 < n)
-			prefetch_headers(l, xsk_ring_cons__rx_desc(ring, index + i + 1)->addr);
-		collect(l, rx, &desc);
+			prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index + i + 1)->addr);
+		collect(l, qp, &desc);
 		if (!(desc.options & XDP_PKT_CONTD))
-			packet_complete(l, rx, now);
+			packet_complete(l, qp, now);
 	}
 	xsk_ring_cons__release(ring, n);
 	l->stats.rx_batches++;
@@ -123,15 +123,30 @@ uint32_t rings_receive(struct loop *l, uint32_t q, uint64_t now)
 	return n;
 }
 
-void rings_refill(struct loop *l, uint32_t q)
+/* A ring's worth at most, though the NIC may still be filling it; the rest of a packet that
+ * has not come by then will not. */
+void rings_receive_last(struct loop *l, struct queue_pair *qp, uint64_t now)
 {
-	struct xsk_ring_prod *ring = l->queue[q].fill;
+	uint32_t left = qp->rings.rx->size, n;
+
+	do {
+		n = rings_receive(l, qp, now);
+		left -= n < left ? n : left;
+	} while (n && left);
+	give_up(l, qp);
+	stack_rx_end(l->stack, now);
+}
+
+void rings_refill(struct loop *l, struct queue_pair *qp)
+{
+	struct xsk_ring_prod *ring = qp->rings.fill;
 	uint32_t niovs[LOOP_BATCH];
 	uint32_t room, n, index = 0;
 
 	do {
 		room = xsk_prod_nb_free(ring, LOOP_BATCH);
-		n = stack_refill(l->stack, q, niovs, room < LOOP_BATCH ? room : LOOP_BATCH);
+		n = stack_refill(l->stack, qp->packet.queue, niovs,
+				 room < LOOP_BATCH ? room : LOOP_BATCH);
 		if (!n)
 			return;
 		xsk_ring_prod__reserve(ring, n, &index);
@@ -143,9 +158,9 @@ void rings_refill(struct loop *l, uint32_t q)
 
 /* ---- send ---- */
 
-static void reap_completions(struct loop *l, uint32_t q)
+static void reap_completions(struct loop *l, struct queue_pair *qp)
 {
-	struct xsk_ring_cons *ring = l->queue[q].completion;
+	struct xsk_ring_cons *ring = qp->rings.completion;
 	uint32_t index, n = xsk_ring_cons__peek(ring, LOOP_BATCH, &index);
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -153,7 +168,7 @@ static void reap_completions(struct loop *l, uint32_t q)
 
 		addr = xsk_umem__extract_addr(addr);
 		/* The stack ignores, and counts, a page that is not in transmission. */
-		stack_tx_done(l->stack, (addr - l->tx_base) / MOSAIC_PAGE);
+		stack_tx_done(l->stack, (addr - qp->tx_base) / MOSAIC_PAGE);
 	}
 	if (n)
 		xsk_ring_cons__release(ring, n);
@@ -164,9 +179,9 @@ static inline bool ring_drained(const struct xsk_ring_prod *ring)
 	return __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE) == *ring->producer;
 }
 
-bool rings_sent(const struct loop *l, uint32_t q)
+bool rings_sent(const struct queue_pair *qp)
 {
-	return ring_drained(l->queue[q].tx);
+	return ring_drained(qp->rings.tx);
 }
 
 static bool try_again(int err)
@@ -176,16 +191,15 @@ static bool try_again(int err)
 
 /* One call sends at most 32 frames, and may send none: the completion ring or the device's
  * queue is full (EAGAIN, ENOBUFS), or another thread is in there (EBUSY). */
-static void kick(struct loop *l, uint32_t q)
+static void kick(struct loop *l, struct queue_pair *qp)
 {
-	struct xsk_ring_prod *ring = l->queue[q].tx;
+	struct xsk_ring_prod *ring = qp->rings.tx;
 	uint32_t stuck = 0, before;
 
 	l->stats.tx_kicks++;
 	while (!ring_drained(ring) && stuck < KICKS_WITHOUT_PROGRESS) {
 		before = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
-		if (sendto(l->queue[q].fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 &&
-		    !try_again(errno)) {
+		if (sendto(qp->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && !try_again(errno)) {
 			if (errno == ENETDOWN)
 				l->down = true; /* which is not gone: see check_links() */
 			else
@@ -198,33 +212,37 @@ static void kick(struct loop *l, uint32_t q)
 		}
 		stuck++;
 		l->stats.tx_kick_retries++;
-		reap_completions(l, q);
+		reap_completions(l, qp);
 	}
 }
 
-uint32_t rings_send(struct loop *l, uint32_t q)
+uint32_t rings_send(struct loop *l, struct queue_pair *qp)
 {
-	struct xsk_ring_prod *ring = l->queue[q].tx;
+	struct xsk_ring_prod *ring = qp->rings.tx;
 	struct tx_frame frames[LOOP_BATCH];
 	uint32_t room, n, index = 0, sent = 0;
 
-	reap_completions(l, q);
+	reap_completions(l, qp);
 	do {
 		room = xsk_prod_nb_free(ring, LOOP_BATCH);
-		n = stack_tx(l->stack, q, frames, room < LOOP_BATCH ? room : LOOP_BATCH);
+		n = stack_tx(l->stack, qp->packet.queue, frames,
+			     room < LOOP_BATCH ? room : LOOP_BATCH);
 		if (!n)
 			break;
 		xsk_ring_prod__reserve(ring, n, &index);
 		for (uint32_t i = 0; i < n; i++) {
 			struct xdp_desc *desc = xsk_ring_prod__tx_desc(ring, index + i);
 
-			*desc = (struct xdp_desc){.addr = frames[i].addr, .len = frames[i].len};
+			*desc = (struct xdp_desc){
+				.addr = qp->tx_base + (uint64_t)frames[i].page * MOSAIC_PAGE,
+				.len = frames[i].len,
+			};
 		}
 		xsk_ring_prod__submit(ring, n);
 		sent += n;
 	} while (n == LOOP_BATCH);
 	l->stats.tx_frames += sent;
 	if (!ring_drained(ring))
-		kick(l, q);
+		kick(l, qp);
 	return sent;
 }

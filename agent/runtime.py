@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime: an interface whose flows land in a region, and the sockets on it.
+"""The runtime: an interface whose flows land in regions, and the sockets on it.
 
 In a program:
 
@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
 import os
 import signal
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from devmemtcp.agent._loop import lib
-from devmemtcp.agent.datapath import ChannelFds, Datapath, DatapathConfig
+from devmemtcp.agent.channel import Channel
+from devmemtcp.agent.datapath import Binding, Datapath
+from devmemtcp.agent.datapath_config import HOST_BUFFERS, DatapathConfig
 from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.preflight import (
@@ -51,6 +52,7 @@ from devmemtcp.agent.snapshot import (
 )
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener
 from devmemtcp.agent.stackd import RemoteDatapath
+from devmemtcp.xdp_prog import LINEAR_MAX
 
 Mode = Literal["auto", "native", "generic"]
 RxCsum = Literal["verify", "trust"]
@@ -63,16 +65,22 @@ class Runtime:
     Everything is tied to file descriptors of the process: a killed process leaves nothing behind.
 
     `ifname`: the interface, in the network namespace `netns` (a name below /run/netns or a path).
+    `region`: what the packets of the `queues` (None: of all) are received into; those of other
+    queues, or of all if it is None, are received into host memory, and copied to the application.
     `mode`: how the XDP program is attached; `auto` tries native, then generic, except on a
     veth, where generic is faster: there native mode takes the peer's segmentation offload away.
     `rx_csum`: `verify` every TCP checksum, or `trust` the NIC.
+    `linear_bytes`: what the split leaves of each packet's payload with its headers, and so out of
+    the region, as NICs do that split at a fixed length.
     `isolate`: run the stack in a process of its own; only then it cannot read the payload.
     `pressure`: `window` follows the free device buffers, `drop` ignores tokens as the kernel does.
     `busy_poll`: never sleep; `spin_us`: poll the rings that long before each sleep.
     `cpu`: pin the loop's thread to this CPU.
     `force`: take the interface of the default route all the same.
     `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a
-    connection, in bytes. `linger`: seconds that closed connections get to finish at the end.
+    connection, in bytes. `device_memory`: bytes of all regions that there may be at a time, those
+    that drain included; by default the region's, or 64 MiB without one.
+    `linger`: seconds that closed connections get to finish at the end.
     `listen`: addresses that `listen()` will be called with; one that cannot be is refused on
     entry, before the interface is touched.
 
@@ -89,15 +97,17 @@ class Runtime:
     """As really attached."""
     mtu: int
     queues: int
-    region: Region
+    region: Region | None
 
     def __init__(
         self,
         ifname: str,
-        region: Region,
+        region: Region | None,
         *,
+        queues: Sequence[int] | None = None,
         mode: Mode = "auto",
         rx_csum: RxCsum = "verify",
+        linear_bytes: int = 0,
         isolate: bool = False,
         pressure: Pressure = "window",
         busy_poll: bool = False,
@@ -107,14 +117,17 @@ class Runtime:
         force: bool = False,
         max_connections: int = 4096,
         rcv_wnd: int = 4 << 20,
+        device_memory: int | None = None,
         linger: float = 1.0,
         listen: Iterable[Address] = (),
     ) -> None:
         self.ifname = ifname
         self.region = region
+        self._wanted_queues = None if queues is None else tuple(sorted(set(queues)))
         self._mode = _choice("mode", mode, Mode)
         self._csum_trust = _choice("rx_csum", rx_csum, RxCsum) == "trust"
         self._pressure = _choice("pressure", pressure, Pressure)
+        self._linear_bytes = linear_bytes
         self._isolate = isolate
         self._busy_poll = busy_poll
         self._spin_us = spin_us
@@ -123,7 +136,9 @@ class Runtime:
         self._force = force
         self._max_connections = max_connections
         self._rcv_wnd = rcv_wnd
+        self._device_memory = device_memory
         self._linger = linger
+        self._next_id = 1
         self._intended = tuple(listen)
         self._undo: ExitStack | None = None
 
@@ -153,21 +168,14 @@ class Runtime:
                 reserve(dev.features.ifname, address, port).close()
         self.mtu, self.queues = config.mtu, config.queues
 
-        event, wake = (_eventfd(undo) for _ in range(2))
-        alive, life = os.pipe2(os.O_CLOEXEC)
-        undo.callback(os.close, alive)
-        with os.fdopen(life, "wb", 0):  # only the loop is to hold it
-            channel = os.memfd_create("devmemtcp-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            undo.callback(os.close, channel)
-            os.ftruncate(channel, config.channel_size)
-            fcntl.fcntl(channel, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            fds = ChannelFds(channel=channel, wake=wake, event=event, life=life)
-            self._datapath = self._make_datapath(config, fds, netns)
+        self._datapath = self._make_datapath(config, netns)
         undo.callback(self._close_datapath)
         self.mode = "native" if self._datapath.mode == "native" else "generic"
-        self._app = AppHalf(
-            channel, self.region.size, event=event, wake=wake, life=alive, ended=self._why_ended
-        )
+        with Channel(config) as channel:  # each side duplicates what it needs
+            self._number = self._datapath.open_app(channel.stack, channel.geometry)
+            self._app = AppHalf(*channel.app, ended=self._why_ended)
+            if self.region is not None:
+                self._app.add_region(1, self.region)
         undo.callback(self._app.close)  # threads that wait go on to learn why they must not
         self._datapath.start()
         self._dev, self._entered = dev, netns.entered
@@ -202,14 +210,15 @@ class Runtime:
     def _close_datapath(self) -> None:
         self._datapath.close(int(self._linger * 1000))
 
-    def _make_datapath(
-        self, config: DatapathConfig, fds: ChannelFds, netns: NetNs
-    ) -> Datapath | RemoteDatapath:
+    def _make_datapath(self, config: DatapathConfig, netns: NetNs) -> Datapath | RemoteDatapath:
+        first = None
+        if self.region is not None:
+            first = Binding(self._take_id(), self._first_queues(config), self.region.fd)
         try:
             if self._isolate:
-                return RemoteDatapath(config, fds, self.region.fd, netns)
+                return RemoteDatapath(config, netns, first)
             with netns.entered():
-                return Datapath(config, fds, self.region.fd, netns)
+                return Datapath(config, netns, first)
         except XdpError as error:
             if error.errno == errno.EBUSY:
                 raise ConfigError(
@@ -226,28 +235,46 @@ class Runtime:
         mode = None if self._mode == "auto" else self._mode
         if mode is None and can.driver == "veth":
             mode = "generic"
+        queues = can.rx_queues or 1
         return DatapathConfig(
             ifname=can.ifname,
-            queues=can.rx_queues or 1,
+            queues=queues,
             mtu=can.mtu,
             mode=mode,
             multi_buffer=can.multi_buffer is not False,
             csum_trust=self._csum_trust,
-            pressure=self._pressure,
             busy_poll=self._busy_poll,
             spin_us=self._spin_us,
             cpu=self._cpu,
-            nr_niovs=self.region.size // PAGE_SIZE,
-            nr_pages=TX_PAGES,
+            linear_bytes=self._linear_bytes,
+            host_buffers=HOST_BUFFERS,
+            max_buffers=self._planned_memory() // PAGE_SIZE + HOST_BUFFERS * queues,
+            max_areas=lib.STACK_MAX_AREAS,
+            max_apps=1,
             max_flows=self._max_connections,
-            rcv_wnd_max=min(self._rcv_wnd, self.region.size),
+            rcv_wnd_max=min(self._rcv_wnd, self._planned_memory()),
         )
+
+    def _planned_memory(self) -> int:
+        """Bytes of device memory."""
+        if self._device_memory is not None:
+            return self._device_memory
+        return _DEVICE_MEMORY if self.region is None else self.region.size
+
+    def _first_queues(self, config: DatapathConfig) -> Sequence[int]:
+        return range(config.queues) if self._wanted_queues is None else self._wanted_queues
+
+    def _take_id(self) -> int:
+        number, self._next_id = self._next_id, self._next_id + 1
+        return number
 
     def _check(self, dev: NetDev, config: DatapathConfig) -> None:
         """Whatever can be known to fail, fails here."""
         name = config.ifname
         self._check_numbers()
-        self._check_region(config)
+        self._check_queues(config)
+        if self.region is not None:
+            self._check_region(self.region, len(self._first_queues(config)))
         if dev.default_route and not self._force:
             raise ConfigError(
                 f"the default route leaves by {name}: taking it may cut this machine off; "
@@ -272,8 +299,10 @@ class Runtime:
                 f"{name} has an XDP program already: {dev.features.programs[0]}; "
                 f"`ip link set {name} xdp off` takes it off"
             )
-        check_mappings(config)
-        check_memlock(config)
+        device = [] if self.region is None else [self.region.size // PAGE_SIZE]
+        unbound = 0 if self.region and self._wanted_queues is None else config.queues
+        check_mappings(max(device, default=HOST_BUFFERS))
+        check_memlock(device + [HOST_BUFFERS] * unbound)
         check_features(dev.features, config)
 
     def _check_numbers(self) -> None:
@@ -282,44 +311,98 @@ class Runtime:
             ("rcv_wnd", self._rcv_wnd, 1 << 16, 1 << 30),
             ("spin_us", self._spin_us, 0, 1_000_000),
             ("linger", self._linger, 0, 3600),
+            ("linear_bytes", self._linear_bytes, 0, LINEAR_MAX),
+            ("device_memory", self._planned_memory(), PAGE_SIZE, 1 << 40),
         ):
             if not least <= value <= most:
                 raise ConfigError(f"{name} must be {least} to {most}, not {value}")
         if self._cpu is not None and self._cpu not in os.sched_getaffinity(0):
             raise ConfigError(f"CPU {self._cpu} is not among those this process may run on")
 
-    def _check_region(self, config: DatapathConfig) -> None:
-        if self.region.fd < 0:
+    def _check_queues(self, config: DatapathConfig) -> None:
+        if self._wanted_queues is None:
+            return
+        if self.region is None or not self._wanted_queues:
+            raise ConfigError("queues and a region go together; leave both out for host memory")
+        for queue in self._wanted_queues:
+            if not 0 <= queue < config.queues:
+                raise ConfigError(
+                    f"{config.ifname} has no queue {queue}, but {config.queues} from 0; "
+                    f"see `ethtool -L {config.ifname}`"
+                )
+
+    def _check_region(self, region: Region, queues: int) -> None:
+        if region.fd < 0:
             raise ConfigError("the region is closed")
-        if self.region.hugetlb:
+        if region.hugetlb:
             raise ConfigError(
                 "a hugetlb region cannot lie between header pages: its file can only be mapped "
                 "in pieces of 2 MiB; take a region without hugetlb"
             )
-        if config.nr_niovs < MIN_PAGES_A_QUEUE * config.queues:
+        if region.size // PAGE_SIZE < MIN_PAGES_A_QUEUE * queues:
             raise ConfigError(
-                f"a region of {self.region.size} bytes is too small for {config.queues} queues; "
-                f"take at least {MIN_PAGES_A_QUEUE * PAGE_SIZE * config.queues}"
+                f"a region of {region.size} bytes is too small for {queues} queues; "
+                f"take at least {MIN_PAGES_A_QUEUE * PAGE_SIZE * queues}"
             )
+
+    # ---- bindings ----
+
+    def bind(self, region: Region, queues: Sequence[int]) -> int:
+        """Receive packets of these queues into a region from now on; returns its dmabuf id.
+
+        Queues are restarted: what arrives meanwhile has to be sent again. Raises ConfigError
+        for a region or queues that cannot be, OSError with nothing changed, see
+        `Datapath.bind()`.
+        """
+        app = self._open()
+        self._check_region(region, len(set(queues)))
+        check_mappings(region.size // PAGE_SIZE)
+        number = self._take_id()
+        self._datapath.bind(number, queues, region.fd)
+        app.add_region(number, region)
+        return number
+
+    def unbind(self, dmabuf_id: int) -> None:
+        """Receive what came into this region into host memory again.
+
+        Fragments that were received before stay readable until they are given back. Raises
+        OSError, ENOENT: no such binding.
+        """
+        self._open()
+        self._datapath.unbind(dmabuf_id)
+
+    def reap(self) -> list[int]:
+        """The regions that are not referred to any more since the last call, by dmabuf id."""
+        self._open()
+        return self._datapath.reap()
 
     # ---- sockets ----
 
     def listen(
-        self, address: Address, *, close_first: bool = False, backlog: int = 1024
+        self,
+        address: Address,
+        *,
+        close_first: bool = False,
+        backlog: int = 1024,
+        pressure: Pressure | None = None,
     ) -> Listener:
         """Take connections on (host, port); host is an IP address of the interface or unspecified.
 
         Port 0 takes a free one, see `Listener.address`. The port is reserved with a bound kernel
-        socket. `close_first`: shut the sending side as soon as the first bytes arrive. Raises
-        ConfigError (port in use, not an address of the interface).
+        socket. `close_first`: shut the sending side as soon as the first bytes arrive.
+        `pressure`: None takes the runtime's. Raises ConfigError (port in use, not an address of
+        the interface).
         """
         host, port = address
+        chosen = self._pressure if pressure is None else _choice("pressure", pressure, Pressure)
         if backlog < 1:
             raise ConfigError(f"the backlog must be at least 1, not {backlog}")
         app = self._open()
         with self._entered():
             ip = _listening_address(self._dev, host, port)
-        number, port = self._datapath.listen(str(ip), port, close_first, backlog)
+        number, port = self._datapath.listen(
+            self._number, str(ip), port, close_first=close_first, backlog=backlog, pressure=chosen
+        )
         listener = Listener(app, number, (str(ip), port), close_first, self._unlisten)
         app.listeners[number] = listener
         lib.app_listener(app.handle, number, 1)
@@ -374,6 +457,8 @@ class Runtime:
                 f"process {seen['pid']} has no mapping and no descriptor of the region, "
                 "and its child that read a device page died of SIGSEGV"
             )
+        elif not seen["bindings"]:
+            reason = "no region is bound"
         elif number != signal.SIGSEGV:
             reason = f"a child of process {seen['pid']} read a device page and was not stopped"
         elif not self._isolate:
@@ -413,6 +498,22 @@ class Runtime:
         """`frags()` for people: totals by state, then runs of equal buffers."""
         return format_frags(self.frags())
 
+    def pools(self) -> list[dict[str, Any]]:
+        """All areas there are, see `Datapath.pools()`."""
+        self._open()
+        return self._datapath.pools()
+
+    def queue_stats(self) -> list[dict[str, Any]]:
+        """All queues, see `Datapath.queue_stats()`."""
+        self._open()
+        return self._datapath.queue_stats()
+
+    @property
+    def lost_queues(self) -> dict[int, str]:
+        """Queues that others have, and why: see `Datapath.lost_queues`."""
+        self._open()
+        return self._datapath.lost_queues
+
     def check(self) -> int:
         """All invariants of all buffers: 0, or -(1 + n) for the first buffer n that breaks one."""
         self._open()
@@ -432,8 +533,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-TX_PAGES = 2048
-"""Host pages for ACKs, resets and replies."""
+_DEVICE_MEMORY = 64 << 20
 MIN_PAGES_A_QUEUE = 128
 MIN_MTU, MAX_MTU = 576, 65535
 
@@ -465,9 +565,3 @@ def _ip_address(host: str) -> IpAddress:
         return ip_address(host)
     except ValueError as error:
         raise ConfigError(f"{host!r} is not an IP address") from error
-
-
-def _eventfd(undo: ExitStack) -> int:
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    undo.callback(os.close, fd)
-    return fd

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import NamedTuple
 
-from devmemtcp.agent._loop import ffi
+from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.socket import Address
 
 _KINDS = {
@@ -48,7 +48,7 @@ class LoopStats:
     rx_packets: int
     rx_descs: int
     rx_bad_descs: int
-    """Descriptors that did not point at a device page of ours."""
+    """Descriptors that did not point at the start of a buffer of ours."""
     rx_oversize: int
     """Packets of more chunks than any packet should have."""
     tx_frames: int
@@ -77,6 +77,21 @@ class Stats:
         """Tokens that the application holds."""
         return self.stack["tokens_outstanding"]
 
+    @property
+    def bytes_device(self) -> int:
+        """Received bytes that were delivered in device memory."""
+        return self.stack["bytes_device"]
+
+    @property
+    def bytes_linear(self) -> int:
+        """Received bytes that were left with the headers of packets in device memory."""
+        return self.stack["bytes_linear"]
+
+    @property
+    def bytes_data(self) -> int:
+        """Received bytes of packets that lay in host memory altogether."""
+        return self.stack["bytes_data"]
+
 
 class FlowInfo(NamedTuple):
     """One connection as the stack sees it."""
@@ -93,6 +108,14 @@ class FlowInfo(NamedTuple):
     ooo_frags: int
     tokens: int
     rx_bytes: int
+    bytes_device: int
+    """Delivered in device memory; the next two were copied, see `Stats`."""
+    bytes_linear: int
+    bytes_data: int
+    app: int
+    """Number of the application; STACK_NONE (2**32 - 1) when that is gone."""
+    queue: int
+    """RX queue of its last segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +124,8 @@ class FragInfo:
 
     kind: str
     """host_page or net_iov."""
+    area: int | None
+    """The stack's number; None: host pages for transmission."""
     index: int
     state: str
     """free, fill, received, ooo, lent, returned or tx."""
@@ -108,7 +133,7 @@ class FragInfo:
     """Flow id; 0: the pool or the NIC."""
     refs: int
     offset: int
-    """Bytes, in the region for a net_iov, in the host area for a page."""
+    """Bytes, in the area's memory: in the region for a net_iov."""
 
 
 class Unreadable(NamedTuple):
@@ -145,9 +170,10 @@ def _address(family: int | str, raw: int | str, port: int | str) -> Address:
     return str(host), int(port)
 
 
-def frag_info(kind: int, index: int, state: int, owner: int, refs: int, offset: int) -> FragInfo:
+def frag_info(kind: int, area: int, index: int, state: int, *rest: int) -> FragInfo:
     """From the fields that `Datapath.frags()` gives."""
-    return FragInfo(_KINDS[kind], index, _STATES[state], owner, refs, offset)
+    where = None if area == lib.STACK_NONE else area
+    return FragInfo(_KINDS[kind], where, index, _STATES[state], *rest)
 
 
 def format_frags(frags: list[FragInfo]) -> str:
@@ -156,10 +182,11 @@ def format_frags(frags: list[FragInfo]) -> str:
     kinds = sorted((frag.kind, frag.state) for frag in frags)
     for (kind, state), group in groupby(kinds):
         lines.append(f"{kind:<10} {state:<9} {sum(1 for _ in group):7}")
-    lines += ["", "kind       first   last    state     owner       refs"]
-    for key, run in groupby(frags, key=lambda f: (f.kind, f.state, f.owner, f.refs)):
-        kind, state, owner, refs = key
+    lines += ["", "kind       area  first   last    state     owner       refs"]
+    for key, run in groupby(frags, key=lambda f: (f.kind, f.area, f.state, f.owner, f.refs)):
+        kind, area, state, owner, refs = key
         members = list(run)
+        where = f"{'tx' if area is None else area:<4}"
         span = f"{members[0].index:<7} {members[-1].index:<7}"
-        lines.append(f"{kind:<10} {span} {state:<9} {owner:<#10x}  {refs}")
+        lines.append(f"{kind:<10} {where}  {span} {state:<9} {owner:<#10x}  {refs}")
     return "\n".join(lines)

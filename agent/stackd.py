@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that runs the stack apart from its application, and the application's end of it.
 
-The process (`python -P -m devmemtcp.agent.stackd FD`) gets the region's descriptor only to lay
-the UMEM out and closes it before the first packet; afterwards it has no mapping and no descriptor
-of the payload, which `probe()` shows, and no capability to get one by way of its application
+The process (`python -P -m devmemtcp.agent.stackd FD`) gets a region's descriptor only to lay the
+UMEM out and closes it before the first packet; afterwards it has no mapping and no descriptor of
+the payload, which `probe()` shows, and no capability to get one by way of its application
 (privileges.c). It ends with its application, however that ends: the control socket is closed or
 the pidfd of the parent becomes readable.
 """
@@ -17,18 +17,25 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from devmemtcp.agent import control
 from devmemtcp.agent._loop import lib
-from devmemtcp.agent.datapath import ChannelFds, Datapath, DatapathConfig
+from devmemtcp.agent.channel import ChannelFds
+from devmemtcp.agent.datapath import Binding, Datapath
+from devmemtcp.agent.datapath_config import ChannelGeometry, DatapathConfig
 from devmemtcp.agent.netdev import NetNs
 
 _EXIT_SECONDS = 5.0
 
 _METHODS = frozenset(
-    ("close", "check", "failure", "flows", "frags", "listen", "probe", "stats", "steer", "unlisten")
+    {
+        *("bind", "check", "close", "close_app", "failure", "flows", "frags", "listen", "lost"),
+        *("open_app", "pools", "probe", "queue_stats", "reap", "retake", "stats", "steer"),
+        *("unbind", "unlisten"),
+    }
 )
 
 
@@ -37,12 +44,13 @@ class RemoteDatapath:
 
     mode: str
 
-    def __init__(self, config: DatapathConfig, fds: ChannelFds, region_fd: int, netns: NetNs):
-        """Start the process in `netns`; it gets duplicates of all `fds`.
+    def __init__(self, config: DatapathConfig, netns: NetNs, first: Binding | None = None):
+        """Start the process in `netns`.
 
         Raises what `Datapath` raises there.
         """
         self.config = config
+        self.queues = config.queues
         self._lock = threading.Lock()
         self._number = 0  # of the last call
         self._socket, theirs = control.pair()
@@ -55,8 +63,9 @@ class RemoteDatapath:
             )
         self.pid = self._process.pid
         try:
-            rights = (fds.channel, fds.wake, fds.event, fds.life, region_fd)
-            control.send(self._socket, self._number, asdict(config), rights)
+            binding = [first.dmabuf_id, list(first.queues)] if first else None
+            rights = (first.region_fd,) if first else ()
+            control.send(self._socket, self._number, [asdict(config), binding], rights)
             self.mode = self._answer()
         except BaseException:
             self._end()
@@ -77,11 +86,11 @@ class RemoteDatapath:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return BrokenPipeError(f"the stack's process has died: {how}")
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, method: str, *args: Any, fds: tuple[int, ...] = (), **options: Any) -> Any:
         with self._lock:
             self._number += 1
             try:
-                control.send(self._socket, self._number, [method, *args])
+                control.send(self._socket, self._number, [method, args, options], fds)
             except control.Gone as gone:
                 raise self._died() from gone
             return self._answer()
@@ -93,9 +102,52 @@ class RemoteDatapath:
         """See `Datapath.failure()`. Raises BrokenPipeError when the process has died."""
         return int(self._call("failure"))
 
-    def listen(self, host: str, port: int, close_first: bool, backlog: int) -> tuple[int, int]:
+    # ---- bindings ----
+
+    @property
+    def lost_queues(self) -> dict[int, str]:
+        """See `Datapath.lost_queues`."""
+        return dict(self._call("lost"))
+
+    def bind(self, dmabuf_id: int, queues: Sequence[int], region_fd: int) -> None:
+        """See `Datapath.bind()`."""
+        self._call("bind", dmabuf_id, list(queues), fds=(region_fd,))
+
+    def unbind(self, dmabuf_id: int) -> None:
+        """See `Datapath.unbind()`."""
+        self._call("unbind", dmabuf_id)
+
+    def reap(self) -> list[int]:
+        """See `Datapath.reap()`."""
+        return list(self._call("reap"))
+
+    def retake(self) -> None:
+        """See `Datapath.retake()`."""
+        self._call("retake")
+
+    # ---- applications ----
+
+    def open_app(self, fds: ChannelFds, geometry: ChannelGeometry) -> int:
+        """See `Datapath.open_app()`."""
+        return int(self._call("open_app", asdict(geometry), fds=fds))
+
+    def close_app(self, app: int) -> None:
+        """See `Datapath.close_app()`."""
+        self._call("close_app", app)
+
+    def listen(
+        self,
+        app: int,
+        host: str,
+        port: int,
+        *,
+        close_first: bool = False,
+        backlog: int = 1024,
+        pressure: str = "window",
+    ) -> tuple[int, int]:
         """See `Datapath.listen()`."""
-        listener, port = self._call("listen", host, port, close_first, backlog)
+        options = {"close_first": close_first, "backlog": backlog, "pressure": pressure}
+        listener, port = self._call("listen", app, host, port, **options)
         return listener, port
 
     def steer(self, listener: int) -> None:
@@ -105,6 +157,8 @@ class RemoteDatapath:
     def unlisten(self, listener: int) -> None:
         """See `Datapath.unlisten()`."""
         self._call("unlisten", listener)
+
+    # ---- looking inside ----
 
     def stats(self) -> dict[str, Any]:
         """See `Datapath.stats()`."""
@@ -117,6 +171,14 @@ class RemoteDatapath:
     def frags(self) -> list[list[int]]:
         """See `Datapath.frags()`."""
         return list(self._call("frags"))
+
+    def pools(self) -> list[dict[str, Any]]:
+        """See `Datapath.pools()`."""
+        return list(self._call("pools"))
+
+    def queue_stats(self) -> list[dict[str, Any]]:
+        """See `Datapath.queue_stats()`."""
+        return list(self._call("queue_stats"))
 
     def check(self) -> int:
         """See `Datapath.check()`."""
@@ -151,6 +213,25 @@ class RemoteDatapath:
             self._process.wait()
 
 
+def _carry_out(datapath: Datapath, call: list[Any], fds: list[int]) -> Any:
+    """One call; its descriptors, which what they are for has duplicated, are closed again."""
+    method, args, options = call
+    if method not in _METHODS:
+        raise ValueError(f"no method {method!r}")
+    try:
+        match method:
+            case "bind":
+                args = [*args, *fds]
+            case "open_app":
+                args = [ChannelFds(*fds), ChannelGeometry(**args[0])]
+            case "lost":
+                return list(datapath.lost_queues.items())
+        return getattr(datapath, method)(*args, **options)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
     """Answer calls until the application has gone."""
     poll = select.poll()
@@ -159,24 +240,22 @@ def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
     while True:
         if parent in dict(poll.poll()):
             return
-        number, (method, *args), _ = control.receive(sock)
-        if method not in _METHODS:
-            raise ValueError(f"no method {method!r}")
+        number, call, fds = control.receive(sock)
         try:
-            answer = {"result": getattr(datapath, method)(*args)}
+            answer = {"result": _carry_out(datapath, call, fds)}
         except Exception as error:  # noqa: BLE001 - the application raises it
             answer = control.pack_error(error)
         control.send(sock, number, answer)
 
 
 def _set_up(sock: socket.socket) -> Datapath:
-    _, config, (channel, wake, event, life, region) = control.receive(sock)
-    fds = ChannelFds(channel=channel, wake=wake, event=event, life=life)
+    _, (config, binding), fds = control.receive(sock)
     try:
-        return Datapath(DatapathConfig(**config), fds, region, NetNs(None))
+        first = Binding(*binding, *fds) if binding else None
+        return Datapath(DatapathConfig(**config), NetNs(None), first)
     finally:
-        os.close(region)
-        os.close(life)
+        for fd in fds:
+            os.close(fd)
 
 
 def _give_up_privileges() -> None:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a datapath is to be: plain data, so that it can be sent to another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from devmemtcp.agent._loop import ffi, lib
+
+PAGE = 4096
+TX_RING = 256
+"""Descriptors; also of the completion ring."""
+TX_PAGES = 2048
+"""Host pages for ACKs, resets and replies."""
+HOST_BUFFERS = 1024
+"""Of a queue without a binding: a window of nearly 4 MiB."""
+DATA_BLOCKS = 2048
+"""Of an application, for bytes that are not in device memory: 8 MiB."""
+MAX_LISTENERS = 256
+_DELACK_NS = 40_000_000
+_TIME_WAIT_MS = 60_000
+"""2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
+_FILL_MIN = 512
+"""Buffers a queue has at least, when there are enough: a burst of connections opening, which no
+window has announced, while the loop's thread waits for a CPU."""
+
+
+def ring_size(count: int) -> int:
+    """Descriptors of a ring that `count` buffers cannot overflow: a power of two."""
+    return 1 << (count - 1).bit_length()
+
+
+def umem_size(buffers: int) -> int:
+    """Bytes of the UMEM of an area, which count against RLIMIT_MEMLOCK."""
+    return int(lib.mosaic_size(buffers, TX_PAGES))
+
+
+@dataclass(frozen=True)
+class ChannelGeometry:
+    """Capacities of a channel, see stack/channel.h; what both ends must agree on."""
+
+    nr_events: int
+    nr_requests: int
+    nr_blocks: int
+
+
+@dataclass(frozen=True)
+class DatapathConfig:
+    """One interface, and the limits of what can be on it."""
+
+    ifname: str
+    queues: int
+    mtu: int
+    mode: Literal["native", "generic"] | None
+    """None: native where the driver can, else generic."""
+    multi_buffer: bool
+    """Packets of several chunks: an xdp.frags program and XDP_USE_SG, Linux 6.6."""
+    csum_trust: bool
+    linear_bytes: int
+    """Payload bytes of each packet that the split leaves with the headers."""
+    busy_poll: bool
+    spin_us: int
+    cpu: int | None
+    host_buffers: int
+    """Of each queue while it has no binding."""
+    max_buffers: int
+    """Of all areas together: of bindings, of queues without one, and of those that drain."""
+    max_areas: int
+    max_apps: int
+    max_flows: int
+    rcv_wnd_max: int
+
+    def stack_config(self) -> Any:
+        """`struct stack_config`, all but memory and key."""
+        return ffi.new(
+            "struct stack_config *",
+            {
+                "max_niovs": self.max_buffers,
+                "max_areas": self.max_areas,
+                "max_apps": self.max_apps,
+                "nr_pages": TX_PAGES,
+                "nr_queues": self.queues,
+                "max_flows": self.max_flows,
+                "max_listeners": MAX_LISTENERS,
+                "fill_min": _FILL_MIN,
+                "fill_max": ring_size(self.max_buffers),
+                "mtu": self.mtu,
+                "rcv_wnd_max": self.rcv_wnd_max,
+                "delack_ns": _DELACK_NS,
+                "time_wait_ms": _TIME_WAIT_MS,
+            },
+        )
+
+    def geometry(self, nr_blocks: int = DATA_BLOCKS) -> ChannelGeometry:
+        """Of a channel with room for every buffer and for what connections have to say."""
+        entries = ring_size(self.max_buffers + 8 * self.max_flows)
+        return ChannelGeometry(entries, entries, nr_blocks)
+
+    def channel_size(self, geometry: ChannelGeometry) -> int:
+        """Bytes of the memfd shared by stack and application."""
+        app = {
+            "nr_events": geometry.nr_events,
+            "nr_requests": geometry.nr_requests,
+            "nr_blocks": geometry.nr_blocks,
+        }
+        size = lib.stack_channel_size(
+            self.stack_config(), ffi.new("struct stack_app_config *", app)
+        )
+        return int(size)
