@@ -124,6 +124,54 @@ static void the_life_of_a_host_page(void)
 	fixture_down();
 }
 
+/* Of an area without device memory: copied out, never lent. */
+static void the_life_of_a_received_host_page(void)
+{
+	netmem_ref netmem;
+
+	fixture_up();
+	netmem = page_pool_alloc_netmem(f.host_pool);
+	frag_track(f.tracker, netmem, FRAG_FILL, 0);
+	check_shows(netmem, FRAG_FILL);
+	frag_track(f.tracker, netmem, FRAG_OOO, FLOW);
+	page_pool_ref_netmem(netmem);
+	frag_split(f.tracker, netmem, FRAG_RECEIVED);
+	check_shows(netmem, FRAG_OOO);
+	frag_move(f.tracker, netmem, FRAG_OOO, FRAG_RECEIVED);
+	check_shows(netmem, FRAG_RECEIVED);
+	for (uint32_t left = 2; left; left--) {
+		CHECK_EQ(frag_parts(f.tracker, netmem), left);
+		frag_move(f.tracker, netmem, FRAG_RECEIVED, FRAG_FREE);
+		page_pool_put_netmem(f.host_pool, netmem, true);
+		CHECK_EQ(frag_tracker_check(f.tracker), 0);
+	}
+	check_shows(netmem, FRAG_FREE);
+	CHECK_EQ(page_pool_available(f.host_pool), 4);
+	fixture_down();
+}
+
+static void an_area_has_one_kind(void)
+{
+	const uint32_t sizes[][2] = {{4, 0}, {0, 4}};
+
+	fixture_up();
+	for (size_t i = 0; i < 2; i++) {
+		struct frag_tracker *t = fixture_block(frag_tracker_size(sizes[i][0], sizes[i][1]));
+		struct frag_record record;
+
+		frag_tracker_init(t, sizes[i][0] ? f.device : NULL, sizes[i][1] ? f.host : NULL);
+		CHECK_EQ(frag_tracker_check(t), 0);
+		for (uint32_t n = 0; n < 4; n++) {
+			CHECK_EQ(frag_tracker_record(t, n, &record), 0);
+			CHECK_EQ(record.kind, sizes[i][0] ? FRAG_NET_IOV : FRAG_HOST_PAGE);
+			CHECK_EQ(record.index, n);
+		}
+		CHECK_EQ(frag_tracker_record(t, 4, &record), -ENOENT);
+		free(t);
+	}
+	fixture_down();
+}
+
 static void a_dropped_packet_frees_its_buffer(void)
 {
 	netmem_ref netmem;
@@ -203,7 +251,11 @@ static bool is_legal(enum frag_kind kind, enum frag_state from, enum frag_state 
 		{FRAG_OOO, FRAG_RECEIVED},  {FRAG_OOO, FRAG_FREE},	{FRAG_LENT, FRAG_RETURNED},
 		{FRAG_RETURNED, FRAG_FREE},
 	};
-	static const enum frag_state page_moves[][2] = {{FRAG_FREE, FRAG_TX}, {FRAG_TX, FRAG_FREE}};
+	static const enum frag_state page_moves[][2] = {
+		{FRAG_FREE, FRAG_TX},	{FRAG_TX, FRAG_FREE},	    {FRAG_FREE, FRAG_FILL},
+		{FRAG_FILL, FRAG_FREE}, {FRAG_FILL, FRAG_RECEIVED}, {FRAG_FILL, FRAG_OOO},
+		{FRAG_OOO, FRAG_FREE},	{FRAG_OOO, FRAG_RECEIVED},  {FRAG_RECEIVED, FRAG_FREE},
+	};
 	bool is_niov = kind == FRAG_NET_IOV;
 	size_t n = is_niov ? sizeof(niov_moves) / sizeof(niov_moves[0])
 			   : sizeof(page_moves) / sizeof(page_moves[0]);
@@ -440,14 +492,14 @@ static void host_page_lent(void)
 	*entry(5) = (struct frag_entry){.owner = FLOW, .lent = 1, .state = FRAG_LENT};
 }
 
-static void host_page_in_a_fill_ring(void)
+static void host_page_returned(void)
 {
-	*entry(5) = (struct frag_entry){.state = FRAG_FILL};
+	*entry(5) = (struct frag_entry){.owner = FLOW, .state = FRAG_RETURNED};
 }
 
-static void host_page_out_of_order(void)
+static void free_host_page_out_of_order(void)
 {
-	*entry(5) = (struct frag_entry){.owner = FLOW, .ooo = 1, .state = FRAG_OOO};
+	*entry(4) = (struct frag_entry){.owner = FLOW, .ooo = 1, .state = FRAG_OOO};
 }
 
 static void lent_without_pool(void)
@@ -538,8 +590,8 @@ static const struct damage {
 	DAMAGE(net_iov_in_transmission, 1),
 	DAMAGE(no_such_state, 1),
 	DAMAGE(host_page_lent, 5),
-	DAMAGE(host_page_in_a_fill_ring, 5),
-	DAMAGE(host_page_out_of_order, 5),
+	DAMAGE(host_page_returned, 5),
+	DAMAGE(free_host_page_out_of_order, 4),
 	DAMAGE(lent_without_pool, 2),
 	DAMAGE(net_iov_of_another_type, 2),
 	DAMAGE(net_iov_of_another_area, 2),
@@ -600,7 +652,8 @@ static void a_check_changes_nothing(void)
 }
 
 CHECK_MAIN(CHECK_TEST(a_fresh_tracker_has_everything_free), CHECK_TEST(the_life_of_a_net_iov),
-	   CHECK_TEST(the_life_of_a_host_page), CHECK_TEST(a_dropped_packet_frees_its_buffer),
+	   CHECK_TEST(the_life_of_a_host_page), CHECK_TEST(the_life_of_a_received_host_page),
+	   CHECK_TEST(an_area_has_one_kind), CHECK_TEST(a_dropped_packet_frees_its_buffer),
 	   CHECK_TEST(the_most_exposed_part_shows),
 	   CHECK_TEST(a_part_may_be_dropped_while_another_is_lent),
 	   CHECK_TEST(the_table_has_the_legal_moves_and_no_others),

@@ -1,33 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A long random walk through the whole stack: segments that nearly fit, segments that
- * do not, mutated headers and records, an application that asks for anything, a NIC that
- * is slow, a clock that jumps. What it looks for is what the sanitizers see, plus
- * stack_check() all the way and every buffer home at the end.
+ * do not, mutated headers and records, several applications that ask for anything, queues that
+ * go from one area to another, a NIC that is slow, a clock that jumps. What it looks for is what
+ * the sanitizers see, plus stack_check() all the way and every buffer home at the end. Areas and
+ * applications that are closed are freed at once, so that nothing may remember them.
  */
+#include <errno.h>
 #include "check.h"
 #include "core.h"
 #include "steer.h"
 
-#define NIOVS 96
+#define AREAS 6
+#define AREA_NIOVS 64
 #define PAGES 24
-#define QUEUES 2
+#define QUEUES 3
 #define FLOWS 12
+#define APPS 3
+#define BLOCKS 8
 #define FILL 32
 #define STEPS 200000
 #define PAGE 4096u
 #define MS 1000000ull
 
+struct walk_area {
+	struct stack_area_config cfg;
+	void *mem;
+	bool open;
+};
+
+struct walk_app {
+	struct stack_app_config cfg;
+	struct channel_layout layout;
+	void *mem;
+	bool open;
+};
+
 static struct walk {
 	struct stack *stack;
 	struct stack_config cfg;
-	struct channel_layout layout;
+	uint32_t pressure;
 	uint64_t random;
 	uint64_t now;
-	uint32_t fill[QUEUES][NIOVS];
+	struct walk_area areas[AREAS]; /* by number */
+	int area[QUEUES]; /* or -1 */
+	struct walk_app apps[APPS]; /* by number */
+	uint32_t fill[QUEUES][AREA_NIOVS];
 	uint32_t nr_fill[QUEUES];
-	uint32_t sent[PAGES]; /* with the NIC */
+	struct {
+		uint32_t page, queue;
+	} sent[PAGES]; /* with the NIC */
 	uint32_t nr_sent;
+	uint32_t next_dmabuf;
+	uint32_t closed_late, copied;
 	struct channel_event seen; /* the last event with a token or an id worth abusing */
 } w;
 
@@ -41,85 +66,199 @@ static bool one_in(uint32_t n)
 	return !chance(n);
 }
 
-/* ---- set-up ---- */
-
-static void listen_on(uint16_t port, uint16_t family, uint32_t flags)
-{
-	struct stack_addr addr = {.port = port, .family = family};
-
-	if (family == 4)
-		addr.ip[10] = addr.ip[11] = 0xff;
-	stack_listen(w.stack, &addr, flags, 6);
-}
-
 static void *allocate(size_t alignment, size_t size)
 {
 	void *p;
 
 	if (posix_memalign(&p, alignment, size))
 		abort();
-	return memset(p, 0, size);
+	return memset(p, 0xa5, size);
 }
+
+/* ---- areas ---- */
 
 /* Indices that run free wrap after 2^32: let it be soon. */
-static void wind_forward(void)
-{
-	const uint32_t start = 0u - 1000;
-	struct stack *s = w.stack;
-
-	s->channel.event_head = s->channel.request_tail = start;
-	s->channel.header->event_head = s->channel.header->event_tail = start;
-	s->channel.header->request_head = s->channel.header->request_tail = start;
-	for (uint32_t q = 0; q < QUEUES; q++)
-		s->tx[q].head = s->tx[q].tail = start;
-	s->rx_pool->ring_head = s->rx_pool->ring_tail = start;
-	s->tx_pool->ring_head = s->tx_pool->ring_tail = start;
-	s->rx_pool->pages_state_hold_cnt = s->rx_pool->pages_state_release_cnt = start;
-	s->tx_pool->pages_state_hold_cnt = s->tx_pool->pages_state_release_cnt = start;
-}
+#define SOON (0u - 1000)
 
 /* Each piece of memory is its own allocation, so that a step outside is seen. */
+static int open_area(bool device)
+{
+	struct walk_area a = {.cfg = {.nr_niovs = 16 + chance(AREA_NIOVS - 15)}, .open = true};
+	struct page_pool *pool;
+	int number;
+
+	if (device)
+		a.cfg.dmabuf_id = ++w.next_dmabuf;
+	else
+		a.cfg.data_base = allocate(PAGE, a.cfg.nr_niovs * PAGE);
+	a.cfg.header_base = allocate(PAGE, a.cfg.nr_niovs * PAGE);
+	a.mem = allocate(64, stack_area_size(&a.cfg));
+	number = stack_area_open(w.stack, a.mem, &a.cfg);
+	if (number < 0) {
+		CHECK_EQ(number, -ENOSPC);
+		free(a.mem);
+		free(a.cfg.header_base);
+		free(a.cfg.data_base);
+		return number;
+	}
+	CHECK(!w.areas[number].open);
+	w.areas[number] = a;
+	pool = w.stack->areas[number]->pool;
+	pool->ring_head = pool->ring_tail = SOON;
+	pool->pages_state_hold_cnt = pool->pages_state_release_cnt = SOON;
+	return number;
+}
+
+/* At 0 its memory is ours again, and gone. */
+static void try_close_area(int number)
+{
+	struct walk_area *a = &w.areas[number];
+	int left;
+
+	if (!a->open)
+		return;
+	for (uint32_t q = 0; q < QUEUES; q++) {
+		if (w.area[q] == number) {
+			CHECK_EQ(stack_area_close(w.stack, number), -EBUSY);
+			return;
+		}
+	}
+	left = stack_area_close(w.stack, number);
+	CHECK(left >= 0);
+	if (left) {
+		w.closed_late++;
+		CHECK_EQ(stack_queue_attach(w.stack, 0, number), -EBUSY);
+		return;
+	}
+	free(a->mem);
+	free(a->cfg.header_base);
+	free(a->cfg.data_base);
+	*a = (struct walk_area){0};
+}
+
+/* The kernel's end of the queue is closed: nobody writes to what was in its rings any more. */
+static void detach(uint32_t q)
+{
+	uint32_t kept = 0;
+
+	stack_queue_detach(w.stack, q);
+	w.area[q] = -1;
+	w.nr_fill[q] = 0;
+	for (uint32_t i = 0; i < w.nr_sent; i++)
+		if (w.sent[i].queue != q)
+			w.sent[kept++] = w.sent[i];
+	w.nr_sent = kept;
+}
+
+/* To a new area, or one that another queue has; sometimes to none for a while. */
+static void restart_queue(uint32_t q)
+{
+	const uint32_t other = chance(QUEUES);
+	int number;
+
+	if (w.area[q] >= 0)
+		detach(q);
+	if (one_in(4))
+		return;
+	number = one_in(3) && w.area[other] >= 0 ? w.area[other] : open_area(!one_in(3));
+	if (number < 0 || stack_queue_attach(w.stack, q, number))
+		return;
+	w.area[q] = number;
+	CHECK_EQ(stack_queue_attach(w.stack, q, number), -EBUSY);
+}
+
+/* ---- applications ---- */
+
+static void listen_on(int app, uint16_t port, uint16_t family, uint32_t flags)
+{
+	struct stack_addr addr = {.port = port, .family = family};
+	const uint32_t pressure = one_in(4) ? PRESSURE_DROP : w.pressure;
+
+	if (family == 4)
+		addr.ip[10] = addr.ip[11] = 0xff;
+	stack_listen(w.stack, app, &addr, flags, 6, pressure);
+}
+
+static void open_app(void)
+{
+	struct walk_app a = {
+		.cfg = {.nr_events = one_in(3) ? 8 : 512,
+			.nr_requests = one_in(3) ? 4 : 512,
+			.nr_blocks = 1 + chance(BLOCKS)},
+		.open = true,
+	};
+	struct application *app;
+	int number;
+
+	CHECK(channel_lay_out(&a.layout, a.cfg.nr_events, a.cfg.nr_requests, FLOWS + 1,
+			      a.cfg.nr_blocks));
+	a.cfg.channel_size = stack_channel_size(&w.cfg, &a.cfg);
+	CHECK_EQ(a.cfg.channel_size, a.layout.size);
+	a.cfg.channel = allocate(PAGE, a.cfg.channel_size);
+	a.mem = allocate(64, stack_app_size(&a.cfg));
+	number = stack_app_open(w.stack, a.mem, &a.cfg);
+	CHECK(number >= 0 && number < APPS && !w.apps[number].open);
+	w.apps[number] = a;
+	app = w.stack->apps[number];
+	app->event_head = app->request_tail = SOON;
+	app->header->event_head = app->header->event_tail = SOON;
+	app->header->request_head = app->header->request_tail = SOON;
+	listen_on(number, (uint16_t)(80 + number), 4, one_in(2) ? LISTEN_CLOSE_FIRST : 0);
+	if (one_in(2))
+		listen_on(number, (uint16_t)(80 + number), 6, 0);
+}
+
+static void close_app(int number)
+{
+	struct walk_app *a = &w.apps[number];
+
+	CHECK_EQ(stack_app_close(w.stack, number), 0);
+	CHECK_EQ(stack_app_close(w.stack, number), -ENOENT);
+	free(a->mem);
+	free(a->cfg.channel);
+	*a = (struct walk_app){0};
+}
+
+/* ---- set-up ---- */
+
 static void start(uint64_t seed, uint32_t pressure)
 {
 	memset(&w, 0, sizeof(w));
 	w.random = seed;
+	w.pressure = pressure;
 	w.now = 1000 * MS;
 	w.cfg = (struct stack_config){
-		.nr_niovs = NIOVS,
+		.max_niovs = 4 * AREA_NIOVS,
+		.max_areas = AREAS,
+		.max_apps = APPS,
 		.nr_pages = PAGES,
-		.header_base = allocate(PAGE, NIOVS * PAGE),
 		.page_base = allocate(PAGE, PAGES * PAGE),
 		.nr_queues = QUEUES,
 		.max_flows = FLOWS,
-		.max_listeners = 4,
+		.max_listeners = 8,
 		.fill_min = 8,
 		.fill_max = FILL,
 		.mtu = 1500,
 		.rcv_wnd_max = 1 << 18,
 		.delack_ns = 40 * MS,
 		.time_wait_ms = 300,
-		.pressure = pressure,
 		.isn_key = "a secret of ours",
 	};
-	w.cfg.channel_size = stack_channel_size(&w.cfg);
-	w.cfg.channel = allocate(64, w.cfg.channel_size);
 	w.stack = allocate(64, stack_size(&w.cfg));
+	memset(w.stack, 0, stack_size(&w.cfg));
 	CHECK_EQ(stack_init(w.stack, &w.cfg), 0);
-	wind_forward();
-
-	const struct channel_header *h = (const struct channel_header *)w.cfg.channel;
-
-	CHECK(channel_lay_out(&w.layout, h->nr_events, h->nr_requests, h->nr_conns));
-	listen_on(80, 4, 0);
-	listen_on(81, 4, LISTEN_CLOSE_FIRST);
-	listen_on(80, 6, 0);
+	for (uint32_t q = 0; q < QUEUES; q++) {
+		w.stack->tx[q].head = w.stack->tx[q].tail = SOON;
+		w.area[q] = open_area(q < QUEUES - 1);
+		CHECK_EQ(stack_queue_attach(w.stack, q, w.area[q]), 0);
+	}
+	for (uint32_t i = 0; i < APPS; i++)
+		open_app();
 }
 
 static void end(void)
 {
-	free(w.cfg.header_base);
 	free(w.cfg.page_base);
-	free(w.cfg.channel);
 	free(w.stack);
 }
 
@@ -135,7 +274,7 @@ static void refill(void)
 static void complete(uint32_t leave)
 {
 	while (w.nr_sent > leave)
-		stack_tx_done(w.stack, w.sent[--w.nr_sent]);
+		stack_tx_done(w.stack, w.sent[--w.nr_sent].page);
 }
 
 static void transmit(void)
@@ -145,9 +284,11 @@ static void transmit(void)
 
 	for (uint32_t q = 0; q < QUEUES; q++) {
 		while ((nr = stack_tx(w.stack, q, frames, 8))) {
+			CHECK(w.area[q] >= 0);
 			for (uint32_t i = 0; i < nr; i++) {
 				CHECK(frames[i].len <= w.cfg.mtu + 14);
-				w.sent[w.nr_sent++] = frames[i].page;
+				w.sent[w.nr_sent].page = frames[i].page;
+				w.sent[w.nr_sent++].queue = q;
 			}
 		}
 	}
@@ -221,7 +362,7 @@ struct headers {
 	struct rx_info info;
 };
 
-static void build(struct headers *h, uint32_t payload)
+static void build(struct headers *h, uint32_t payload, uint32_t linear)
 {
 	struct flow_info f = {0};
 	const bool known = !one_in(6) && stack_flow(w.stack, chance(FLOWS), &f) > 0;
@@ -238,7 +379,7 @@ static void build(struct headers *h, uint32_t payload)
 		memcpy(ip + 12, "\xc0\x00\x02\x02\xc0\x00\x02\x01", 8);
 	}
 	put16(tcp, known ? f.peer.port : 1024 + chance(20));
-	put16(tcp + 2, known ? f.local.port : 80 + chance(2));
+	put16(tcp + 2, known ? f.local.port : 80 + chance(4));
 	put32(tcp + 4, near(f.rcv_nxt, one_in(4) ? 100000 : 3000));
 	put32(tcp + 8, near(f.snd_nxt, 2000));
 	options = put_options(tcp + 20, flags & 0x02);
@@ -253,8 +394,8 @@ static void build(struct headers *h, uint32_t payload)
 		.l4_off = (uint8_t)(tcp - h->bytes),
 		.family = six ? 6 : 4,
 		.csum = RX_CSUM_VERIFIED,
-		.grown = payload < RX_MIN_LINEAR ? (uint8_t)(RX_MIN_LINEAR - payload) : 0,
 		.payload_len = payload,
+		.linear = (uint8_t)linear,
 	};
 }
 
@@ -279,120 +420,210 @@ static uint32_t some_length(void)
 	}
 }
 
-static void receive(void)
+/* What the split leaves in the head of a packet: nothing, some, all of a short one. */
+static uint32_t some_linear(uint32_t payload)
 {
-	const uint32_t q = chance(QUEUES), payload = some_length();
-	struct rx_packet packet = {.queue = q};
-	struct headers h;
-	uint32_t left = payload < RX_MIN_LINEAR ? RX_MIN_LINEAR : payload;
+	const uint32_t most = payload < 40 ? payload : 40;
 
-	if (w.nr_fill[q] * STACK_CHUNK_DATA < left)
-		return;
+	return one_in(2) ? 0 : one_in(2) ? most : chance(most + 1);
+}
+
+static bool take_chunks(struct rx_packet *packet, uint32_t left)
+{
+	const uint32_t q = packet->queue;
+
+	if (w.area[q] < 0 || w.nr_fill[q] * STACK_CHUNK_DATA < left)
+		return false;
 	while (left) {
-		struct rx_chunk *chunk = &packet.chunk[packet.nr_chunks++];
+		struct rx_chunk *chunk = &packet->chunk[packet->nr_chunks++];
 
 		chunk->niov = w.fill[q][--w.nr_fill[q]];
 		chunk->len = left < STACK_CHUNK_DATA ? left : STACK_CHUNK_DATA;
 		left -= chunk->len;
 	}
+	return true;
+}
+
+/* Record and headers, the first payload bytes behind them, as the XDP program leaves them. */
+static void place(uint8_t *d, struct headers *h)
+{
+	const uint32_t front = h->info.hdr_len + h->info.linear;
+
+	if (front <= RX_HDR_MAX)
+		memcpy(d - front, h->bytes, h->info.hdr_len);
+	if (one_in(20))
+		mutate((uint8_t *)&h->info, sizeof(h->info));
+	memcpy(d - RX_META_LEN, &h->info, sizeof(h->info));
+}
+
+static void receive(void)
+{
+	const uint32_t payload = some_length(), linear = some_linear(payload);
+	const uint32_t rest = payload - linear;
+	struct rx_packet packet = {.queue = chance(QUEUES)};
+	const struct walk_area *a;
+	struct headers h;
+
+	if (!take_chunks(&packet, rest < RX_MIN_LINEAR ? RX_MIN_LINEAR : rest))
+		return;
 	if (one_in(50)) {
 		stack_rx_discard(w.stack, &packet);
 		return;
 	}
-	build(&h, payload);
+	build(&h, payload, linear);
 	if (one_in(12))
 		mutate(h.bytes, h.info.hdr_len);
-
-	uint8_t *d = w.cfg.header_base + (packet.chunk[0].niov + 1ul) * PAGE;
-
-	memcpy(d - h.info.hdr_len, h.bytes, h.info.hdr_len);
-	if (one_in(20))
-		mutate((uint8_t *)&h.info, sizeof(h.info));
-	memcpy(d - RX_META_LEN, &h.info, sizeof(h.info));
+	a = &w.areas[w.area[packet.queue]];
+	place(a->cfg.header_base + (packet.chunk[0].niov + 1ul) * PAGE, &h);
+	if (one_in(100)) /* as a packet of another queue, whose buffers these may not be */
+		packet.queue = chance(QUEUES);
 	stack_rx(w.stack, &packet, w.now);
 }
 
-/* ---- the application ---- */
+/* ---- the applications ---- */
 
-static struct channel_header *channel(void)
+static struct channel_header *channel(const struct walk_app *a)
 {
-	return (struct channel_header *)w.cfg.channel;
+	return (struct channel_header *)a->cfg.channel;
 }
 
-static void request(uint32_t kind, uint32_t flow, uint32_t a, uint32_t b)
+static void request(const struct walk_app *a, uint32_t kind, uint32_t flow, uint32_t x, uint32_t y)
 {
 	struct channel_request *ring =
-		(struct channel_request *)(w.cfg.channel + w.layout.requests);
-	const uint32_t head = atomic_load(&channel()->request_head);
+		(struct channel_request *)(a->cfg.channel + a->layout.requests);
+	const uint32_t head = atomic_load(&channel(a)->request_head);
 
-	if (head - atomic_load(&channel()->request_tail) >= w.layout.nr_requests)
+	if (head - atomic_load(&channel(a)->request_tail) >= a->layout.nr_requests)
 		return;
-	ring[head & (w.layout.nr_requests - 1)] =
-		(struct channel_request){.kind = kind, .flow = flow, .a = a, .b = b};
-	atomic_store(&channel()->request_head, head + 1);
+	ring[head & (a->layout.nr_requests - 1)] =
+		(struct channel_request){.kind = kind, .flow = flow, .a = x, .b = y};
+	atomic_store(&channel(a)->request_head, head + 1);
 }
 
-/* Return some tokens, lose others; let go of connections that ended. */
-static void consume(void)
+/* What the stack says is always true. */
+static void check_event(const struct walk_app *a, const struct channel_event *e)
+{
+	if (e->kind == EVENT_DATA) {
+		CHECK(e->token >= 1 && e->token <= a->layout.nr_blocks);
+		CHECK_EQ(e->offset, (e->token - 1ull) * CHANNEL_BLOCK);
+		CHECK(e->len >= 1 && e->len <= CHANNEL_BLOCK);
+		CHECK(CHANNEL_DATA_KIND(e->arg) == RX_LINEAR ||
+		      CHANNEL_DATA_KIND(e->arg) == RX_DATA);
+		w.copied++;
+	} else if (e->kind == EVENT_FRAG) {
+		CHECK(e->token >= 1 && e->arg >= 1 && e->arg <= w.next_dmabuf);
+		CHECK(e->offset + e->len <= AREA_NIOVS * PAGE);
+	} else {
+		CHECK(e->kind >= EVENT_ACCEPT && e->kind <= EVENT_CLOSED);
+	}
+}
+
+/* Return some tokens and blocks, lose others; let go of connections that ended. */
+static void consume(const struct walk_app *a)
 {
 	const struct channel_event *ring =
-		(const struct channel_event *)(w.cfg.channel + w.layout.events);
-	uint32_t tail = atomic_load(&channel()->event_tail);
+		(const struct channel_event *)(a->cfg.channel + a->layout.events);
+	uint32_t tail = atomic_load(&channel(a)->event_tail);
 
-	for (; tail != atomic_load(&channel()->event_head); tail++) {
-		const struct channel_event *e = &ring[tail & (w.layout.nr_events - 1)];
+	for (; tail != atomic_load(&channel(a)->event_head); tail++) {
+		const struct channel_event *e = &ring[tail & (a->layout.nr_events - 1)];
 
+		check_event(a, e);
 		if (e->kind == EVENT_FRAG && !one_in(16))
-			request(REQUEST_DONTNEED, e->flow, e->token, 1);
+			request(a, REQUEST_DONTNEED, e->flow, e->token, 1);
+		else if (e->kind == EVENT_DATA && !one_in(16))
+			request(a, REQUEST_BLOCK, e->flow, e->token, 1);
 		else if (e->kind == EVENT_EOF || e->kind == EVENT_RESET)
-			request(REQUEST_CLOSE, e->flow, 0, 0);
+			request(a, REQUEST_CLOSE, e->flow, 0, 0);
 		if (e->kind != EVENT_CLOSED && one_in(3))
 			w.seen = *e;
 	}
-	atomic_store(&channel()->event_tail, tail);
+	atomic_store(&channel(a)->event_tail, tail);
 }
 
-static void ask(void)
+static void turn(void)
+{
+	stack_rx_end(w.stack, w.now);
+	stack_requests(w.stack, w.now);
+	stack_timers(w.stack, w.now);
+	refill();
+	transmit();
+	for (int i = 0; i < APPS; i++)
+		stack_events_pushed(w.stack, i);
+}
+
+/* Indices that cannot be, for a turn; then it is honest again, and has missed some events. */
+static void lie(const struct walk_app *a)
+{
+	if (one_in(2))
+		atomic_store(&channel(a)->request_head, chance(UINT32_MAX));
+	else
+		atomic_store(&channel(a)->event_tail, chance(UINT32_MAX));
+	turn();
+	atomic_store(&channel(a)->request_head, atomic_load(&channel(a)->request_tail));
+	atomic_store(&channel(a)->event_tail, atomic_load(&channel(a)->event_head));
+}
+
+/* Of what it has, or of what another has. */
+static void ask(const struct walk_app *a)
 {
 	const uint32_t flow = one_in(10) ? chance(UINT32_MAX) : w.seen.flow;
 
-	switch (chance(10)) {
+	switch (chance(12)) {
 	case 0:
-		request(REQUEST_SHUTDOWN + chance(3), flow, 0, 0);
+		request(a, REQUEST_SHUTDOWN + chance(3), flow, 0, 0);
 		break;
 	case 1:
-		request(chance(8), flow, chance(UINT32_MAX), chance(UINT32_MAX));
+		request(a, chance(9), flow, chance(UINT32_MAX), chance(UINT32_MAX));
 		break;
 	case 2:
-		request(REQUEST_DONTNEED, flow, w.seen.token - chance(3), chance(40));
+		request(a, REQUEST_DONTNEED, flow, w.seen.token - chance(3), chance(40));
+		break;
+	case 3:
+		request(a, REQUEST_BLOCK, flow, chance(BLOCKS + 2), chance(BLOCKS));
+		break;
+	case 4:
+		lie(a);
 		break;
 	default:
-		request(REQUEST_SEND, flow, chance(CHANNEL_REPLY_BYTES), chance(6000));
+		request(a, REQUEST_SEND, flow, chance(CHANNEL_REPLY_BYTES), chance(6000));
 	}
 }
 
 /* ---- the walk ---- */
 
+static void act(void)
+{
+	const int number = (int)chance(APPS);
+	const struct walk_app *a = &w.apps[number];
+
+	if (!a->open) {
+		if (one_in(20))
+			open_app();
+		return;
+	}
+	if (one_in(6))
+		consume(a);
+	if (one_in(30))
+		ask(a);
+	if (one_in(5000))
+		close_app(number);
+}
+
 static void step(void)
 {
 	if (!one_in(5))
 		receive();
-	if (one_in(6))
-		consume();
-	if (one_in(30))
-		ask();
-	if (one_in(3)) {
-		stack_rx_end(w.stack, w.now);
-		stack_requests(w.stack, w.now);
-		stack_timers(w.stack, w.now);
-		refill();
-		transmit();
-		stack_events_pushed(w.stack);
-	}
+	for (uint32_t i = 0; i < APPS; i++)
+		act();
+	if (one_in(3))
+		turn();
 	if (one_in(10))
 		w.now += chance(one_in(50) ? 90000 : 60) * MS;
-	if (one_in(5000))
-		stack_app_gone(w.stack, w.now);
+	if (one_in(400))
+		restart_queue(chance(QUEUES));
+	if (one_in(100))
+		try_close_area((int)chance(AREAS));
 }
 
 /* Nobody is left: time alone must bring everything home. */
@@ -400,24 +631,41 @@ static void wind_down(void)
 {
 	struct stack_stats stats;
 
-	stack_app_gone(w.stack, w.now);
+	for (int i = 0; i < APPS; i++)
+		if (w.apps[i].open)
+			close_app(i);
 	for (uint32_t i = 0; i < 10000; i++) {
 		const uint64_t deadline = stack_next_deadline(w.stack);
 
-		transmit();
+		turn();
 		complete(0);
 		if (deadline == STACK_NO_DEADLINE)
 			break;
 		w.now = deadline > w.now ? deadline : w.now;
-		stack_timers(w.stack, w.now);
 	}
 	stack_stats(w.stack, &stats);
 	CHECK_EQ(stats.flows_now, 0);
 	CHECK_EQ(stats.tokens_outstanding, 0);
-	CHECK_EQ(stats.niovs_free + stats.niovs_fill, NIOVS);
-	CHECK_EQ(stats.pages_free, PAGES);
 	CHECK_EQ(stats.rcv_wnd_promised, 0);
+	for (uint32_t q = 0; q < QUEUES; q++) {
+		CHECK_EQ(w.stack->rx[q].promised + w.stack->rx[q].promised_embryos, 0);
+		CHECK_EQ(w.stack->rx[q].unbacked, 0);
+		if (w.area[q] >= 0)
+			detach(q);
+	}
 	CHECK_EQ(stack_check(w.stack), 0);
+	for (int i = 0; i < AREAS; i++) {
+		try_close_area(i);
+		CHECK(!w.areas[i].open);
+	}
+	stack_stats(w.stack, &stats);
+	CHECK_EQ(stats.niovs_free + stats.niovs_fill + stats.host_free + stats.host_fill, 0);
+	CHECK_EQ(w.stack->niovs_open, 0);
+	CHECK_EQ(w.stack->frag_pool.nr_free_frags, 3 * w.cfg.max_niovs);
+	CHECK_EQ(stats.pages_free + w.stack->tx[0].head - w.stack->tx[0].tail +
+			 w.stack->tx[1].head - w.stack->tx[1].tail + w.stack->tx[2].head -
+			 w.stack->tx[2].tail,
+		 PAGES);
 }
 
 static void walk(uint64_t seed, uint32_t pressure)
@@ -436,6 +684,12 @@ static void walk(uint64_t seed, uint32_t pressure)
 	CHECK(stats.flows_established > 50);
 	CHECK(stats.frags_delivered > 1000);
 	CHECK(stats.rx_ooo_segments > 100);
+	CHECK(stats.bytes_linear > 1000);
+	CHECK(stats.data_waits > 10);
+	CHECK(w.copied > 1000);
+	CHECK(w.closed_late > 10);
+	CHECK(w.next_dmabuf > 50);
+	CHECK(stack_areas_drained(w.stack) > 50);
 	wind_down();
 	end();
 }
