@@ -7,13 +7,13 @@ The files, from the interface to the command line:
 * the loop, C: ``loop`` turns, ``watch`` sleeps, ``rings`` moves descriptors, ``mailbox`` takes
   calls of other threads, ``members`` lets areas, queues and applications join and leave,
   ``mosaic`` lays a UMEM out, ``netdev`` knows addresses, ``privileges`` drops some
-* the application's half of the channel, C: ``app``, ``app_wait``, ``app_requests``, ``frags``
+* the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
   (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``
   and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``;
   ``stackd`` and ``control`` carry a datapath into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
-  (what can be looked at), ``socket``, ``errors``, ``closing``
+  (what can be looked at), ``socket``, ``devmem_abi``, ``errors``, ``closing``
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
@@ -25,11 +25,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
+    from devmemtcp.agent.errors import (
+        ConfigError,
+        NotInDeviceMemoryError,
+        Unsupported,
+        XdpError,
+    )
     from devmemtcp.agent.region import Region, RegionView
     from devmemtcp.agent.runtime import Runtime
     from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats, Unreadable
-    from devmemtcp.agent.socket import Connection, Frag, FragBatch, Listener
+    from devmemtcp.agent.socket import Connection, Frag, FragBatch, HostFrag, Listener
 
 __all__ = [
     "ConfigError",
@@ -38,7 +43,9 @@ __all__ = [
     "Frag",
     "FragBatch",
     "FragInfo",
+    "HostFrag",
     "Listener",
+    "NotInDeviceMemoryError",
     "Region",
     "RegionView",
     "Runtime",
@@ -49,11 +56,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "errors": {"ConfigError", "Unsupported", "XdpError"},
+    "errors": {"ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError"},
     "region": {"Region", "RegionView"},
     "runtime": {"Runtime"},
     "snapshot": {"FlowInfo", "FragInfo", "Stats", "Unreadable"},
-    "socket": {"Connection", "Frag", "FragBatch", "Listener"},
+    "socket": {"Connection", "Frag", "FragBatch", "HostFrag", "Listener"},
 }
 
 

@@ -122,61 +122,148 @@ void loop_close(struct loop *l);
 
 struct app;
 
-/* A fragment: where some received bytes are. */
-struct app_frag {
-	uint64_t offset; /* bytes from the start of the region */
-	uint32_t len; /* bytes */
-	uint32_t token; /* >= 1 */
-};
-
 struct app_stats {
 	uint64_t events_rejected; /* what made no sense in the stack's ring */
 	uint64_t wakeups_sent; /* wake_fd writes */
 	uint64_t requests_waited; /* the request ring was full */
 };
 
-/* `life_fd` is the read end of loop_config's pipe: readable when the stack has ended. All
- * descriptors are duplicated. */
-int app_open(struct app **out, int channel_fd, uint64_t region_size, int event_fd, int wake_fd,
-	     int life_fd);
+/* `event_fd` is readable when the stack has events for a sleeping application, `wake_fd` is for
+ * writing: an eventfd or an end of a pipe, not blocking. `life_fd` is the read end of
+ * loop_config's pipe: readable when the stack has ended. All descriptors are duplicated. */
+int app_open(struct app **out, int channel_fd, int event_fd, int wake_fd, int life_fd);
 void app_close(struct app *a);
 void app_stats(struct app *a, struct app_stats *out);
+/* The device memory of a binding: fragments outside of its `size` are rejected, and app_gather()
+ * reads it through a mapping of `fd` (duplicated; -1: none). Size 0 forgets it. */
+int app_region(struct app *a, uint32_t dmabuf_id, uint64_t size, int fd);
 
 /* Wait for something to read (or an end) on `flow`, to accept on `listener` (flow 0), or on
  * any (flow 0, listener -1). Returns 1, or 0 after `timeout_ms` (-1: none) or when `extra_fd`
  * is readable (-1: none), -EINTR, -EPIPE when the stack has ended. */
 int app_wait(struct app *a, uint32_t flow, int listener, int extra_fd, int timeout_ms);
+/* From now on `near` shows to poll(2) what the flow, or with flow 0 the listener, would: `near`
+ * and `far` are a pair of connected AF_UNIX stream sockets, and are duplicated. -EBUSY: it has
+ * such a pair already. */
+int app_watch(struct app *a, uint32_t flow, int listener, int near, int far);
 /* The flows (then listeners, as -1 - id) that have something to read (to accept). */
 int app_ready(struct app *a, int64_t *out, uint32_t max);
-/* The next connection of `listener`: 1 and its id and addresses, or 0. */
+/* The next connection of `listener`: 1 and its id and addresses, or 0; -EBADF: not open. */
 int app_accept(struct app *a, int listener, uint32_t *flow, struct stack_addr *local,
 	       struct stack_addr *peer);
 /* From now on connections of this listener are taken (1), or reset (0). */
 int app_listener(struct app *a, int listener, int open);
-/* Fragments in order: their count, 0 when there are none now, -ENODATA at the end of the
- * stream, -errno of a reset, -EBADF when there is no such connection. */
+
+/* ---- app_recvmsg.c: recvmsg(2) with MSG_SOCK_DEVMEM, as tcp_recvmsg() of Linux 6.18 ---- */
+
+#define APP_SOCK_DEVMEM 0x2000000 /* MSG_SOCK_DEVMEM, which C libraries do not declare */
+#define APP_ETOOSMALL 525 /* the kernel's ETOOSMALL, which no header for programs declares */
+
+struct app_iov { /* struct iovec */
+	void *base;
+	size_t len;
+};
+
+struct app_msg { /* what struct msghdr has of use for TCP */
+	struct app_iov *iov;
+	size_t nr_iov;
+	void *control;
+	size_t controllen; /* room; then the bytes used; left alone on failure */
+};
+
+/* Bytes received, 0 at the end of the stream, or -errno: the kernel's, and -EBADF when there is
+ * no such connection, -EINTR, -EPIPE when the stack has ended. */
+int64_t app_recvmsg(struct app *a, uint32_t flow, struct app_msg *msg, int flags);
+/* Fill `out` with the bytes of the stream, whatever memory they are in: flags and result are
+ * those of recv(2), and -EADDRNOTAVAIL when they are in device memory that cannot be read. */
+int64_t app_gather(struct app *a, uint32_t flow, uint8_t *out, size_t room, int flags);
+
+/* ---- app_sockopt.c: setsockopt(2), and what is known of a connection ---- */
+
+/* SO_DEVMEM_DONTNEED: how many fragments were given back, or -errno. Flow 0: a socket without a
+ * connection. */
+int app_devmem_dontneed(struct app *a, uint32_t flow, const void *optval, uint32_t optlen);
+/* SO_RCVLOWAT in bytes, SO_RCVTIMEO in milliseconds (-1: none). */
+int app_set_rcvlowat(struct app *a, uint32_t flow, uint32_t bytes);
+int app_set_rcvtimeo(struct app *a, uint32_t flow, int64_t ms);
+/* Refuse, with -ENODEV, to deliver what is not in device memory. */
+int app_set_strict(struct app *a, uint32_t flow, int strict);
+/* SO_ERROR: the errno of a reset, once; then 0. */
+int app_error(struct app *a, uint32_t flow);
+
+struct app_conn_bytes { /* received, by where they are and why */
+	uint64_t device;
+	uint64_t linear; /* in the head, beside device bytes */
+	uint64_t data; /* of packets that are in host memory altogether */
+	uint64_t unbound; /* of both: received on a queue without a binding */
+	uint64_t head; /* of both: left with the headers by the split */
+};
+
+struct app_conn_info {
+	struct app_conn_bytes bytes;
+	uint64_t queued; /* bytes that nobody has read */
+	uint32_t tokens; /* handed out and not given back */
+	uint32_t unacked; /* reply bytes that the peer has not acknowledged */
+	uint32_t next_kind; /* enum rx_kind of the next byte, if any is queued ... */
+	uint32_t next_reason; /* ... and enum rx_reason */
+	int error; /* errno of a reset, or 0 */
+	int eof;
+};
+
+int app_conn_info(struct app *a, uint32_t flow, struct app_conn_info *out);
+
+/* ---- app_take.c: batches of fragments, without a copy ---- */
+
+/* Where some received bytes are. */
+struct app_frag {
+	uint64_t offset; /* bytes from the start of the binding's memory, or of the data blocks */
+	uint32_t len; /* bytes */
+	uint32_t token; /* >= 1 */
+	uint32_t dmabuf_id; /* 0: in a data block */
+	uint16_t kind; /* enum rx_kind */
+	uint16_t reason; /* enum rx_reason */
+};
+
+/* Fragments in order, of one binding at most: their count, 0 when there are none now, -ENODATA at
+ * the end of the stream, -errno of a reset, -EBADF when there is no such connection, -ENODEV when
+ * it is strict and the next is not in device memory. */
 int app_take(struct app *a, uint32_t flow, struct app_frag *out, uint32_t max);
-/* Returns how many tokens were given back: all of them, or -EPIPE. */
+/* Returns how many tokens were given back: unknown ones are skipped. */
 int app_dontneed(struct app *a, uint32_t flow, const struct app_frag *frags, uint32_t n);
+/* The data blocks, to read fragments of dmabuf id 0 in. */
+const uint8_t *app_data_blocks(const struct app *a, uint64_t *size);
+
+/* ---- app_requests.c ---- */
+
 /* Bytes queued, possibly fewer than `len`; -EAGAIN when there is no room now. */
 int app_send(struct app *a, uint32_t flow, const uint8_t *data, uint32_t len);
 /* Wait until app_send() is worth another try; returns like app_wait(). */
 int app_wait_room(struct app *a, uint32_t flow, int timeout_ms);
 int app_shutdown(struct app *a, uint32_t flow);
+/* Nothing more is read: what is queued stays, and the end comes after it. */
+int app_shutdown_read(struct app *a, uint32_t flow);
 int app_finish(struct app *a, uint32_t flow, int abort);
 
 /* ---- frags.c: what must not be Python per fragment ---- */
 
+/* Where fragments can be read: a binding's memory and the data blocks, and bytes of both. */
+struct frags_view {
+	const uint8_t *region;
+	uint64_t region_size;
+	const uint8_t *data;
+	uint64_t data_size;
+};
+
 /* Compare with bytes 1 ... period - 1, newline, and so on from `*phase`: wrong bytes. */
-int64_t frags_check(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+int64_t frags_check(const struct frags_view *view, const struct app_frag *frags, uint32_t n,
 		    uint32_t period, uint32_t *phase);
 /* Write what follows the first `skip` bytes, one writev(2) a call: bytes written. */
-int64_t frags_write(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+int64_t frags_write(const struct frags_view *view, const struct app_frag *frags, uint32_t n,
 		    uint64_t skip, int fd);
-int64_t frags_copy(const uint8_t *region, uint64_t size, const struct app_frag *frags, uint32_t n,
+int64_t frags_copy(const struct frags_view *view, const struct app_frag *frags, uint32_t n,
 		   uint8_t *out, uint64_t room);
 int64_t frags_bytes(const struct app_frag *frags, uint32_t n);
-/* Bytes of those fragments that lie wholly below `size`. */
+/* Bytes of those fragments in device memory that lie wholly below `size`. */
 int64_t frags_inside(const struct app_frag *frags, uint32_t n, uint64_t size);
 
 /* ---- privileges.c: what the process that runs the stack alone must not be able to do ---- */

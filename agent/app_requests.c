@@ -6,12 +6,17 @@
  * once (channel.h). If it is full all the same, the stack is behind or does not run:
  * it gets a second, watched over by life_fd, and then the channel is given up.
  *
- * Reply bytes lie in blocks; a block belongs to one connection until the peer has
- * acknowledged all of it. The stack has copied it long before, but so the blocks alone
- * say what a connection may still send; peers that do not read hold theirs.
+ * The reply bytes are a ring, too. They are free again when the stack has taken the request
+ * that names them, because it copies them then: reply_mark says for each place of the request
+ * ring how far the replies had come.
  *
- *      block_first            block_last
- *      |acked|....used|  ...  |....used|      room|
+ *      requests   |  taken   | SEND | DONTNEED | SEND |      |
+ *                            ^ request_tail           ^ request_head
+ *      replies    |  free    | bytes           | bytes |  free
+ *                            ^ its mark                ^ reply_head
+ *
+ * What a connection may still send, the bytes that its peer has not acknowledged say. The
+ * stack keeps those in pages of its own, of which it has not many: see REPLY_PAGES.
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,31 +26,53 @@
 #include "app.h"
 
 #define FULL_WAITS 1000 /* of 1 ms */
-#define TOKENS_A_REQUEST 1024u /* what the stack takes, as SO_DEVMEM_DONTNEED does */
+/* Host pages that unacknowledged replies of all connections may fill: half of what a runtime
+ * gives its stack. With three quarters full, the stack resets who wants more. */
+#define REPLY_PAGES 1024u
+#define PAGE_BYTES 4096u
+#define REPLY_PIECE (16u * 1024u) /* what one request names at most */
 
 /* ---- the ring ---- */
 
-static bool ring_full(const struct app *a)
+static uint32_t requests_untaken(const struct app *a)
 {
 	uint32_t tail = atomic_load_explicit(&a->channel->request_tail, memory_order_acquire);
 
-	/* A tail that makes no sense counts as full, too. */
-	return a->request_head - tail >= a->layout.nr_requests;
+	return a->request_head - tail;
 }
 
-static int wait_for_stack(struct app *a)
+static bool requests_full(const struct app *a)
+{
+	/* A tail that makes no sense counts as full, too. */
+	return requests_untaken(a) >= a->layout.nr_requests;
+}
+
+static bool replies_full(const struct app *a)
+{
+	const uint32_t untaken = requests_untaken(a);
+	const uint32_t next = a->request_head - untaken;
+
+	if (!untaken)
+		return false;
+	return untaken > a->layout.nr_requests ||
+	       a->reply_head - a->reply_mark[next & (a->layout.nr_requests - 1)] >
+		       CHANNEL_REPLY_BYTES - REPLY_PIECE;
+}
+
+/* Until `full` is no longer so. */
+static int wait_for_stack(struct app *a, bool (*full)(const struct app *a))
 {
 	struct pollfd life = {.fd = a->life_fd, .events = POLLIN};
 
 	a->stats.requests_waited++;
-	for (int i = 0; i < FULL_WAITS && ring_full(a); i++) {
+	for (int i = 0; i < FULL_WAITS && full(a); i++) {
 		eventfd_write(a->wake_fd, 1);
 		if (poll(&life, 1, 1) > 0)
 			a->dead = EPIPE;
 		if (a->dead)
 			return -a->dead;
 	}
-	if (ring_full(a))
+	if (full(a))
 		a->dead = EPROTO; /* it lives, and does not do its part */
 	return -a->dead;
 }
@@ -53,12 +80,17 @@ static int wait_for_stack(struct app *a)
 int app_request(struct app *a, const struct channel_request *request)
 {
 	struct channel_request *ring;
-	int err = ring_full(a) ? wait_for_stack(a) : 0;
+	uint32_t at;
+	int err = requests_full(a) ? wait_for_stack(a, requests_full) : 0;
 
 	if (err)
 		return err;
 	ring = (void *)((uint8_t *)a->channel + a->layout.requests);
-	ring[a->request_head & (a->layout.nr_requests - 1)] = *request;
+	at = a->request_head & (a->layout.nr_requests - 1);
+	ring[at] = *request;
+	a->reply_mark[at] = a->reply_head;
+	if (request->kind == REQUEST_SEND)
+		a->reply_head += request->b;
 	a->request_head++;
 	atomic_store_explicit(&a->channel->request_head, a->request_head, memory_order_release);
 	return 0;
@@ -79,98 +111,64 @@ void app_kick(struct app *a)
 	}
 }
 
-/* ---- tokens ---- */
+/* ---- pieces ---- */
 
-static uint32_t run_length(const struct app_frag *frags, uint32_t n)
+void app_return_end(struct app *a, struct app_returns *back)
 {
-	uint32_t run = 1;
+	const int err = back->run.b ? app_request(a, &back->run) : 0;
 
-	while (run < n && run < TOKENS_A_REQUEST && frags[run].token == frags[0].token + run)
-		run++;
-	return run;
+	if (err)
+		back->err = err;
+	back->run.b = 0;
 }
 
-int app_dontneed(struct app *a, uint32_t flow, const struct app_frag *frags, uint32_t n)
+/* Neighbours go back in one request. */
+void app_return(struct app *a, struct app_returns *back, const struct app_piece *piece)
 {
-	struct channel_request request = {.kind = REQUEST_DONTNEED, .flow = flow};
-	const struct app_conn *c;
-	int err = 0;
+	const uint32_t kind = piece->kind == RX_DEVICE ? REQUEST_DONTNEED : REQUEST_BLOCK;
+	struct channel_request *run = &back->run;
 
-	pthread_mutex_lock(&a->lock);
-	c = app_conn(a, flow);
-	if (!c || c->finished)
-		err = -EBADF;
-	for (uint32_t i = 0; i < n && !err; i += request.b) {
-		request.a = frags[i].token;
-		request.b = run_length(frags + i, n - i);
-		err = app_request(a, &request);
+	if (run->b && run->kind == kind && run->a + run->b == piece->stack_token &&
+	    run->b < CHANNEL_COUNT_MAX) {
+		run->b++;
+		return;
 	}
-	app_kick(a);
-	pthread_mutex_unlock(&a->lock);
-	return err ? err : (int)n;
+	app_return_end(a, back);
+	run->kind = kind;
+	run->a = piece->stack_token;
+	run->b = 1;
 }
 
 /* ---- replies ---- */
 
-static bool block_open(const struct app *a, const struct app_conn *c)
+static uint32_t pages(uint32_t unacked)
 {
-	return c->block_last != APP_NIL && a->blocks[c->block_last].used < APP_BLOCK;
+	return unacked ? unacked / PAGE_BYTES + 2 : 0; /* the ends are in pages not full */
+}
+
+static void set_unacked(struct app *a, struct app_conn *c, uint32_t unacked)
+{
+	const bool short_of_pages = a->reply_pages >= REPLY_PAGES;
+
+	a->reply_pages += pages(unacked) - pages(c->unacked);
+	c->unacked = unacked;
+	app_watch_update(a, c);
+	if (!short_of_pages || a->reply_pages >= REPLY_PAGES)
+		return;
+	for (uint32_t i = 0; i < a->layout.nr_conns; i++) /* who waited for pages can go on */
+		app_watch_update(a, &a->conns[i]);
 }
 
 bool app_room(const struct app *a, const struct app_conn *c)
 {
 	if (c->error || c->shut)
 		return true; /* the call that follows says so */
-	return c->unacked < CHANNEL_REPLY_MAX && (block_open(a, c) || a->block_free != APP_NIL);
-}
-
-static bool block_append(struct app *a, struct app_conn *c)
-{
-	uint32_t b = a->block_free;
-
-	if (b == APP_NIL)
-		return false;
-	a->block_free = a->blocks[b].next;
-	a->blocks[b] = (struct app_block){.next = APP_NIL};
-	if (c->block_last == APP_NIL)
-		c->block_first = b;
-	else
-		a->blocks[c->block_last].next = b;
-	c->block_last = b;
-	return true;
-}
-
-static void block_pop(struct app *a, struct app_conn *c)
-{
-	uint32_t b = c->block_first;
-
-	c->block_first = a->blocks[b].next;
-	if (c->block_first == APP_NIL)
-		c->block_last = APP_NIL;
-	a->blocks[b].next = a->block_free;
-	a->block_free = b;
-}
-
-void app_free_blocks(struct app *a, struct app_conn *c)
-{
-	while (c->block_first != APP_NIL)
-		block_pop(a, c);
-	c->unacked = 0;
+	return c->unacked < CHANNEL_REPLY_MAX && a->reply_pages < REPLY_PAGES;
 }
 
 void app_acked(struct app *a, struct app_conn *c, uint32_t bytes)
 {
-	c->unacked -= bytes;
-	while (c->block_first != APP_NIL) {
-		struct app_block *b = &a->blocks[c->block_first];
-		uint32_t here = b->used - b->acked < bytes ? b->used - b->acked : bytes;
-
-		b->acked += here;
-		bytes -= here;
-		if (b->acked < b->used)
-			return;
-		block_pop(a, c);
-	}
+	set_unacked(a, c, c->unacked - bytes);
 }
 
 static uint32_t smallest(uint32_t x, uint32_t y, uint32_t z)
@@ -179,25 +177,34 @@ static uint32_t smallest(uint32_t x, uint32_t y, uint32_t z)
 	return x < z ? x : z;
 }
 
-/* As much as fits the connection's last block. Returns bytes, 0 when there is no room now. */
+static void write_reply(struct app *a, uint32_t at, const uint8_t *data, uint32_t len)
+{
+	uint8_t *ring = (uint8_t *)a->channel + a->layout.replies;
+	const uint32_t room = CHANNEL_REPLY_BYTES - at, first = len < room ? len : room;
+
+	memcpy(ring + at, data, first);
+	memcpy(ring, data + first, len - first);
+}
+
+/* As much as fits one request. Returns bytes, 0 when there is no room now. */
 static int send_piece(struct app *a, struct app_conn *c, const uint8_t *data, uint32_t len)
 {
 	struct channel_request request = {.kind = REQUEST_SEND, .flow = c->flow};
-	struct app_block *b;
 	int err;
 
-	if (c->unacked >= CHANNEL_REPLY_MAX || (!block_open(a, c) && !block_append(a, c)))
+	if (!app_room(a, c))
 		return 0;
-	b = &a->blocks[c->block_last];
-	len = smallest(len, APP_BLOCK - b->used, CHANNEL_REPLY_MAX - c->unacked);
-	request.a = c->block_last * APP_BLOCK + b->used;
+	err = replies_full(a) ? wait_for_stack(a, replies_full) : 0;
+	if (err)
+		return err;
+	len = smallest(len, REPLY_PIECE, CHANNEL_REPLY_MAX - c->unacked);
+	request.a = a->reply_head % CHANNEL_REPLY_BYTES;
 	request.b = len;
-	memcpy((uint8_t *)a->channel + a->layout.replies + request.a, data, len);
+	write_reply(a, request.a, data, len);
 	err = app_request(a, &request);
 	if (err)
 		return err;
-	b->used += len;
-	c->unacked += len;
+	set_unacked(a, c, c->unacked + len);
 	return len;
 }
 
@@ -265,16 +272,18 @@ int app_finish(struct app *a, uint32_t flow, int abort)
 	pthread_mutex_lock(&a->lock);
 	app_drain(a);
 	c = app_conn(a, flow);
-	/* The stack counts as delivered what nobody has taken from here: RFC 1122 4.2.2.13. */
+	/* The stack counts as delivered what nobody has read from here: RFC 1122 4.2.2.13. */
 	if (abort || (c && c->first != APP_NIL))
 		request.kind = REQUEST_ABORT;
 	err = !c || c->finished ? -EBADF : app_request(a, &request);
 	if (!err) {
 		c->finished = true;
-		app_free_frags(a, c);
+		app_free_pieces(a, c);
 		app_update_ready(a, c);
 		app_nudge(a);
 	}
+	if (c)
+		app_watch_end(&c->watch);
 	app_kick(a);
 	pthread_mutex_unlock(&a->lock);
 	return err;

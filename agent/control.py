@@ -84,8 +84,10 @@ def pack_error(error: Exception) -> dict[str, Any]:
         kind = "XdpError" if isinstance(error, XdpError) else "OSError"
         details = {"errno": error.errno, "log": getattr(error, "log", "")}
         return {"error": {"kind": kind, "text": error.strerror or str(error), **details}}
-    if isinstance(error, ConfigError | Unsupported):
-        return {"error": {"kind": type(error).__name__, "text": str(error)}}
+    if isinstance(error, ConfigError):
+        return {"error": {"kind": "ConfigError", "text": str(error), "errno": error.errno}}
+    if isinstance(error, Unsupported):
+        return {"error": {"kind": "Unsupported", "text": str(error)}}
     return {"error": {"kind": "", "text": repr(error)}}
 
 
@@ -96,7 +98,7 @@ def unpack(answer: dict[str, Any]) -> Any:
     error = answer["error"]
     match error["kind"]:
         case "ConfigError":
-            raise ConfigError(error["text"])
+            raise ConfigError(error["text"], error["errno"])
         case "Unsupported":
             raise Unsupported(error["text"])
         case "XdpError":

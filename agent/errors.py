@@ -3,13 +3,40 @@
 
 * `ConfigError`: the caller's. One clear line: what is wrong and what to do about it.
 * `OSError` and its subclasses: the kernel's, with errno.
+* `NotInDeviceMemoryError`: an OSError of ours: bytes came otherwise than a strict receiver wants.
 * `Unsupported`: the machine lacks a capability (a test may skip on this one, and on no other).
 """
 
+from errno import EINVAL, ENODEV
+
+from devmemtcp.agent.devmem_abi import Reason
 from devmemtcp.pyxdp import Unsupported, XdpError
 
-__all__ = ["ConfigError", "Unsupported", "XdpError"]
+__all__ = ["ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError"]
 
 
 class ConfigError(ValueError):
-    """What was asked for cannot work, and nothing was changed."""
+    """What was asked for cannot work, and nothing was changed.
+
+    `errno` is what a system call would say to it.
+    """
+
+    errno: int
+
+    def __init__(self, text: str, errno: int = EINVAL) -> None:
+        super().__init__(text)
+        self.errno = errno
+
+
+class NotInDeviceMemoryError(OSError):
+    """The next bytes are not in device memory, and the receiver is strict. errno is ENODEV.
+
+    They stay where they are: a receiver that is no longer strict gets them.
+    """
+
+    reason: Reason
+    """Why they are not."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(ENODEV, text)
+        self.reason = reason

@@ -50,7 +50,8 @@ def reserve(ifname: str, address: IpAddress, port: int) -> socket.socket:
 def port_in_use(host: str, port: int) -> ConfigError:
     """Somebody has it, us included."""
     return ConfigError(
-        f"port {port} of {host} is in use; choose another (`ss -tlnp` shows by whom)"
+        f"port {port} of {host} is in use; choose another (`ss -tlnp` shows by whom)",
+        errno.EADDRINUSE,
     )
 
 

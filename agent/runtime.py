@@ -555,7 +555,8 @@ def _listening_address(dev: NetDev, host: str, port: int) -> IpAddress:
     if not address.is_unspecified and not dev.has_address(address):
         name = dev.features.ifname
         raise ConfigError(
-            f"{host} is not an address of {name}; `ip addr show {name}` lists those it has"
+            f"{host} is not an address of {name}; `ip addr show {name}` lists those it has",
+            errno.EADDRNOTAVAIL,
         )
     return address
 

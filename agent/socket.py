@@ -16,19 +16,22 @@ from typing import Any, NamedTuple
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.closing import Closing
+from devmemtcp.agent.devmem_abi import Kind, Reason
+from devmemtcp.agent.errors import NotInDeviceMemoryError
 from devmemtcp.agent.netdev import from_stack
-from devmemtcp.agent.region import RegionView
+from devmemtcp.agent.region import Region, RegionView
 
 Address = tuple[str, int]
 """(host, port); host is an IP address."""
 
 _new_frags = ffi.new_allocator(should_clear_after_alloc=False)
+_MSG_DONTWAIT = 0x40
 _SECOND_MS = 1000
 _MAX_MS = 1 << 30
 
 
 class Frag(NamedTuple):
-    """Where some received bytes are."""
+    """Where some received bytes are in device memory."""
 
     offset: int
     """Bytes from the start of the region."""
@@ -36,31 +39,51 @@ class Frag(NamedTuple):
     """Bytes."""
     token: int
     """To be given to `Connection.dontneed()`; at least 1."""
+    dmabuf_id: int = 0
+    """Of the binding whose region it is."""
+
+
+class HostFrag(NamedTuple):
+    """Received bytes that are not in device memory, and why."""
+
+    data: bytes
+    token: int
+    """To be given to `Connection.dontneed()`; at least 1."""
+    kind: Kind
+    reason: Reason
 
 
 class FragBatch:
     """Fragments of one connection, in stream order. Empty (and false) at end of stream.
 
-    `nbytes` is the sum of all sizes.
+    `nbytes` is the sum of all sizes. All that are in device memory belong to one binding. Those
+    in host memory are among them (`HostFrag`): with a region bound to all queues, and nothing
+    left in the heads, there are none.
     """
 
     nbytes: int
 
-    __slots__ = ("_count", "_frags", "nbytes")
+    __slots__ = ("_count", "_frags", "_half", "nbytes")
 
-    def __init__(self, frags: Any, count: int) -> None:
-        """For `Connection.recv_frags()`: `struct app_frag[]`, and how many of them."""
+    def __init__(self, frags: Any, count: int, half: Any = None) -> None:
+        """For `Connection.recv_frags()`: `struct app_frag[]`, how many of them, `struct app *`."""
         self._frags = frags
         self._count = count
+        self._half = half
         self.nbytes = int(lib.frags_bytes(frags, count))
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Frag]:
+    def __iter__(self) -> Iterator[Frag | HostFrag]:
+        data = _data_blocks(self._half)
         for index in range(self._count):
             frag = self._frags[index]
-            yield Frag(frag.offset, frag.len, frag.token)
+            if frag.kind == Kind.DEVICE:
+                yield Frag(frag.offset, frag.len, frag.token, frag.dmabuf_id)
+            else:
+                copy = data[frag.offset : frag.offset + frag.len]
+                yield HostFrag(copy, frag.token, Kind(frag.kind), Reason(frag.reason))
 
     def check_pattern(self, view: RegionView, period: int, phase: int = 0) -> tuple[int, int]:
         """Compare with bytes 1 ... period - 1, newline, repeating (what ncdevmem's -v expects).
@@ -102,8 +125,23 @@ class FragBatch:
                 raise ValueError(f"{self.nbytes} bytes do not fit into {len(room)}")
             return _inside(lib.frags_copy(*self._in(view), room, len(room)))
 
-    def _in(self, view: RegionView) -> tuple[Any, int, Any, int]:
-        return ffi.cast("uint8_t *", view.address), view.size, self._frags, self._count
+    def _in(self, view: RegionView) -> tuple[Any, Any, int]:
+        both = ffi.new("struct frags_view *")
+        both.region, both.region_size = ffi.cast("uint8_t *", view.address), view.size
+        if self._half is not None:
+            size = ffi.new("uint64_t *")
+            both.data = lib.app_data_blocks(self._half, size)
+            both.data_size = size[0]
+        return both, self._frags, self._count
+
+
+def _data_blocks(half: Any) -> Any:
+    """The channel's data blocks as a buffer, which does not keep the mapping."""
+    if half is None:
+        return b""
+    size = ffi.new("uint64_t *")
+    blocks = lib.app_data_blocks(half, size)
+    return ffi.buffer(blocks, size[0])
 
 
 def _inside(result: int) -> int:
@@ -114,6 +152,13 @@ def _inside(result: int) -> int:
     return int(result)
 
 
+_WHY = {
+    Reason.DEVICE: "the next bytes are not in device memory",
+    Reason.UNBOUND: "the next bytes were received on a queue without a binding",
+    Reason.HEAD: "the next bytes were left with the headers by the split",
+}
+
+
 class AppHalf:
     """The application's half of the channel, `struct app`, and what it has handed out.
 
@@ -121,21 +166,14 @@ class AppHalf:
     """
 
     def __init__(
-        self,
-        channel: int,
-        region_size: int,
-        *,
-        event: int,
-        wake: int,
-        life: int,
-        ended: Callable[[], OSError],
+        self, memory: int, wake: int, event: int, life: int, *, ended: Callable[[], OSError]
     ) -> None:
         """Open the channel (a memfd formatted by the stack); the descriptors are duplicated.
 
         Raises OSError with EPROTO when it does not hold together.
         """
         out = ffi.new("struct app **")
-        result = lib.app_open(out, channel, region_size, event, wake, life)
+        result = lib.app_open(out, memory, event, wake, life)
         if result:
             raise OSError(-result, "cannot open the channel to the stack")
         # Freed with its last reference: a thread that is in a call keeps it.
@@ -143,6 +181,22 @@ class AppHalf:
         self.connections: dict[int, Connection] = {}
         self.listeners: dict[int, Listener] = {}
         self._ended = ended
+
+    def add_region(self, dmabuf_id: int, region: Region) -> None:
+        """Fragments of this binding are in this region: they can be checked and copied.
+
+        Raises OSError (ENOSPC: of too many bindings at a time).
+        """
+        self._set_region(dmabuf_id, region.size, region.fd)
+
+    def remove_region(self, dmabuf_id: int) -> None:
+        """Forget it. Fragments of a binding without a region are handed out all the same."""
+        self._set_region(dmabuf_id, 0, -1)
+
+    def _set_region(self, dmabuf_id: int, size: int, fd: int) -> None:
+        result = lib.app_region(self.require_open(), dmabuf_id, size, fd)
+        if result:
+            raise OSError(-result, f"region of binding {dmabuf_id}: {os.strerror(-result)}")
 
     def close(self) -> None:
         """Let go of it: every call from now on raises; idempotent."""
@@ -202,6 +256,20 @@ class AppHalf:
         return None
 
 
+class Received(NamedTuple):
+    """Bytes that a connection has received, by where they are and why."""
+
+    device: int = 0
+    linear: int = 0
+    """In host memory, of packets that have bytes in device memory too (`Kind.LINEAR`)."""
+    data: int = 0
+    """In host memory, as is all of the packet (`Kind.DATA`)."""
+    unbound: int = 0
+    """Of `linear` and `data`: for `Reason.UNBOUND`."""
+    head: int = 0
+    """Of `linear` and `data`: for `Reason.HEAD`."""
+
+
 class Connection(Closing):
     """One TCP connection whose received bytes are in device memory."""
 
@@ -217,8 +285,10 @@ class Connection(Closing):
         self.local = local
         self.peer = peer
         self.listener = listener
-        self._app = app
+        self.app = app
         self._closed = False
+        self._strict = False
+        self._received = Received()
 
     def __repr__(self) -> str:
         return f"<Connection {self.id:#x} {self.local} from {self.peer}>"
@@ -227,30 +297,107 @@ class Connection(Closing):
         """Wait for fragments: at least one, or none at the end of the stream.
 
         `timeout` in seconds: 0 polls, None waits for ever. Raises TimeoutError,
-        ConnectionResetError (the peer reset the connection, or it was given up), OSError with
-        the errno that ended the loop (ENXIO: the interface is gone) or EBADF after `close()`.
+        ConnectionResetError (the peer reset the connection, or it was given up),
+        NotInDeviceMemoryError when `strict`, OSError with the errno that ended the loop (ENXIO:
+        the interface is gone) or EBADF after `close()`.
         """
         if max_frags < 1:
             raise ValueError(f"max_frags must be at least 1, not {max_frags}")
         out = _new_frags("struct app_frag[]", max_frags)
         while True:
-            count = lib.app_take(self._app.require_open(), self.id, out, max_frags)
+            half = self.app.require_open()
+            count = lib.app_take(half, self.id, out, max_frags)
             if count > 0:
-                return FragBatch(out, count)
+                return FragBatch(out, count, half)
             if count == -errno.ENODATA:
                 return FragBatch(out, 0)
             if count < 0:
                 raise self._error(count)
-            if not self._app.wait(flow=self.id, timeout=timeout):
+            if not self.app.wait(flow=self.id, timeout=timeout):
                 raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
+
+    def gather_into(
+        self, buffer: bytearray | memoryview, timeout: float | None = None, *, flags: int = 0
+    ) -> int:
+        """Copy the next bytes of the stream into a writable buffer, whatever memory they are in.
+
+        Waits for at least one byte; `flags` are recv(2)'s: MSG_WAITALL fills the buffer if it
+        can, MSG_PEEK leaves the bytes where they are. Returns how many; 0 is the end of the
+        stream, or of the buffer. No tokens are left. Raises as `recv_frags()`, and OSError with
+        EADDRNOTAVAIL when they are of a binding whose region this process does not have.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as room:
+            while True:
+                wait = 0 if timeout is None else _MSG_DONTWAIT
+                half = self.app.require_open()
+                count = int(lib.app_gather(half, self.id, room, len(room), flags | wait))
+                if count >= 0:
+                    return count
+                if count == -errno.EAGAIN and deadline is not None:
+                    left = max(0.0, deadline - time.monotonic())
+                    if not self.app.wait(flow=self.id, timeout=left):
+                        raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
+                elif count != -errno.EINTR:  # a signal's handler runs here, and may raise
+                    raise self._error(count)
+
+    @property
+    def strict(self) -> bool:
+        """Refuse, with NotInDeviceMemoryError, bytes that are not in device memory."""
+        return self._strict
+
+    @strict.setter
+    def strict(self, strict: bool) -> None:
+        result = lib.app_set_strict(self.app.require_open(), self.id, strict)
+        if result:
+            raise self._error(result)
+        self._strict = strict
+
+    @property
+    def received(self) -> Received:
+        """Bytes that have arrived here, those included that nobody has read yet."""
+        info = self.info()
+        if info is not None:
+            counts = info.bytes
+            self._received = Received(
+                counts.device, counts.linear, counts.data, counts.unbound, counts.head
+            )
+        return self._received
+
+    @property
+    def bytes_device(self) -> int:
+        """Bytes received in device memory."""
+        return self.received.device
+
+    @property
+    def bytes_linear(self) -> int:
+        """Bytes received in host memory, of packets that have bytes in device memory too."""
+        return self.received.linear
+
+    @property
+    def bytes_data(self) -> int:
+        """Bytes received in host memory, as is all of their packet."""
+        return self.received.data
+
+    def info(self) -> Any:
+        """`struct app_conn_info` (agent/api.h), or None when the connection is closed."""
+        info = ffi.new("struct app_conn_info *")
+        half = self.app.handle
+        return None if half is None or lib.app_conn_info(half, self.id, info) else info
 
     def _error(self, result: int) -> OSError:
         """A negative result of app.c as an exception."""
         if result == -errno.EBADF:
             return OSError(errno.EBADF, f"{self!r} is closed")
+        if result == -errno.ENODEV:
+            info = self.info()
+            reason = Reason.DEVICE if info is None else Reason(info.next_reason)
+            return NotInDeviceMemoryError(reason, f"{self!r}: {_WHY[reason]}")
+        if result == -errno.EADDRNOTAVAIL:
+            return OSError(-result, f"{self!r}: no mapping of the region its bytes are in")
         if result == -errno.ESHUTDOWN:
             return BrokenPipeError(errno.EPIPE, f"{self!r} is shut down for sending")
-        if error := self._app.gave_up(result):
+        if error := self.app.gave_up(result):
             return error
         why = os.strerror(-result)
         return ConnectionResetError(-result, f"connection from {self.peer}: {why}")
@@ -258,9 +405,8 @@ class Connection(Closing):
     def dontneed(self, frags: FragBatch | Iterable[int]) -> int:
         """Give fragments back, by batch or by token. Returns how many tokens were given back.
 
-        What SO_DEVMEM_DONTNEED does in the kernel, without its limit of 1024 a call. The stack
-        looks at them later: tokens that the connection does not hold are not given back but
-        counted, as `requests_rejected`.
+        What SO_DEVMEM_DONTNEED does in the kernel, without its limit of 1024 a call: tokens that
+        the connection does not hold are skipped.
         """
         if isinstance(frags, FragBatch):
             array, count = frags._frags, len(frags)
@@ -269,7 +415,7 @@ class Connection(Closing):
             array, count = ffi.new("struct app_frag[]", len(tokens)), len(tokens)
             for frag, token in zip(array, tokens, strict=True):
                 frag.token = token
-        result: int = lib.app_dontneed(self._app.require_open(), self.id, array, count)
+        result: int = lib.app_dontneed(self.app.require_open(), self.id, array, count)
         if result < 0:
             raise self._error(result)
         return result
@@ -285,7 +431,7 @@ class Connection(Closing):
         with ffi.from_buffer("uint8_t[]", data) as bytes_:
             while done < len(bytes_):
                 left = len(bytes_) - done
-                sent = lib.app_send(self._app.require_open(), self.id, bytes_ + done, left)
+                sent = lib.app_send(self.app.require_open(), self.id, bytes_ + done, left)
                 if sent > 0:
                     done += sent
                 elif sent != -errno.EAGAIN:
@@ -296,11 +442,11 @@ class Connection(Closing):
 
     def _wait_room(self, deadline: float | None) -> bool:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return self._app.wait(flow=self.id, timeout=left, room=True)
+        return self.app.wait(flow=self.id, timeout=left, room=True)
 
     def shutdown(self) -> None:
         """No more to send (FIN); receiving goes on. Idempotent."""
-        result = lib.app_shutdown(self._app.require_open(), self.id)
+        result = lib.app_shutdown(self.app.require_open(), self.id)
         if result:
             raise self._error(result)
 
@@ -318,9 +464,10 @@ class Connection(Closing):
     def _finish(self, *, abort: bool) -> None:
         if self._closed:
             return
+        self._received = self.received
         self._closed = True
-        self._app.connections.pop(self.id, None)
-        if handle := self._app.handle:
+        self.app.connections.pop(self.id, None)
+        if handle := self.app.handle:
             # With the stack gone there is nobody to tell, and nothing to give back.
             lib.app_finish(handle, self.id, abort)
 
@@ -344,7 +491,7 @@ class Listener(Closing):
         self.id = id
         self.address = address
         self.close_first = close_first
-        self._app = app
+        self.app = app
         self._unlisten = unlisten
         self._closed = False
 
@@ -359,12 +506,12 @@ class Listener(Closing):
         while True:
             if self._closed:
                 raise OSError(errno.EBADF, f"{self!r} is closed")
-            if lib.app_accept(self._app.require_open(), self.id, flow, local, peer) > 0:
+            if lib.app_accept(self.app.require_open(), self.id, flow, local, peer) > 0:
                 break
-            if not self._app.wait(listener=self.id, timeout=timeout):
+            if not self.app.wait(listener=self.id, timeout=timeout):
                 raise TimeoutError(f"no connection to {self.address} for {timeout} s")
-        conn = Connection(self._app, flow[0], from_stack(local), from_stack(peer), self)
-        self._app.connections[conn.id] = conn
+        conn = Connection(self.app, flow[0], from_stack(local), from_stack(peer), self)
+        self.app.connections[conn.id] = conn
         return conn
 
     def close(self) -> None:
@@ -375,7 +522,7 @@ class Listener(Closing):
         if self._closed:
             return
         self._closed = True
-        self._app.listeners.pop(self.id, None)
-        if handle := self._app.handle:
+        self.app.listeners.pop(self.id, None)
+        if handle := self.app.handle:
             self._unlisten(self.id)
             lib.app_listener(handle, self.id, 0)

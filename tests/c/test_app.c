@@ -6,70 +6,17 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
+#include <sys/socket.h>
 
-#include "check.h"
-#include "app.h"
-
-#define NR 64u
-#define CONNS 16u
-#define REGION (1u << 20)
-#define FLOW ((1u << CHANNEL_FLOW_SLOT_BITS) + 1)
-
-struct side {
-	struct channel_header *header;
-	struct channel_layout layout;
-	int channel, event, wake, life[2];
-	struct app *app;
-};
-
-static struct side open_side(void)
-{
-	struct side s;
-
-	channel_lay_out(&s.layout, NR, NR, CONNS);
-	s.channel = memfd_create("channel", 0);
-	s.event = eventfd(0, EFD_NONBLOCK);
-	s.wake = eventfd(0, EFD_NONBLOCK);
-	if (ftruncate(s.channel, s.layout.size) || pipe(s.life))
-		abort();
-	s.header = mmap(NULL, s.layout.size, PROT_READ | PROT_WRITE, MAP_SHARED, s.channel, 0);
-	s.header->magic = CHANNEL_MAGIC;
-	s.header->nr_events = s.header->nr_requests = NR;
-	s.header->nr_conns = CONNS;
-	if (app_open(&s.app, s.channel, REGION, s.event, s.wake, s.life[0]))
-		abort();
-	return s;
-}
-
-static void close_side(struct side *s)
-{
-	app_close(s->app);
-	munmap(s->header, s->layout.size);
-	close(s->channel);
-	close(s->event);
-	close(s->wake);
-	close(s->life[0]);
-	close(s->life[1]);
-}
-
-static void push(struct side *s, struct channel_event e)
-{
-	struct channel_event *ring = (void *)((uint8_t *)s->header + s->layout.events);
-	uint32_t head = atomic_load(&s->header->event_head);
-
-	ring[head & (NR - 1)] = e;
-	atomic_store_explicit(&s->header->event_head, head + 1, memory_order_release);
-}
+#include "app_fixture.h"
 
 /* ---- hostile ---- */
 
 static uint32_t odd_number(uint64_t *seed)
 {
-	static const uint32_t numbers[] = {0,	 1,	 2,	     FLOW,	 FLOW + 1, 4096,
-					   3840, REGION, REGION - 1, UINT32_MAX, 255,	   256};
+	static const uint32_t numbers[] = {0,	       1,    2,	       FLOW,	FLOW + 1,
+					   4096,       3840, LISTENER, REGION,	REGION - 1,
+					   UINT32_MAX, 255,  256,      BINDING, 8 * 4096};
 
 	return numbers[check_random(seed, sizeof(numbers) / sizeof(numbers[0]))];
 }
@@ -81,26 +28,68 @@ static void scribble(struct side *s, uint64_t *seed)
 	words[check_random(seed, s->layout.size / 4)] = odd_number(seed);
 }
 
+/* What was told of data blocks lies in them, so the sanitizer sees a wrong one. */
+static void receive(struct side *s, uint64_t *seed, uint32_t flow)
+{
+	static const int flags[] = {0, MSG_PEEK, MSG_TRUNC, APP_SOCK_DEVMEM,
+				    APP_SOCK_DEVMEM | MSG_PEEK | MSG_WAITALL};
+	uint8_t bytes[5000], control[200];
+	const uint32_t cut = check_random(seed, sizeof(bytes));
+	struct app_iov iov[] = {{bytes, cut}, {bytes + cut, sizeof(bytes) - cut}};
+	struct app_msg msg = {
+		.iov = iov,
+		.nr_iov = 2,
+		.control = control,
+		.controllen = check_random(seed, sizeof(control)),
+	};
+	struct {
+		uint32_t start, count;
+	} ranges[] = {{odd_number(seed), odd_number(seed)}, {1, 4}};
+	const size_t room = msg.controllen;
+
+	app_recvmsg(s->app, flow, &msg, MSG_DONTWAIT | flags[check_random(seed, 5)]);
+	CHECK(msg.controllen <= room);
+	app_gather(s->app, flow, bytes, cut, MSG_DONTWAIT);
+	app_devmem_dontneed(s->app, flow, ranges, sizeof(ranges));
+}
+
+static void take_and_return(struct side *s, uint64_t *seed, uint32_t flow)
+{
+	const uint64_t data = (uint64_t)s->layout.nr_blocks * CHANNEL_BLOCK;
+	struct app_frag frags[NR];
+	int n = app_take(s->app, flow, frags, NR);
+
+	for (int i = 0; i < n; i++) {
+		const uint64_t size = frags[i].dmabuf_id == BINDING ? REGION
+				      : frags[i].dmabuf_id	    ? UINT64_MAX
+								    : data;
+
+		CHECK(frags[i].token && frags[i].len && frags[i].offset <= size - frags[i].len);
+		CHECK_EQ(frags[i].kind != RX_DEVICE, frags[i].dmabuf_id == 0);
+	}
+	if (n > 0 && check_random(seed, 4))
+		app_dontneed(s->app, flow, frags, n);
+}
+
 static void use(struct side *s, uint64_t *seed)
 {
-	struct app_frag frags[NR];
 	struct stack_addr local, peer;
+	struct app_conn_info info;
 	int64_t ready[NR];
 	uint32_t flow = FLOW;
-	int n;
 
-	app_accept(s->app, check_random(seed, 4), &flow, &local, &peer);
+	app_accept(s->app, LISTENER, &flow, &local, &peer);
 	app_ready(s->app, ready, NR);
-	n = app_take(s->app, flow, frags, NR);
-	for (int i = 0; i < n; i++)
-		CHECK(frags[i].token && frags[i].len && frags[i].offset + frags[i].len <= REGION);
-	if (n > 0)
-		app_dontneed(s->app, flow, frags, n);
+	receive(s, seed, flow);
+	take_and_return(s, seed, flow);
+	app_conn_info(s->app, flow, &info);
 	app_send(s->app, flow, (const uint8_t *)"reply", 5);
 	if (!check_random(seed, 8))
 		app_finish(s->app, flow, check_random(seed, 2));
-	if (!check_random(seed, 64))
-		app_listener(s->app, check_random(seed, 4), check_random(seed, 2));
+	if (!check_random(seed, 64)) {
+		app_listener(s->app, LISTENER, 0);
+		app_listener(s->app, LISTENER, 1);
+	}
 	/* The stack takes requests, so that the ring is never full for long. */
 	atomic_store(&s->header->request_tail, s->app->request_head);
 }
@@ -113,13 +102,13 @@ static void no_channel_content_harms_the_application(void)
 
 		for (int step = 0; step < 200 && !s.app->dead; step++) {
 			push(&s, (struct channel_event){
-					 .kind = check_random(&seed, 8),
+					 .kind = check_random(&seed, 10),
 					 .flow = odd_number(&seed),
 					 .offset = (uint64_t)odd_number(&seed)
 						   << check_random(&seed, 33),
 					 .len = odd_number(&seed),
 					 .token = odd_number(&seed),
-					 .arg = check_random(&seed, 4),
+					 .arg = odd_number(&seed),
 				 });
 			if (round % 2)
 				scribble(&s, &seed);
@@ -142,7 +131,7 @@ static void *lend_and_wait(void *arg)
 
 	for (uint32_t i = 1; i <= ROUNDS; i++) {
 		push(s, (struct channel_event){
-				.kind = EVENT_FRAG, .flow = FLOW, .len = 1, .token = i});
+				.kind = EVENT_FRAG, .flow = FLOW, .len = 1, .token = i, .arg = 1});
 		atomic_thread_fence(memory_order_seq_cst);
 		if (atomic_load(&s->header->app_waits) && atomic_exchange(&s->header->app_waits, 0))
 			eventfd_write(s->event, 1);
@@ -163,14 +152,12 @@ static void *lend_and_wait(void *arg)
 static void no_wake_up_is_lost(void)
 {
 	struct side s = open_side();
-	struct stack_addr local, peer;
 	struct app_frag frag;
-	uint32_t flow, taken = 0;
+	uint32_t taken = 0;
 	pthread_t stack;
 	void *failure;
 
-	push(&s, (struct channel_event){.kind = EVENT_ACCEPT, .flow = FLOW});
-	CHECK_EQ(app_accept(s.app, 0, &flow, &local, &peer), 1);
+	connect_flow(&s, FLOW);
 	pthread_create(&stack, NULL, lend_and_wait, &s);
 	while (taken < ROUNDS) {
 		if (app_wait(s.app, FLOW, -1, -1, 10000) != 1) {
@@ -178,7 +165,8 @@ static void no_wake_up_is_lost(void)
 			break;
 		}
 		while (app_take(s.app, FLOW, &frag, 1) == 1) {
-			CHECK_EQ(frag.token, ++taken);
+			taken++;
+			CHECK_EQ(frag.token, 1); /* the lowest that is free */
 			CHECK_EQ(app_dontneed(s.app, FLOW, &frag, 1), 1);
 		}
 	}

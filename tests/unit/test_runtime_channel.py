@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application's half of the channel, against a stack that this file plays.
-
-The offsets and numbers below are channel.h's, written down a second time on purpose: what is
-shared between processes may not change by accident.
-"""
+"""The application's half of the channel, against a stack that the tests play."""
 
 from __future__ import annotations
 
 import errno
 import gc
-import mmap
 import os
 import random
 import select
@@ -17,106 +12,54 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devmemtcp.agent import Frag, HostFrag, NotInDeviceMemoryError, Region
 from devmemtcp.agent._loop import ffi, lib
-from devmemtcp.agent.socket import AppHalf, Connection, Listener
+from devmemtcp.agent.devmem_abi import Kind, Reason
+from devmemtcp.agent.socket import AppHalf, Connection, Listener, Received
 
-HEADER, EVENT, REQUEST, CONN, REPLIES = 512, 32, 16, 64, 256 * 1024
-MAGIC = 0x64766D31
-EVENT_HEAD, EVENT_TAIL, REQUEST_HEAD, REQUEST_TAIL, APP_WAITS, STACK_WAITS = range(64, 448, 64)
-ACCEPT, FRAG, EOF, RESET, SENT, CLOSED = range(1, 7)
-DONTNEED, SEND, SHUTDOWN, CLOSE, ABORT = range(1, 6)
-NR_EVENTS = NR_REQUESTS = 256
-NR_CONNS = 32
-REGION = 1 << 20
-GENERATION = 1 << 20
-REPLY_MAX = 64 * 1024
-LISTENER = 3
-
-
-class FakeStack:
-    """The other side: it formats the channel, pushes events and pops requests."""
-
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("channel")
-        self.requests_at = HEADER + NR_EVENTS * EVENT
-        self.conns_at = self.requests_at + NR_REQUESTS * REQUEST
-        self.replies_at = self.conns_at + NR_CONNS * CONN
-        os.ftruncate(self.fd, self.replies_at + REPLIES)
-        self.memory = mmap.mmap(self.fd, 0)
-        struct.pack_into("=4I", self.memory, 0, MAGIC, NR_EVENTS, NR_REQUESTS, NR_CONNS)
-        self.event = os.eventfd(0, os.EFD_NONBLOCK)
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK)
-        self.alive, self.life = os.pipe()
-
-    def close(self) -> None:
-        for fd in (self.fd, self.event, self.wake, self.alive):
-            os.close(fd)
-        self.die()
-
-    def die(self) -> None:
-        if self.life >= 0:
-            os.close(self.life)
-            self.life = -1
-
-    def get(self, at: int) -> int:
-        value: int = struct.unpack_from("=I", self.memory, at)[0]
-        return value
-
-    def put(self, at: int, value: int) -> None:
-        struct.pack_into("=I", self.memory, at, value & 0xFFFFFFFF)
-
-    def push(
-        self, kind: int, flow: int, offset: int = 0, size: int = 0, token: int = 0, arg: int = 0
-    ) -> None:
-        head = self.get(EVENT_HEAD)
-        at = HEADER + (head % NR_EVENTS) * EVENT
-        struct.pack_into("=IIQIIII", self.memory, at, kind, flow, offset, size, token, arg, 0)
-        self.put(EVENT_HEAD, head + 1)
-
-    def wake_app(self) -> None:
-        """What the loop does after pushing."""
-        if self.get(APP_WAITS):
-            self.put(APP_WAITS, 0)
-            os.eventfd_write(self.event, 1)
-
-    def accept(self, flow: int, listener: int = LISTENER, peer: str = "192.0.2.9") -> None:
-        mapped = ip_address(f"::ffff:{peer}").packed
-        local = ip_address("::ffff:192.0.2.1").packed
-        at = self.conns_at + (flow % GENERATION) * CONN
-        struct.pack_into(
-            "=16s16sHHHHI", self.memory, at, local, mapped, 5201, 40000, 4, listener, flow
-        )
-        self.push(ACCEPT, flow, arg=listener)
-
-    def requests(self) -> list[tuple[int, int, int, int]]:
-        """Everything asked since the last call: (kind, flow, a, b)."""
-        head, tail = self.get(REQUEST_HEAD), self.get(REQUEST_TAIL)
-        found = []
-        while tail != head:
-            at = self.requests_at + (tail % NR_REQUESTS) * REQUEST
-            found.append(struct.unpack_from("=4I", self.memory, at))
-            tail = (tail + 1) & 0xFFFFFFFF
-        self.put(REQUEST_TAIL, tail)
-        return found
-
-    def reply(self, at: int, size: int) -> bytes:
-        return bytes(self.memory[self.replies_at + at : self.replies_at + at + size])
-
-    def open(self) -> AppHalf:
-        return AppHalf(
-            self.fd,
-            REGION,
-            event=self.event,
-            wake=self.wake,
-            life=self.alive,
-            ended=lambda: OSError(errno.ENXIO, "eth1 is gone"),
-        )
+from .app.fake_stack import (
+    ABORT,
+    ACCEPT,
+    APP_WAITS,
+    BINDING,
+    BLOCK,
+    BLOCKS,
+    CLOSE,
+    CLOSED,
+    DATA,
+    DONTNEED,
+    EOF,
+    EVENT_HEAD,
+    EVENT_TAIL,
+    FLOW,
+    FRAG,
+    GENERATION,
+    HEAD,
+    LINEAR,
+    LISTENER,
+    MAGIC,
+    NR_BLOCKS,
+    NR_CONNS,
+    NR_EVENTS,
+    NR_REQUESTS,
+    REGION,
+    REPLY_MAX,
+    REQUEST_HEAD,
+    REQUEST_TAIL,
+    RESET,
+    SEND,
+    SENT,
+    SHUTDOWN,
+    STACK_WAITS,
+    UNBOUND,
+    WHOLE,
+    FakeStack,
+)
 
 
 @pytest.fixture
@@ -126,9 +69,17 @@ def stack() -> Iterator[FakeStack]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def region() -> Iterator[Region]:
+    with Region(REGION) as made:
+        yield made
+
+
 @pytest.fixture
-def app(stack: FakeStack) -> AppHalf:
-    return stack.open()
+def app(stack: FakeStack, region: Region) -> AppHalf:
+    app = stack.open()
+    app.add_region(BINDING, region)
+    return app
 
 
 @pytest.fixture
@@ -137,9 +88,6 @@ def listener(stack: FakeStack, app: AppHalf) -> Listener:
     app.listeners[LISTENER] = made
     assert lib.app_listener(app.handle, LISTENER, 1) == 0
     return made
-
-
-FLOW = GENERATION + 1
 
 
 @pytest.fixture
@@ -173,19 +121,19 @@ def test_fragments_are_sorted_by_connection(stack: FakeStack, listener: Listener
         stack.accept(flow)
     conns = [listener.accept(timeout=0) for _ in flows]
     for token in range(1, 31):
-        stack.push(FRAG, flows[token % 3], offset=4096 * token, size=token, token=token)
+        stack.frag(token, token, 4096 * token, flow=flows[token % 3])
     for index, conn in enumerate(conns):
         got = conn.recv_frags(timeout=0)
         expected = [token for token in range(1, 31) if token % 3 == index]
-        assert [(frag.token, frag.size, frag.offset) for frag in got] == [
-            (token, token, 4096 * token) for token in expected
+        assert list(got) == [
+            Frag(4096 * token, token, ours, BINDING) for ours, token in enumerate(expected, 1)
         ]
         assert got.nbytes == sum(expected)
 
 
 def test_a_batch_is_no_larger_than_asked(stack: FakeStack, conn: Connection) -> None:
     for token in range(1, 6):
-        stack.push(FRAG, FLOW, size=1, token=token)
+        stack.frag(1, token)
     assert [len(conn.recv_frags(2, timeout=0)) for _ in range(3)] == [2, 2, 1]
     with pytest.raises(TimeoutError):
         conn.recv_frags(timeout=0)
@@ -196,7 +144,7 @@ def test_a_batch_is_no_larger_than_asked(stack: FakeStack, conn: Connection) -> 
 def test_the_end_of_the_stream_comes_after_its_bytes_and_stays(
     stack: FakeStack, conn: Connection
 ) -> None:
-    stack.push(FRAG, FLOW, size=7, token=1)
+    stack.frag(7, 1)
     stack.push(EOF, FLOW)
     assert conn.recv_frags().nbytes == 7
     assert not conn.recv_frags()
@@ -204,7 +152,7 @@ def test_the_end_of_the_stream_comes_after_its_bytes_and_stays(
 
 
 def test_a_reset_comes_after_the_bytes_that_arrived(stack: FakeStack, conn: Connection) -> None:
-    stack.push(FRAG, FLOW, size=7, token=1)
+    stack.frag(7, 1)
     stack.push(RESET, FLOW, arg=errno.ETIMEDOUT)
     assert conn.recv_frags().nbytes == 7
     for _ in range(2):
@@ -222,8 +170,8 @@ def test_a_slot_is_used_again_by_another_generation(
     stack.push(CLOSED, FLOW)
     stack.accept(FLOW + GENERATION, peer="192.0.2.10")
     again = listener.accept(timeout=0)
-    stack.push(FRAG, FLOW, size=1, token=1)  # the old one's: nobody's
-    stack.push(FRAG, FLOW + GENERATION, size=2, token=2)
+    stack.frag(1, 1)  # the old one's: nobody's
+    stack.frag(2, 2, flow=FLOW + GENERATION)
     assert again.recv_frags(timeout=0).nbytes == 2
     assert again.peer == ("192.0.2.10", 40000)
     assert rejected(app) == 1
@@ -232,23 +180,42 @@ def test_a_slot_is_used_again_by_another_generation(
 # ---- events that make no sense ----
 
 
+def frag(**wrong: int) -> dict[str, int]:
+    """A good event but for what is wrong with it."""
+    return {"kind": FRAG, "flow": FLOW, "size": 1, "token": 1, "arg": BINDING} | wrong
+
+
+def data(**wrong: int) -> dict[str, int]:
+    return {"kind": DATA, "flow": FLOW, "size": 1, "token": 1, "arg": LINEAR | HEAD << 8} | wrong
+
+
 @pytest.mark.parametrize(
     "event",
     [
-        {"kind": FRAG, "flow": FLOW, "size": 0, "token": 1},
-        {"kind": FRAG, "flow": FLOW, "size": 1, "token": 0},
-        {"kind": FRAG, "flow": FLOW, "size": 1, "token": 1, "offset": REGION},
-        {"kind": FRAG, "flow": FLOW, "size": 2, "token": 1, "offset": REGION - 1},
-        {"kind": FRAG, "flow": FLOW, "size": REGION + 1, "token": 1},
-        {"kind": FRAG, "flow": FLOW, "size": 2, "token": 1, "offset": 2**64 - 1},
-        {"kind": FRAG, "flow": FLOW + 1, "size": 1, "token": 1},
-        {"kind": FRAG, "flow": FLOW + GENERATION, "size": 1, "token": 1},
-        {"kind": FRAG, "flow": 0, "size": 1, "token": 1},
-        {"kind": FRAG, "flow": 0xFFFFFFFF, "size": 1, "token": 1},
+        frag(size=0),
+        frag(token=0),
+        frag(offset=REGION),
+        frag(size=2, offset=REGION - 1),
+        frag(size=REGION + 1),
+        frag(size=2, offset=2**64 - 1),
+        frag(arg=0),
+        frag(flow=FLOW + 1),
+        frag(flow=FLOW + GENERATION),
+        frag(flow=0),
+        frag(flow=0xFFFFFFFF),
+        data(size=0),
+        data(token=0),
+        data(token=NR_BLOCKS + 1, offset=NR_BLOCKS * BLOCK),
+        data(token=2),
+        data(offset=1, size=BLOCK),
+        data(offset=BLOCK),
+        data(offset=2**64 - 1),
+        data(arg=0 | HEAD << 8),
+        data(arg=3 | HEAD << 8),
+        data(arg=LINEAR | 3 << 8),
         {"kind": ACCEPT, "flow": FLOW, "arg": LISTENER},
         {"kind": ACCEPT, "flow": 0, "arg": LISTENER},
         {"kind": ACCEPT, "flow": GENERATION + NR_CONNS, "arg": LISTENER},
-        {"kind": ACCEPT, "flow": GENERATION + 2, "arg": 256},
         {"kind": SENT, "flow": FLOW, "arg": 1},
         {"kind": 0, "flow": FLOW},
         {"kind": 99, "flow": FLOW},
@@ -258,9 +225,8 @@ def test_an_event_that_makes_no_sense_is_counted_and_changes_nothing(
     stack: FakeStack, app: AppHalf, conn: Connection, event: dict[str, int]
 ) -> None:
     stack.push(**event)
-    stack.push(FRAG, FLOW, size=5, token=9)
-    assert [frag.token for frag in conn.recv_frags(timeout=0)] == [9]
-    assert rejected(app) == 1
+    stack.frag(5, 9)
+    assert [len(conn.recv_frags(timeout=0)), rejected(app)] == [1, 1]
     assert not stack.requests()
 
 
@@ -268,7 +234,7 @@ def test_bytes_after_the_end_are_not_taken(
     stack: FakeStack, app: AppHalf, conn: Connection
 ) -> None:
     stack.push(EOF, FLOW)
-    stack.push(FRAG, FLOW, size=1, token=1)
+    stack.frag(1, 1)
     assert not conn.recv_frags(timeout=0)
     assert rejected(app) == 1
 
@@ -280,20 +246,22 @@ def test_an_index_that_cannot_be_ends_the_channel(stack: FakeStack, conn: Connec
 
 
 def test_capacities_are_not_looked_at_twice(stack: FakeStack, conn: Connection) -> None:
-    struct.pack_into("=3I", stack.memory, 4, 1 << 24, 1 << 24, 1 << 24)
-    stack.push(FRAG, FLOW, size=3, token=1)
+    struct.pack_into("=4I", stack.memory, 4, 1 << 24, 1 << 24, 1 << 24, 1 << 18)
+    stack.frag(3, 1)
     assert conn.recv_frags(timeout=0).nbytes == 3
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        (0, NR_EVENTS, NR_REQUESTS, NR_CONNS),
-        (MAGIC, NR_EVENTS + 1, NR_REQUESTS, NR_CONNS),
-        (MAGIC, NR_EVENTS, 0, NR_CONNS),
-        (MAGIC, NR_EVENTS, NR_REQUESTS, 0),
-        (MAGIC, 1 << 24, NR_REQUESTS, NR_CONNS),  # more than the file holds
-        (MAGIC, 1 << 25, NR_REQUESTS, NR_CONNS),
+        (0, NR_EVENTS, NR_REQUESTS, NR_CONNS, NR_BLOCKS),
+        (MAGIC, NR_EVENTS + 1, NR_REQUESTS, NR_CONNS, NR_BLOCKS),
+        (MAGIC, NR_EVENTS, 0, NR_CONNS, NR_BLOCKS),
+        (MAGIC, NR_EVENTS, NR_REQUESTS, 0, NR_BLOCKS),
+        (MAGIC, NR_EVENTS, NR_REQUESTS, NR_CONNS, 0),
+        (MAGIC, NR_EVENTS, NR_REQUESTS, NR_CONNS, NR_BLOCKS + 1),  # more than the file holds
+        (MAGIC, 1 << 24, NR_REQUESTS, NR_CONNS, NR_BLOCKS),
+        (MAGIC, 1 << 25, NR_REQUESTS, NR_CONNS, NR_BLOCKS),
     ],
 )
 def test_a_header_that_does_not_hold_together_is_refused(
@@ -301,7 +269,7 @@ def test_a_header_that_does_not_hold_together_is_refused(
 ) -> None:
     gc.collect()  # earlier tests' channels
     before = len(os.listdir("/proc/self/fd"))
-    struct.pack_into("=4I", stack.memory, 0, *header)
+    struct.pack_into("=5I", stack.memory, 0, *header)
     with pytest.raises(OSError, match="cannot open the channel") as caught:
         stack.open()
     assert caught.value.errno == errno.EPROTO
@@ -312,78 +280,94 @@ def test_a_header_that_does_not_hold_together_is_refused(
 @given(
     events=st.lists(
         st.tuples(
-            st.integers(0, 8),
+            st.integers(0, 9),
             st.sampled_from([FLOW, FLOW + 1, FLOW + GENERATION, 0, GENERATION, 0xFFFFFFFF]),
             st.sampled_from([0, 4096, REGION - 1, REGION, 2**64 - 1]),
             st.sampled_from([0, 1, 3840, REGION, 2**32 - 1]),
             st.sampled_from([0, 1, 2, 2**32 - 1]),
-            st.sampled_from([0, 1, LISTENER, 255, 256, 2**32 - 1]),
+            st.sampled_from([0, 1, LISTENER, BINDING, LINEAR | HEAD << 8, WHOLE, 2**32 - 1]),
         ),
         max_size=60,
     )
 )
-def test_no_sequence_of_events_yields_a_fragment_outside_the_region(
+def test_no_sequence_of_events_yields_a_fragment_outside_its_memory(
     events: list[tuple[int, ...]],
 ) -> None:
     stack = FakeStack()
     app = stack.open()
     try:
+        lib.app_region(app.handle, BINDING, REGION, -1)
+        lib.app_listener(app.handle, LISTENER, 1)
         stack.accept(FLOW)
         for event in events:
             stack.push(*event)
         out = ffi.new("struct app_frag[]", 64)
         flow = ffi.new("uint32_t *")
         addresses = ffi.new("struct stack_addr[2]")
-        for number in range(256):
-            while lib.app_accept(app.handle, number, flow, addresses, addresses + 1) > 0:
-                count = lib.app_take(app.handle, flow[0], out, 64)
-                for frag in out[0 : max(0, count)]:
-                    assert frag.token
-                    assert frag.len
-                    assert frag.offset + frag.len <= REGION
-                lib.app_dontneed(app.handle, flow[0], out, max(0, count))
-                lib.app_finish(app.handle, flow[0], 0)
+        while lib.app_accept(app.handle, LISTENER, flow, addresses, addresses + 1) > 0:
+            count = lib.app_take(app.handle, flow[0], out, 64)
+            for frag in out[0 : max(0, count)]:
+                size = {BINDING: REGION, 0: NR_BLOCKS * BLOCK}.get(frag.dmabuf_id, 2**65)
+                assert frag.token
+                assert frag.len
+                assert frag.offset + frag.len <= size
+            lib.app_dontneed(app.handle, flow[0], out, max(0, count))
+            lib.app_finish(app.handle, flow[0], 0)
         assert stack.get(EVENT_TAIL) == stack.get(EVENT_HEAD)
     finally:
         app.close()
         stack.close()
 
 
-def test_fragments_nobody_takes_stay_in_the_ring_when_there_are_no_nodes(
+ROOM = NR_EVENTS + NR_BLOCKS
+"""Pieces that the application's half has room for."""
+
+
+def lend_too_many(stack: FakeStack, app: AppHalf) -> int:
+    """As many again as there is room for; returns how many those are."""
+    token = 0
+    while token < 2 * ROOM:
+        while stack.get(EVENT_HEAD) - stack.get(EVENT_TAIL) < NR_EVENTS and token < 2 * ROOM:
+            token += 1
+            stack.frag(1, token)
+        before = stack.get(EVENT_TAIL)
+        app.ready()
+        if stack.get(EVENT_TAIL) == before:
+            break
+    return token
+
+
+def test_what_there_is_no_room_for_stays_in_the_ring(
     stack: FakeStack, app: AppHalf, conn: Connection
 ) -> None:
-    """A stack that lends more than there is cannot make us allocate, or lose an event."""
-    token = 0
-    for _ in range(2):
-        for _ in range(NR_EVENTS):
-            token += 1
-            stack.push(FRAG, FLOW, size=1, token=token)
-        assert app.ready() == [conn]
-    seen: list[int] = []
-    while len(seen) < token:
-        seen += [frag.token for frag in conn.recv_frags(100, timeout=0)]
-    assert seen == list(range(1, token + 1))
+    """A stack that lends more than it may cannot make us allocate, or lose an event."""
+    lent = lend_too_many(stack, app)
+    assert lent == ROOM + NR_EVENTS
+    assert app.ready() == [conn]
+    got: list[int] = []
+    while len(got) < lent:
+        batch = conn.recv_frags(100, timeout=0)
+        assert conn.dontneed(batch) == len(batch)
+        got += stack.returned()
+    assert got == list(range(1, lent + 1))
 
 
 def test_a_ring_that_cannot_be_emptied_does_not_keep_others_from_emptying_it(
     stack: FakeStack, app: AppHalf, listener: Listener, conn: Connection
 ) -> None:
-    """The waiting thread must not spin with the lock: it waits for what this one takes."""
+    """The waiting thread must not spin with the lock: it waits for what this one gives back."""
     stack.accept(FLOW + 1)
     other = listener.accept(timeout=0)
-    for _ in range(2):
-        for token in range(1, NR_EVENTS + 1):
-            stack.push(FRAG, FLOW, size=1, token=token)
-        assert app.ready() == [conn]
+    left = lend_too_many(stack, app)
     ended: list[int] = []
     waits = threading.Thread(target=lambda: ended.append(len(other.recv_frags(timeout=30))))
     waits.start()
     while not stack.get(APP_WAITS):
         os.sched_yield()
     start = time.monotonic()
-    taken = 0
-    while taken < 2 * NR_EVENTS:
-        taken += len(conn.recv_frags(NR_EVENTS, timeout=0))
+    while left:
+        left -= conn.dontneed(conn.recv_frags(NR_EVENTS, timeout=0))
+        stack.requests()
     stack.push(EOF, other.id)
     stack.wake_app()
     waits.join()
@@ -391,11 +375,172 @@ def test_a_ring_that_cannot_be_emptied_does_not_keep_others_from_emptying_it(
     assert time.monotonic() - start < 10
 
 
+# ---- the three kinds of bytes ----
+
+
+def mixed(stack: FakeStack) -> None:
+    """Two packets of linear and device bytes, one of host bytes alone."""
+    stack.data(b"ab", LINEAR)
+    stack.frag(100, 11, 4096)
+    stack.data(b"whole", WHOLE, UNBOUND)
+    stack.data(b"cde", LINEAR)
+    stack.frag(200, 12, 8192)
+
+
+def test_a_batch_has_all_kinds_in_the_streams_order(stack: FakeStack, conn: Connection) -> None:
+    mixed(stack)
+    batch = conn.recv_frags(timeout=0)
+    assert list(batch) == [
+        HostFrag(b"ab", 1, Kind.LINEAR, Reason.HEAD),
+        (4096, 100, 2, BINDING),
+        HostFrag(b"whole", 3, Kind.DATA, Reason.UNBOUND),
+        HostFrag(b"cde", 4, Kind.LINEAR, Reason.HEAD),
+        (8192, 200, 5, BINDING),
+    ]
+    assert batch.nbytes == 310
+    assert conn.received == Received(device=300, linear=5, data=5, unbound=5, head=5)
+    assert (conn.bytes_device, conn.bytes_linear, conn.bytes_data) == (300, 5, 5)
+    assert conn.dontneed(batch) == 5
+    assert stack.requests() == [
+        (BLOCKS, FLOW, 1, 1),
+        (DONTNEED, FLOW, 11, 1),
+        (BLOCKS, FLOW, 2, 2),
+        (DONTNEED, FLOW, 12, 1),
+    ]
+    conn.close()
+    assert conn.received.device == 300
+
+
+def test_all_kinds_are_read_through_the_batch(
+    stack: FakeStack, conn: Connection, region: Region
+) -> None:
+    os.pwrite(region.fd, b"D" * 300, 4096)
+    os.pwrite(region.fd, b"E" * 300, 8192)
+    mixed(stack)
+    batch = conn.recv_frags(timeout=0)
+    expected = b"ab" + b"D" * 100 + b"wholecde" + b"E" * 200
+    copied = bytearray(310)
+    reader, writer = os.pipe()
+    try:
+        with region.map() as view:
+            assert batch.copy_to(copied, view) == 310
+            assert batch.write_to(writer, view) == 310
+            assert batch.device_bytes(view) == 300
+        assert bytes(copied) == os.read(reader, 1000) == expected
+    finally:
+        os.close(reader)
+        os.close(writer)
+    mixed(stack)
+    copied = bytearray(1000)
+    assert conn.gather_into(copied) == 310
+    assert bytes(copied[:310]) == expected
+    assert len(stack.requests()) == 4  # it keeps nothing
+
+
+def test_a_batch_is_of_one_binding(stack: FakeStack, conn: Connection) -> None:
+    for token, binding in enumerate((BINDING, BINDING, 9, BINDING), 1):
+        stack.push(FRAG, FLOW, 4096, 1, token, binding)
+    ids = [[frag[3] for frag in conn.recv_frags(timeout=0)] for _ in range(3)]
+    assert ids == [[BINDING, BINDING], [9], [BINDING]]
+
+
+def test_a_strict_connection_refuses_host_bytes_and_says_why(
+    stack: FakeStack, conn: Connection
+) -> None:
+    conn.strict = True
+    stack.frag(100, 11, 4096)
+    stack.data(b"whole", WHOLE, UNBOUND)
+    stack.data(b"ab", LINEAR)
+    assert conn.recv_frags(timeout=0).nbytes == 100
+    for call in (conn.recv_frags, lambda: conn.gather_into(bytearray(9))):
+        with pytest.raises(NotInDeviceMemoryError, match="without a binding") as caught:
+            call()
+        assert caught.value.reason is Reason.UNBOUND
+        assert caught.value.errno == errno.ENODEV
+    conn.strict = False
+    assert conn.gather_into(bytearray(5)) == 5
+    conn.strict = True
+    with pytest.raises(NotInDeviceMemoryError, match="with the headers") as caught:
+        conn.recv_frags()
+    assert caught.value.reason is Reason.HEAD
+
+
+def test_a_binding_without_a_region_cannot_be_copied_from(
+    stack: FakeStack, app: AppHalf, conn: Connection
+) -> None:
+    stack.push(FRAG, FLOW, 4096, 3, 1, BINDING + 1)
+    with pytest.raises(OSError, match="no mapping") as caught:
+        conn.gather_into(bytearray(3))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    with Region(REGION) as other:
+        os.pwrite(other.fd, b"xyz", 4096)
+        app.add_region(BINDING + 1, other)
+    got = bytearray(3)
+    assert conn.gather_into(got) == 3  # its descriptor is not needed any more
+    assert got == b"xyz"
+    app.remove_region(BINDING + 1)
+    stack.push(FRAG, FLOW, 1 << 40, 3, 1, BINDING + 1)
+    assert [frag[0] for frag in conn.recv_frags()] == [1 << 40]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4096)), min_size=1, max_size=40),
+    rooms=st.lists(st.integers(1, 9000), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+)
+def test_gathered_bytes_are_those_of_the_stream(
+    sizes: list[tuple[int, int]], rooms: list[int], seed: int
+) -> None:
+    rng, stack = random.Random(seed), FakeStack(nr_blocks=64)
+    app = stack.open()
+    try:
+        with Region(REGION) as region:
+            app.add_region(BINDING, region)
+            lib.app_listener(app.handle, LISTENER, 1)
+            stack.accept(FLOW)
+            conn = Listener(app, LISTENER, ("192.0.2.1", 1), False, lambda _: None).accept()
+            sent = bytearray()
+            for number, (kind, size) in enumerate(sizes, 1):
+                data = rng.randbytes(size)
+                sent += data
+                if kind:
+                    stack.data(data, kind)
+                else:
+                    os.pwrite(region.fd, data, 4096 * number)
+                    stack.frag(size, number, 4096 * number)
+            stack.push(EOF, FLOW)
+            got, turn = bytearray(), 0
+            while True:
+                room = bytearray(rooms[turn % len(rooms)])
+                turn += 1
+                if not (count := conn.gather_into(room, timeout=0)):
+                    break
+                got += room[:count]
+            assert got == sent
+            kept = conn.info()
+            assert kept is not None
+            assert (kept.tokens, kept.queued) == (0, 0)
+            assert sum(b for kind, _, _, b in stack.requests()) == len(sizes)
+    finally:
+        app.close()
+        stack.close()
+
+
 # ---- requests ----
 
 
+def lend(stack: FakeStack, conn: Connection, *tokens: int) -> list[int]:
+    """Fragments that the stack calls so; returns what the application calls them."""
+    for token in tokens:
+        stack.frag(1, token)
+    return [frag[2] for frag in conn.recv_frags(timeout=0)]
+
+
 def test_neighbouring_tokens_are_one_request(stack: FakeStack, conn: Connection) -> None:
-    assert conn.dontneed([5, 6, 7, 9, 1, 2, 4]) == 7
+    ours = lend(stack, conn, 5, 6, 7, 9, 1, 2, 4)
+    assert ours == [1, 2, 3, 4, 5, 6, 7]
+    assert conn.dontneed(ours) == 7
     assert stack.requests() == [
         (DONTNEED, FLOW, 5, 3),
         (DONTNEED, FLOW, 9, 1),
@@ -403,37 +548,46 @@ def test_neighbouring_tokens_are_one_request(stack: FakeStack, conn: Connection)
         (DONTNEED, FLOW, 4, 1),
     ]
     assert conn.dontneed([]) == 0
+    assert conn.dontneed(ours) == 0  # unknown by now
     assert not stack.requests()
 
 
-def test_a_request_names_no_more_tokens_than_the_stack_takes(
-    stack: FakeStack, conn: Connection
-) -> None:
-    assert conn.dontneed(range(1, 2501)) == 2500
+def test_a_request_names_no_more_tokens_than_the_stack_takes() -> None:
+    stack = FakeStack(nr_events=4096)
+    app = stack.open()
+    lib.app_listener(app.handle, LISTENER, 1)
+    stack.accept(FLOW)
+    conn = Listener(app, LISTENER, ("192.0.2.1", 1), False, lambda _: None).accept()
+    for token in range(1, 2501):
+        stack.frag(1, token)
+    assert conn.dontneed(conn.recv_frags(4096)) == 2500
     assert stack.requests() == [
         (DONTNEED, FLOW, 1, 1024),
         (DONTNEED, FLOW, 1025, 1024),
         (DONTNEED, FLOW, 2049, 452),
     ]
+    app.close()
+    stack.close()
 
 
-def test_a_batch_gives_its_own_tokens_back(stack: FakeStack, conn: Connection) -> None:
-    for token in (3, 4, 5, 8):
-        stack.push(FRAG, FLOW, size=1, token=token)
-    assert conn.dontneed(conn.recv_frags()) == 4
-    assert stack.requests() == [(DONTNEED, FLOW, 3, 3), (DONTNEED, FLOW, 8, 1)]
+def test_tokens_are_the_lowest_free_ones(stack: FakeStack, conn: Connection) -> None:
+    assert lend(stack, conn, 100, 200, 300) == [1, 2, 3]
+    assert conn.dontneed([2]) == 1
+    assert lend(stack, conn, 400, 500) == [2, 4]
+    assert conn.dontneed([3, 2, 9]) == 2
+    assert stack.returned() == [200, 300, 400]
 
 
 def test_the_stack_is_woken_only_when_it_sleeps_and_once(
     stack: FakeStack, conn: Connection
 ) -> None:
+    lend(stack, conn, 1, 2, 3)
     conn.dontneed([1])
-    with pytest.raises(BlockingIOError):
-        os.eventfd_read(stack.wake)
+    assert not stack.woken()
     stack.put(STACK_WAITS, 1)
     conn.dontneed([2])
     conn.dontneed([3])
-    assert os.eventfd_read(stack.wake) == 1
+    assert stack.woken() == 1
     assert stack.get(STACK_WAITS) == 0
 
 
@@ -449,10 +603,10 @@ def test_closing_says_so_once(stack: FakeStack, app: AppHalf, conn: Connection) 
 def test_closing_before_all_was_read_resets(
     stack: FakeStack, app: AppHalf, conn: Connection
 ) -> None:
-    stack.push(FRAG, FLOW, size=1, token=1)
+    stack.frag(1, 1)
     conn.close()
     assert stack.requests() == [(ABORT, FLOW, 0, 0)]
-    stack.push(FRAG, FLOW, size=1, token=2)  # was on its way
+    stack.frag(1, 2)  # was on its way
     assert app.ready() == []
     assert rejected(app) == 0
     with pytest.raises(OSError, match="is closed") as caught:
@@ -482,31 +636,37 @@ def test_closing_a_listener_resets_who_was_not_accepted(
     assert stack.requests() == [(ABORT, FLOW + 2, 0, 0)]
     with pytest.raises(OSError, match="is closed"):
         listener.accept()
-    stack.push(FRAG, FLOW, size=1, token=1)
+    stack.frag(1, 1)
     assert conn.recv_frags(timeout=0).nbytes == 1  # accepted ones live on
+
+
+def fill_requests(stack: FakeStack, conn: Connection) -> int:
+    """No request fits any more; returns a token that is not given back yet."""
+    for number in range(NR_REQUESTS // 64):
+        for token in lend(stack, conn, *range(1 + 128 * number, 129 + 128 * number, 2)):
+            conn.dontneed([token])
+    assert stack.get(REQUEST_HEAD) - stack.get(REQUEST_TAIL) == NR_REQUESTS
+    return lend(stack, conn, 1000, 2000)[0]
 
 
 def test_a_full_request_ring_fails_when_the_stack_is_dead(
     stack: FakeStack, conn: Connection
 ) -> None:
-    for token in range(1, 2 * NR_REQUESTS, 2):
-        conn.dontneed([token])
+    last = fill_requests(stack, conn)
     stack.die()
     with pytest.raises(OSError, match="eth1 is gone"):
-        conn.dontneed([1000])
+        conn.dontneed([last])
 
 
 def test_a_full_request_ring_is_not_waited_for_for_ever(stack: FakeStack, conn: Connection) -> None:
-    for token in range(1, 2 * NR_REQUESTS, 2):
-        conn.dontneed([token])
-    for _ in range(2):
+    last = fill_requests(stack, conn)
+    for token in (last, last + 1):
         with pytest.raises(OSError, match="does not keep to the channel's rules"):
-            conn.dontneed([1000])
+            conn.dontneed([token])
 
 
 def test_a_full_request_ring_waits_for_the_stack(stack: FakeStack, conn: Connection) -> None:
-    for token in range(1, 2 * NR_REQUESTS, 2):
-        conn.dontneed([token])
+    last = fill_requests(stack, conn)
     taken: list[tuple[int, int, int, int]] = []
 
     def run_stack() -> None:
@@ -515,7 +675,7 @@ def test_a_full_request_ring_waits_for_the_stack(stack: FakeStack, conn: Connect
 
     thread = threading.Thread(target=run_stack)
     thread.start()
-    assert conn.dontneed([1000]) == 1
+    assert conn.dontneed([last]) == 1
     thread.join()
     assert len(taken) == NR_REQUESTS
     assert stack.requests() == [(DONTNEED, FLOW, 1000, 1)]
@@ -616,13 +776,13 @@ def test_the_application_says_that_it_sleeps_and_wakes_up(
     thread = threading.Thread(target=lambda: got.append(conn.recv_frags().nbytes))
     thread.start()
     await_sleep(stack)
-    stack.push(FRAG, FLOW, size=11, token=1)
+    stack.frag(11, 1)
     stack.wake_app()
     thread.join()
     assert got == [11]
     assert stack.get(APP_WAITS) == 0
     with pytest.raises(BlockingIOError):
-        os.eventfd_read(stack.event)  # it has been read
+        os.read(stack.events, 8)  # it has been read
 
 
 def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: Listener) -> None:
@@ -637,6 +797,7 @@ def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: L
         total = 0
         while batch := conn.recv_frags():
             total += batch.nbytes
+            conn.dontneed(batch)
         got[conn.id] = total
 
     threads = [threading.Thread(target=wait, args=(conn,)) for conn in conns]
@@ -645,10 +806,11 @@ def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: L
     order = random.Random(1)
     for token in range(1, 401):
         await_sleep(stack)
-        stack.push(FRAG, order.choice(flows), size=1, token=token)
+        stack.frag(1, token, flow=order.choice(flows))
         stack.wake_app()
         while stack.get(EVENT_TAIL) != stack.get(EVENT_HEAD):
             pass
+        stack.requests()
     for flow in flows:
         stack.push(EOF, flow)
     stack.wake_app()  # if anyone sleeps: who is awake looks before
@@ -686,7 +848,7 @@ def test_what_is_ready_is_said_until_it_is_taken(
     assert app.ready() == app.ready() == [listener]
     one, other = listener.accept(), listener.accept()
     assert app.ready() == []
-    stack.push(FRAG, FLOW + 1, size=1, token=1)
+    stack.frag(1, 1, flow=FLOW + 1)
     stack.push(EOF, FLOW)
     assert app.ready() == app.ready() == [other, one]
     other.recv_frags()
@@ -698,7 +860,7 @@ def test_what_is_ready_is_said_until_it_is_taken(
 def test_what_has_arrived_can_be_read_when_the_stack_is_dead(
     stack: FakeStack, conn: Connection, listener: Listener
 ) -> None:
-    stack.push(FRAG, FLOW, size=4, token=1)
+    stack.frag(4, 1)
     stack.die()
     assert conn.recv_frags().nbytes == 4
     for call in (conn.recv_frags, listener.accept):

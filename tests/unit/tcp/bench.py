@@ -202,9 +202,7 @@ class Bench:
     def open_area(self, niovs: int, dmabuf_id: int = 0) -> Area:
         """stack_area_open(); the area is used by no queue yet."""
         area = Area(niovs, dmabuf_id)
-        area.number = int(
-            lib.stack_area_open(self.stack, ffi.from_buffer(area.mem), area.config)
-        )
+        area.number = int(lib.stack_area_open(self.stack, ffi.from_buffer(area.mem), area.config))
         assert area.number >= 0, f"stack_area_open() says {area.number}"
         assert area.number not in self.areas
         self.areas[area.number] = area
