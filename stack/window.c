@@ -185,6 +185,16 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	return bytes < f->rcv_ssthresh ? (uint32_t)bytes : f->rcv_ssthresh;
 }
 
+/* A window under PRESSURE_DROP says nothing of what is free: it must not be filled with what
+ * others were told they can have. Among its like, who comes first. */
+static bool takes_what_others_were_promised(const struct stack *s, const struct flow *f,
+					    uint32_t free)
+{
+	const uint32_t promised = promised_to_others(s, f);
+
+	return promised && free < promised + reserve(s, f->queue);
+}
+
 /*
  * A window is counted in bytes, and a peer may spend it one byte a buffer. Where promises
  * no longer cover that, the reserve is kept: for what fills a hole, and so frees what lies
@@ -195,7 +205,7 @@ bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
 {
 	const uint32_t free = free_bufs(s, f->queue), kept = reserve(s, f->queue);
 
-	if (f->pressure == PRESSURE_DROP && free < promised_to_others(s, f))
+	if (f->pressure == PRESSURE_DROP && takes_what_others_were_promised(s, f, free))
 		return false;
 	if (island) {
 		if (free <= kept)

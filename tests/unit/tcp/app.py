@@ -242,10 +242,9 @@ class App:
         """Lie about what was consumed."""
         U32.pack_into(self._mem, EVENT_TAIL, value & 0xFFFFFFFF)
 
-    def skip_events(self) -> None:
-        """Forget every connection and whatever the ring holds."""
+    def catch_up(self) -> None:
+        """Be honest again about what was consumed: all of it."""
         self.set_event_tail(self._index(EVENT_HEAD))
-        self.conns.clear()
 
     def give_back(self, conn: Conn, *tokens: int) -> None:
         """Return tokens (all that are held if none is named), runs of them in one request."""

@@ -647,8 +647,10 @@ class Peer:
         ts: int | None = 1000,
         win: int = 65535,
         queue: int = 0,
+        app: application.App | None = None,
     ) -> None:
         self.bench = bench
+        self.app = app or bench.app
         self.local = local or (LOCAL4 if family == 4 else LOCAL6)
         self.addr = Address(ip or (PEER4 if self.local.family == 4 else PEER6), port)
         self.isn, self.mss, self.ws, self.sackok, self.win = isn, mss, ws, sackok, win
@@ -684,7 +686,7 @@ class Peer:
         """The connection as the application has it (also after it was closed)."""
         if self.conn_ is None:
             wanted = ((self.addr.ip, self.addr.port), (self.local.ip, self.local.port))
-            for conn in (*self.bench.app.conns.values(), *reversed(self.bench.app.past)):
+            for conn in (*self.app.conns.values(), *reversed(self.app.past)):
                 if (conn.peer, conn.local) == wanted:
                     self.conn_ = conn
                     break
@@ -696,7 +698,7 @@ class Peer:
     def accepted(self) -> bool:
         """Whether the application knows this 4-tuple as an open connection."""
         wanted = ((self.addr.ip, self.addr.port), (self.local.ip, self.local.port))
-        return any((c.peer, c.local) == wanted for c in self.bench.app.conns.values())
+        return any((c.peer, c.local) == wanted for c in self.app.conns.values())
 
     @property
     def data(self) -> bytes:
@@ -741,13 +743,14 @@ class Peer:
         tos: int = 0,
         trailer: bytes = b"",
         raw_ack: int | None = None,
+        linear: int | None = None,
         record: Mapping[str, int] = MappingProxyType({}),
     ) -> bool:
         """Send a segment; ``seq`` and ``ack`` default to the next in order.
 
         ``ts``: True for what the connection calls for, None for none, a number or pair to choose.
-        ``opts`` replaces the whole option list, ``record`` fields of the record. Returns False
-        when the NIC had no buffer.
+        ``opts`` replaces the whole option list, ``record`` fields of the record. ``linear``: payload
+        bytes that the split leaves in the head. Returns False when the NIC had no buffer.
         """
         seq = self.seq if seq is None else seq
         if "." in flags:
@@ -765,7 +768,9 @@ class Peer:
         )  # fmt: skip
         self._note_sent(flags, seq, ack, len(data), win)
         fields = {"l3_off": l3_off, "l4_off": l4_off, "family": self.local.family} | dict(record)
-        return self.bench.nic(headers, data, trailer=trailer, queue=self.queue, record=fields)
+        return self.bench.nic(
+            headers, data, trailer=trailer, queue=self.queue, linear=linear, record=fields
+        )
 
     def _options(
         self, flags: str, ts: tuple[int, int] | int | bool | None, sack: wire.Blocks, ack: int
@@ -806,7 +811,7 @@ class Peer:
         self.inject("S", seq=0)
         self.expect("S.", seq=0, ack=1)
         self.inject(".", seq=1, ack=1)
-        if not self.bench.app.paused:
+        if not self.app.paused:
             assert self.conn is not None
             self.silent()
 
