@@ -118,7 +118,7 @@ static void wind_forward(const struct app *app)
 	header(app)->request_head = header(app)->request_tail = start;
 }
 
-static void open_app(struct app *app, uint16_t port)
+static void open_app(struct app *app, uint16_t port, uint32_t pressure)
 {
 	struct stack_app_config config = {
 		.nr_events = EVENTS,
@@ -133,7 +133,7 @@ static void open_app(struct app *app, uint16_t port)
 	app->number = stack_app_open(b.stack, app->mem, &config);
 	CHECK(app->number >= 0);
 	CHECK(channel_lay_out(&app->layout, EVENTS, REQUESTS, FLOWS + 1, BLOCKS));
-	CHECK(stack_listen(b.stack, app->number, &addr, 0, PEERS, PRESSURE_WINDOW) >= 0);
+	CHECK(stack_listen(b.stack, app->number, &addr, 0, PEERS, pressure) >= 0);
 	wind_forward(app);
 }
 
@@ -194,8 +194,8 @@ static void start(uint64_t seed)
 	CHECK_EQ(stack_init(b.stack, &b.cfg), 0);
 	for (uint32_t q = 0; q < QUEUES; q++)
 		open_area(q);
-	open_app(&b.honest, PORT_HONEST);
-	open_app(&b.hostile, PORT_HOSTILE);
+	open_app(&b.honest, PORT_HONEST, PRESSURE_WINDOW);
+	open_app(&b.hostile, PORT_HOSTILE, PRESSURE_DROP);
 }
 
 /* ---- the NIC and the peers behind it ---- */
@@ -624,7 +624,7 @@ static void in_turns(void)
 		step(n);
 		if (one_in(2000)) { /* killed, and started again */
 			close_app(&b.hostile);
-			open_app(&b.hostile, PORT_HOSTILE);
+			open_app(&b.hostile, PORT_HOSTILE, chance(2));
 		}
 	}
 	finish();
