@@ -91,10 +91,12 @@ def test_a_detached_area_drains_with_its_last_token(two: tuple[Bench, Area], tok
     for n in range(tokens):
         c.inject(".", data=pattern(1000, seed=n))
     drained = lib.stack_areas_drained(bench.stack)
-    bench.restart(0, spare)
+    bench.detach(0)
     assert counts(bench, old) == {"lent": tokens, "free": old.nr - tokens}
     assert bench.close_area(old) == tokens
     assert lib.stack_queue_attach(bench.stack, 0, old.number) == -errno.EBUSY
+    bench.attach(0, spare)
+    bench.turn()
     # What is lent stays readable, and the connection goes on in the other area.
     for n, frag in enumerate(c.conn.frags):
         assert bytes(old.region[frag.offset : frag.offset + 1000]) == pattern(1000, seed=n)
@@ -190,7 +192,7 @@ def test_areas_that_cannot_be(
 
 
 def test_device_memory_has_no_address_and_host_memory_no_id(two: tuple[Bench, Area]) -> None:
-    bench, spare = two
+    spare = two[1]
     config = ffi.new("struct stack_area_config *", spare.config[0])
     config.data_base = ffi.cast("uint8_t *", ffi.from_buffer(spare.pages))
     assert lib.stack_area_size(config) == 0
@@ -338,6 +340,23 @@ def test_a_full_area_does_not_shut_the_windows_of_another(make_bench: MakeBench)
     infos = [bench.area_info(area) for area in (bench.area, other)]
     assert sum(info.promised for info in infos) == promised
     assert all(info.promised > 0 for info in infos)
+
+
+def test_promises_are_counted_against_their_own_area_only(make_bench: MakeBench) -> None:
+    """Fill rings that are too small for what is promised: the rest is due from the pool."""
+    bench = make_bench(queues=2, niovs=512, fill=8, max_niovs=1024)
+    bench.restart(1, bench.open_area(64, dmabuf_id=2))
+    alone = bench.established(queue=1)
+    initial = alone.window
+    bench.app.abort(alone.conn)
+    bench.turn()
+    alone.drain()
+    greedy = bench.established(queue=0)
+    while bench.area_info(bench.area).promised < 128:
+        greedy.inject(".", data=pattern(1448))
+        bench.advance(ms=1)
+        greedy.drain()
+    assert bench.established(queue=1).window == initial
 
 
 def test_a_flow_that_changes_queue_takes_its_promise_along(make_bench: MakeBench) -> None:

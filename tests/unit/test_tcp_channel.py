@@ -227,8 +227,7 @@ def test_a_request_head_that_lies_is_bounded(bench: Bench, ahead: int) -> None:
     tail = bench.app.tails()[1]
     bench.app.scribble(b"", tail + ahead)
     for _ in range(4):
-        taken = lib.stack_requests(bench.stack, bench.now)
-        assert taken <= bench.app.nr_requests
+        assert lib.stack_requests(bench.stack, bench.now) == 0
         bench.check()
     assert lib.stack_next_deadline(bench.stack) > bench.now, "nonsense is not work that is left"
     bench.app.scribble(b"", bench.app.tails()[1])

@@ -310,6 +310,28 @@ def test_a_connection_that_is_not_read_leaves_blocks_for_the_others(
         c.drain()
 
 
+def test_connections_that_wait_for_blocks_do_not_hide_the_one_behind_them(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(bound=False, blocks=71, flows=80)
+    bench.app.hold = True
+    unread = [bench.established() for _ in range(70)]
+    for _ in range(2):
+        for c in unread:
+            c.inject(".", data=pattern(100))
+    assert {c.info.blocks for c in unread} == {1}, "with one left, none gets a second"
+    last = bench.established()
+    tail = bench.app.tails()[0]
+    bench.app.set_event_tail(tail + (1 << 31))  # as if the ring were full
+    last.inject("P.", data=b"not lost behind them")
+    bench.app.set_event_tail(tail)
+    for _ in range(4):
+        bench.turn()
+    assert last.data == b"not lost behind them"
+    for c in (last, *unread):
+        c.drain()
+
+
 def test_host_memory_that_is_full_shuts_the_window(make_bench: MakeBench) -> None:
     """An application that does not read: the sender is told, and nothing is dropped."""
     bench = make_bench(bound=False, niovs=64, fill=32, blocks=2)
@@ -329,9 +351,11 @@ def test_host_memory_that_is_full_shuts_the_window(make_bench: MakeBench) -> Non
     assert bench.nic_drops == 0
     assert bench.stats().drops("NO_MEMORY") == 0
     assert bench.stats().host_queued > 10
+    bench.advance(ms=40)
+    c.drain()
     bench.app.hold = False
     bench.app.give_back_blocks(c.conn)
-    bench.advance(ms=100)
+    bench.turn()
     c.drain()
     assert c.data == bytes(sent)
     assert c.window >= 1448, "and is told when there is room again"

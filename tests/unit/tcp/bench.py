@@ -654,7 +654,7 @@ class Peer:
         self.addr = Address(ip or (PEER4 if self.local.family == 4 else PEER6), port)
         self.isn, self.mss, self.ws, self.sackok, self.win = isn, mss, ws, sackok, win
         self.queue = queue
-        self.roams = False  # its segments change queue so often that old ones are answered elsewhere
+        self.roams = False  # its segments come by any queue; old ones are answered elsewhere
         self.ts_base = ts
         self.inbox: deque[Segment] = deque()
         self.irs = 0  # the stack's ISN, once it has sent a SYN-ACK
@@ -749,8 +749,8 @@ class Peer:
         """Send a segment; ``seq`` and ``ack`` default to the next in order.
 
         ``ts``: True for what the connection calls for, None for none, a number or pair to choose.
-        ``opts`` replaces the whole option list, ``record`` fields of the record. ``linear``: payload
-        bytes that the split leaves in the head. Returns False when the NIC had no buffer.
+        ``opts`` replaces the whole option list, ``record`` fields of the record. ``linear``: bytes
+        of the payload that the split leaves in the head. Returns False when the NIC had no buffer.
         """
         seq = self.seq if seq is None else seq
         if "." in flags:
