@@ -137,6 +137,8 @@ void app_stats(struct app *a, struct app_stats *out);
 /* The device memory of a binding: fragments outside of its `size` are rejected, and app_gather()
  * reads it through a mapping of `fd` (duplicated; -1: none). Size 0 forgets it. */
 int app_region(struct app *a, uint32_t dmabuf_id, uint64_t size, int fd);
+/* Its mapping, which stays until app_region() or app_close(); NULL: there is none. */
+const uint8_t *app_region_bytes(struct app *a, uint32_t dmabuf_id, uint64_t *size);
 
 /* Wait for something to read (or an end) on `flow`, to accept on `listener` (flow 0), or on
  * any (flow 0, listener -1). Returns 1, or 0 after `timeout_ms` (-1: none) or when `extra_fd`
@@ -164,6 +166,12 @@ struct app_iov { /* struct iovec */
 	size_t len;
 };
 
+struct app_cmsg { /* struct cmsghdr */
+	size_t len;
+	int level;
+	int type;
+};
+
 struct app_msg { /* what struct msghdr has of use for TCP */
 	struct app_iov *iov;
 	size_t nr_iov;
@@ -183,7 +191,7 @@ int64_t app_gather(struct app *a, uint32_t flow, uint8_t *out, size_t room, int 
 /* SO_DEVMEM_DONTNEED: how many fragments were given back, or -errno. Flow 0: a socket without a
  * connection. */
 int app_devmem_dontneed(struct app *a, uint32_t flow, const void *optval, uint32_t optlen);
-/* SO_RCVLOWAT in bytes, SO_RCVTIMEO in milliseconds (-1: none). */
+/* SO_RCVLOWAT: returns the bytes it has become. SO_RCVTIMEO in milliseconds (-1: none). */
 int app_set_rcvlowat(struct app *a, uint32_t flow, uint32_t bytes);
 int app_set_rcvtimeo(struct app *a, uint32_t flow, int64_t ms);
 /* Refuse, with -ENODEV, to deliver what is not in device memory. */

@@ -178,6 +178,21 @@ const uint8_t *app_region_map(struct app_region *r)
 	return base;
 }
 
+const uint8_t *app_region_bytes(struct app *a, uint32_t dmabuf_id, uint64_t *size)
+{
+	const uint8_t *base = NULL;
+	struct app_region *r;
+
+	pthread_mutex_lock(&a->lock);
+	r = dmabuf_id ? app_region_find(a, dmabuf_id) : NULL;
+	if (r) {
+		base = app_region_map(r);
+		*size = r->size;
+	}
+	pthread_mutex_unlock(&a->lock);
+	return base;
+}
+
 /* ---- opening and closing ---- */
 
 static int map_channel(struct app *a, int fd)

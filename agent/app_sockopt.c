@@ -68,6 +68,8 @@ int app_devmem_dontneed(struct app *a, uint32_t flow, const void *optval, uint32
 
 /* ---- the others ---- */
 
+#define RCVLOWAT_SHARE 32 /* of all memory: packets of 1448 bytes fill a third of a buffer */
+
 /* The connection of a call, with the lock held; NULL: closed, and not held. */
 static struct app_conn *lock_conn(struct app *a, uint32_t flow)
 {
@@ -91,14 +93,30 @@ static int unlock_changed(struct app *a, struct app_conn *c)
 	return 0;
 }
 
+/* As tcp_set_rcvlowat() caps it at half the receive buffer: more might never arrive, because
+ * there is no memory for it or others have it. */
+static uint64_t rcvlowat_max(const struct app *a)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < APP_REGIONS; i++)
+		sum += a->regions[i].size;
+	return (sum ? sum : (uint64_t)a->layout.nr_blocks * CHANNEL_BLOCK) / RCVLOWAT_SHARE;
+}
+
 int app_set_rcvlowat(struct app *a, uint32_t flow, uint32_t bytes)
 {
 	struct app_conn *c = lock_conn(a, flow);
+	uint64_t most;
 
 	if (!c)
 		return -EBADF;
-	c->rcvlowat = bytes ? bytes : 1;
-	return unlock_changed(a, c);
+	most = rcvlowat_max(a);
+	c->rcvlowat = bytes < most ? bytes : most;
+	c->rcvlowat = c->rcvlowat ? c->rcvlowat : 1;
+	bytes = c->rcvlowat;
+	unlock_changed(a, c);
+	return bytes;
 }
 
 int app_set_rcvtimeo(struct app *a, uint32_t flow, int64_t ms)

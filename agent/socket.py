@@ -57,8 +57,8 @@ class FragBatch:
     """Fragments of one connection, in stream order. Empty (and false) at end of stream.
 
     `nbytes` is the sum of all sizes. All that are in device memory belong to one binding. Those
-    in host memory are among them (`HostFrag`): with a region bound to all queues, and nothing
-    left in the heads, there are none.
+    in host memory are among them: with a region bound to all queues, and nothing left in the
+    heads, there are none.
     """
 
     nbytes: int
@@ -75,7 +75,17 @@ class FragBatch:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Frag | HostFrag]:
+    def __iter__(self) -> Iterator[Frag]:
+        """Raises NotInDeviceMemoryError at the first that is in host memory: see `pieces()`."""
+        for piece in self.pieces():
+            if isinstance(piece, HostFrag):
+                raise NotInDeviceMemoryError(
+                    piece.reason, f"{len(piece.data)} bytes are in host memory, see pieces()"
+                )
+            yield piece
+
+    def pieces(self) -> Iterator[Frag | HostFrag]:
+        """All fragments, those in host memory as a copy of their bytes."""
         data = _data_blocks(self._half)
         for index in range(self._count):
             frag = self._frags[index]
@@ -124,6 +134,10 @@ class FragBatch:
             if len(room) < self.nbytes:
                 raise ValueError(f"{self.nbytes} bytes do not fit into {len(room)}")
             return _inside(lib.frags_copy(*self._in(view), room, len(room)))
+
+    def native(self) -> tuple[Any, Any, int]:
+        """`struct app *`, `struct app_frag[]` and how many."""
+        return self._half, self._frags, self._count
 
     def _in(self, view: RegionView) -> tuple[Any, Any, int]:
         both = ffi.new("struct frags_view *")
@@ -312,7 +326,7 @@ class Connection(Closing):
             if count == -errno.ENODATA:
                 return FragBatch(out, 0)
             if count < 0:
-                raise self._error(count)
+                raise self.error(count)
             if not self.app.wait(flow=self.id, timeout=timeout):
                 raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
 
@@ -339,7 +353,18 @@ class Connection(Closing):
                     if not self.app.wait(flow=self.id, timeout=left):
                         raise TimeoutError(f"nothing received from {self.peer} for {timeout} s")
                 elif count != -errno.EINTR:  # a signal's handler runs here, and may raise
-                    raise self._error(count)
+                    raise self.error(count)
+
+    def give_back(self, token: int) -> int:
+        """One token, by `dontneed()`."""
+        frag = ffi.new("struct app_frag *")
+        frag.token = token
+        return self._dontneed(frag, 1)
+
+    @property
+    def closed(self) -> bool:
+        """Has `close()` been called, or `abort()`?"""
+        return self._closed
 
     @property
     def strict(self) -> bool:
@@ -350,7 +375,7 @@ class Connection(Closing):
     def strict(self, strict: bool) -> None:
         result = lib.app_set_strict(self.app.require_open(), self.id, strict)
         if result:
-            raise self._error(result)
+            raise self.error(result)
         self._strict = strict
 
     @property
@@ -385,7 +410,7 @@ class Connection(Closing):
         half = self.app.handle
         return None if half is None or lib.app_conn_info(half, self.id, info) else info
 
-    def _error(self, result: int) -> OSError:
+    def error(self, result: int) -> OSError:
         """A negative result of app.c as an exception."""
         if result == -errno.EBADF:
             return OSError(errno.EBADF, f"{self!r} is closed")
@@ -415,9 +440,12 @@ class Connection(Closing):
             array, count = ffi.new("struct app_frag[]", len(tokens)), len(tokens)
             for frag, token in zip(array, tokens, strict=True):
                 frag.token = token
+        return self._dontneed(array, count)
+
+    def _dontneed(self, array: Any, count: int) -> int:
         result: int = lib.app_dontneed(self.app.require_open(), self.id, array, count)
         if result < 0:
-            raise self._error(result)
+            raise self.error(result)
         return result
 
     def send(self, data: bytes | bytearray | memoryview, timeout: float | None = None) -> int:
@@ -435,7 +463,7 @@ class Connection(Closing):
                 if sent > 0:
                     done += sent
                 elif sent != -errno.EAGAIN:
-                    raise self._error(sent)
+                    raise self.error(sent)
                 elif not self._wait_room(deadline):
                     raise TimeoutError(f"no room for a reply to {self.peer}", done)
         return done
@@ -448,7 +476,7 @@ class Connection(Closing):
         """No more to send (FIN); receiving goes on. Idempotent."""
         result = lib.app_shutdown(self.app.require_open(), self.id)
         if result:
-            raise self._error(result)
+            raise self.error(result)
 
     def abort(self) -> None:
         """Reset the connection (RST) and close."""

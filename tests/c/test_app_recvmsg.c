@@ -389,7 +389,7 @@ static void a_descriptor_shows_what_the_connection_would(void)
 
 	CHECK_EQ(app_watch(s.app, FLOW, -1, conn[0], conn[1]), 0);
 	CHECK_EQ(shows(conn[0]), POLLOUT);
-	app_set_rcvlowat(s.app, FLOW, 5);
+	CHECK_EQ(app_set_rcvlowat(s.app, FLOW, 5), 5);
 	tell(&s, (struct channel_event){
 			 .kind = EVENT_FRAG, .flow = FLOW, .len = 4, .token = 1, .arg = BINDING});
 	while (atomic_load(&s.header->event_tail) != atomic_load(&s.header->event_head))

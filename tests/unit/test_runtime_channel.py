@@ -390,13 +390,15 @@ def mixed(stack: FakeStack) -> None:
 def test_a_batch_has_all_kinds_in_the_streams_order(stack: FakeStack, conn: Connection) -> None:
     mixed(stack)
     batch = conn.recv_frags(timeout=0)
-    assert list(batch) == [
+    assert list(batch.pieces()) == [
         HostFrag(b"ab", 1, Kind.LINEAR, Reason.HEAD),
         (4096, 100, 2, BINDING),
         HostFrag(b"whole", 3, Kind.DATA, Reason.UNBOUND),
         HostFrag(b"cde", 4, Kind.LINEAR, Reason.HEAD),
         (8192, 200, 5, BINDING),
     ]
+    with pytest.raises(NotInDeviceMemoryError, match="2 bytes are in host memory"):
+        list(batch)
     assert batch.nbytes == 310
     assert conn.received == Received(device=300, linear=5, data=5, unbound=5, head=5)
     assert (conn.bytes_device, conn.bytes_linear, conn.bytes_data) == (300, 5, 5)
