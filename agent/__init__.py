@@ -13,7 +13,9 @@ The files, from the interface to the command line:
   and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``;
   ``stackd`` and ``control`` carry a datapath into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
-  (what can be looked at), ``socket``, ``devmem_abi``, ``errors``, ``closing``
+  (what can be looked at), ``socket``, ``errors``, ``closing``
+* the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
+  ``devmem_frags``, ``devmem_stream``, ``devmem_abi``
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``

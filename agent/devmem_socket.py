@@ -39,7 +39,7 @@ Pressure = Literal["window", "drop"]
 Buffer: TypeAlias = bytearray | memoryview
 AncData: TypeAlias = list[tuple[int, int, bytes]]
 
-_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - it is what bind() takes
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _PORT_TRIES = 16
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -88,7 +88,7 @@ class DevmemSocket(Closing):
         self,
         provider: StackProvider,
         family: int = socket.AF_INET,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - as in socket.socket
+        type: int = socket.SOCK_STREAM,
         proto: int = 0,
         *,
         pressure: Pressure | None = None,
@@ -247,11 +247,10 @@ class DevmemSocket(Closing):
             hosts.append(_ANY[socket.AF_INET])
         made: list[Listener] = []
         with ExitStack() as undo:
-            for stack, one in ((stack, one) for one in hosts for stack in self._stacks(one)):
+            for one, stack in [(name, stack) for name in hosts for stack in self._stacks(name)]:
                 with _as_os_error():
-                    made.append(
-                        stack.listen((one, port), backlog=backlog, pressure=self._pressure)
-                    )
+                    listener = stack.listen((one, port), backlog=backlog, pressure=self._pressure)
+                made.append(listener)
                 undo.callback(made[-1].close)
                 port = made[-1].address[1]
             if not made:
@@ -326,9 +325,7 @@ class DevmemSocket(Closing):
                 (ffi.NULL, buffer)
                 if isinstance(buffer, int)
                 else _base_and_size(
-                    held.enter_context(
-                        ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-                    )
+                    held.enter_context(ffi.from_buffer("uint8_t[]", buffer, require_writable=True))
                 )
                 for buffer in buffers
             ]
@@ -369,10 +366,12 @@ class DevmemSocket(Closing):
         """As `socket.recvfrom_into()`."""
         return self.recv_into(buffer, nbytes, flags), None
 
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
     def _receive(self, attempt: Callable[[Connection, int], int], flags: int) -> int:
         """`attempt` until it gives something, within the socket's timeout."""
-        conn = self._connection()
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        conn, deadline = self._connection(), self._deadline()
         if self._timeout is not None:
             flags |= socket.MSG_DONTWAIT
         while True:
@@ -443,11 +442,16 @@ class DevmemSocket(Closing):
 
     def send(self, data: bytes | Buffer, flags: int = 0) -> int:
         """As `socket.send()`, from host memory. Raises OSError (EPIPE, EAGAIN, TimeoutError)."""
-        return self._send(data, flags, whole=self._timeout is None)
+        with ffi.from_buffer("uint8_t[]", data) as bytes_:
+            return self._send(bytes_, 0, flags, self._deadline())
 
     def sendall(self, data: bytes | Buffer, flags: int = 0) -> None:
         """As `socket.sendall()`: the timeout is for all of it."""
-        self._send(data, flags, whole=True)
+        deadline = self._deadline()
+        with ffi.from_buffer("uint8_t[]", data) as bytes_:
+            done = self._send(bytes_, 0, flags, deadline)
+            while done < len(bytes_):
+                done += self._send(bytes_, done, flags, deadline)
 
     def sendmsg(
         self, buffers: Iterable[bytes | Buffer], ancdata: Iterable[object] = (), flags: int = 0
@@ -457,39 +461,32 @@ class DevmemSocket(Closing):
             raise refuse(errno.EINVAL)
         return self.send(b"".join(buffers), flags)
 
-    def _send(self, data: bytes | Buffer, flags: int, *, whole: bool) -> int:
+    def _send(self, data: Any, done: int, flags: int, deadline: float | None) -> int:
+        """One send(2) of data[done:]. With a timeout, it waits for room first and then does not."""
         self._require_open()
         if self._conn is None:
             raise refuse(errno.EPIPE)
-        conn, limit = self._conn, self._timeout
-        if limit is None:
+        conn, sent, size = self._conn, 0, len(data) - done
+        if self._timeout and not _room(conn, deadline):
+            raise TimeoutError("timed out")
+        if self._timeout is None and not flags & socket.MSG_DONTWAIT:
             limit = self._options.sndtimeo
-        if flags & socket.MSG_DONTWAIT and self._timeout is None:
-            limit, whole = 0.0, False
-        deadline = None if limit is None else time.monotonic() + limit
-        done = 0
-        with ffi.from_buffer("uint8_t[]", data) as bytes_:
-            while True:
-                half = conn.app.require_open()
-                sent = lib.app_send(half, conn.id, bytes_ + done, len(bytes_) - done)
-                if sent < 0 and sent != -errno.EAGAIN:
-                    if done and not self._timeout:
-                        return done  # the next call finds the error
-                    raise self._send_error(conn, sent)
-                done += max(0, sent)
-                if done == len(bytes_) or (done and not whole):
-                    return done
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and (
-                    left <= 0 or not conn.app.wait(flow=conn.id, timeout=left, room=True)
-                ):
-                    if self._timeout:
-                        raise TimeoutError("timed out")
-                    if done:
-                        return done
-                    raise refuse(errno.EAGAIN)
-                if left is None:
-                    conn.app.wait(flow=conn.id, timeout=None, room=True)
+            deadline = None if limit is None else time.monotonic() + limit
+        else:
+            deadline = time.monotonic()
+        while True:
+            half = conn.app.require_open()
+            result = int(lib.app_send(half, conn.id, data + done + sent, size - sent))
+            if result < 0 and result != -errno.EAGAIN:
+                if sent:
+                    return sent  # the next call finds the error
+                raise self._send_error(conn, result)
+            sent += max(0, result)
+            if sent == size or not _room(conn, deadline):
+                break
+        if size and not sent:
+            raise refuse(errno.EAGAIN)
+        return sent
 
     def _send_error(self, conn: Connection, result: int) -> OSError:
         """sk_stream_error(): a reset is told once, and is EPIPE from then on."""
@@ -689,6 +686,12 @@ class DevmemSocket(Closing):
             os.close(end)
 
 
+def _room(conn: Connection, deadline: float | None) -> bool:
+    """Wait for room for a reply; False when there is none in time."""
+    left = None if deadline is None else deadline - time.monotonic()
+    return (left is None or left > 0) and conn.app.wait(flow=conn.id, timeout=left, room=True)
+
+
 def _accept(listener: Listener, timeout: float | None) -> Connection | None:
     try:
         return listener.accept(timeout)
@@ -738,9 +741,7 @@ def _host_bytes(room: Any, size: int, ancdata: AncData, flags: int) -> bytes:
     if not ancdata:
         return bytes(ffi.buffer(room, size))
     linear = sum(
-        DmabufCmsg.unpack(data).frag_size
-        for _, kind, data in ancdata
-        if kind == SCM_DEVMEM_LINEAR
+        DmabufCmsg.unpack(data).frag_size for _, kind, data in ancdata if kind == SCM_DEVMEM_LINEAR
     )
     return bytes(ffi.buffer(room, linear)) + bytes(size - linear) if linear else bytes(size)
 

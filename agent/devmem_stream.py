@@ -65,7 +65,7 @@ class DevmemStream:
         return await self._when_readable(lambda: self.socket.gather_into(buffer))
 
     async def readexactly(self, count: int) -> bytearray:
-        """Wait for `count` bytes. Raises asyncio.IncompleteReadError when the stream ends before."""
+        """Wait for `count` bytes. Raises asyncio.IncompleteReadError at an earlier end."""
         data = bytearray(count)
         done = 0
         while done < count:

@@ -409,6 +409,17 @@ class Runtime:
         self._datapath.steer(number)
         return listener
 
+    def stacks(self) -> list[Runtime]:
+        """For `DevmemSocket`: the one interface there is."""
+        return [self]
+
+    def has_address(self, host: str) -> bool:
+        """Is this IP address, or the unspecified one, an address of the interface?"""
+        self._open()
+        address = _ip_address(host)
+        with self._entered():
+            return address.is_unspecified or self._dev.has_address(address)
+
     def _unlisten(self, number: int) -> None:
         try:
             self._datapath.unlisten(number)
