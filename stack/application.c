@@ -126,29 +126,6 @@ int stack_app_close(struct stack *s, int number)
 
 /* ---- the events ring ---- */
 
-/* More than the ring's size counts as full: then the application's index is a lie. */
-uint32_t application_room(const struct application *app)
-{
-	const uint32_t tail = atomic_load_explicit(&app->header->event_tail, memory_order_acquire);
-	const uint32_t used = app->event_head - tail;
-
-	return used <= app->layout.nr_events ? app->layout.nr_events - used : 0;
-}
-
-bool application_tell(struct application *app, const struct channel_event *event)
-{
-	if (!application_room(app))
-		return false;
-	app->events[app->event_head++ & (app->layout.nr_events - 1)] = *event;
-	app->pushed++;
-	return true;
-}
-
-void application_publish(struct application *app)
-{
-	atomic_store_explicit(&app->header->event_head, app->event_head, memory_order_release);
-}
-
 uint32_t stack_events_pushed(struct stack *s, int number)
 {
 	struct application *app;
@@ -158,7 +135,7 @@ uint32_t stack_events_pushed(struct stack *s, int number)
 		return 0;
 	app = s->apps[number];
 	pushed = app->pushed;
-	application_publish(app);
+	atomic_store_explicit(&app->header->event_head, app->event_head, memory_order_release);
 	app->pushed = 0;
 	return pushed;
 }

@@ -31,11 +31,24 @@ struct application {
 	struct list_node deliver_list; /* flows with more to tell than there is room for */
 };
 
-/* Places left in the events ring. */
-uint32_t application_room(const struct application *app);
-/* False: the ring is full. */
-bool application_tell(struct application *app, const struct channel_event *event);
-/* Make pushed events visible. */
-void application_publish(struct application *app);
+/* Places left in the events ring. More than its size counts as full: then the application's
+ * index is a lie. */
+static inline uint32_t application_room(const struct application *app)
+{
+	const uint32_t tail = atomic_load_explicit(&app->header->event_tail, memory_order_acquire);
+	const uint32_t used = app->event_head - tail;
+
+	return used <= app->layout.nr_events ? app->layout.nr_events - used : 0;
+}
+
+/* False: the ring is full. The application sees it after stack_events_pushed(). */
+static inline bool application_tell(struct application *app, const struct channel_event *event)
+{
+	if (!application_room(app))
+		return false;
+	app->events[app->event_head++ & (app->layout.nr_events - 1)] = *event;
+	app->pushed++;
+	return true;
+}
 
 #endif

@@ -165,31 +165,10 @@ uint32_t stack_areas_drained(const struct stack *s)
 	return s->areas_drained;
 }
 
-static void note_drained(struct stack *s, const struct area *a)
+void area_note_drained(struct stack *s, const struct area *a)
 {
 	if (!a->queues && area_count(a, FRAG_FREE) == a->nr)
 		s->areas_drained++;
-}
-
-void area_put(struct stack *s, netmem_ref netmem)
-{
-	struct area *a = area_of(netmem);
-
-	page_pool_put_netmem(a->pool, netmem, true);
-	if (!a->queues)
-		note_drained(s, a);
-}
-
-void area_free(struct stack *s, netmem_ref netmem)
-{
-	frag_track(area_of(netmem)->tracker, netmem, FRAG_FREE, 0);
-	area_put(s, netmem);
-}
-
-void area_drop_part(struct stack *s, netmem_ref netmem, enum frag_state from)
-{
-	frag_move(area_of(netmem)->tracker, netmem, from, FRAG_FREE);
-	area_put(s, netmem);
 }
 
 /* ---- queues ---- */
@@ -218,7 +197,7 @@ static void take_fill_ring(struct stack *s, uint32_t queue)
 		const netmem_ref netmem = area_buffer(a, i);
 
 		if (frag_state_of(a->tracker, netmem) == FRAG_FILL && a->fill_queue[i] == queue)
-			area_free(s, netmem);
+			area_free(s, a, netmem);
 	}
 	s->rx[queue].fill = 0;
 }
@@ -233,6 +212,6 @@ void stack_queue_detach(struct stack *s, uint32_t queue)
 	take_fill_ring(s, queue);
 	s->rx[queue].area = NULL;
 	a->queues--;
-	note_drained(s, a);
+	area_note_drained(s, a);
 	tx_queue_gone(s, queue);
 }

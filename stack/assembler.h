@@ -25,7 +25,7 @@
 
 /* What kind of bytes a frag is, and why (enum rx_kind, enum rx_reason). */
 struct rx_source {
-	uint8_t kind;
+	_Alignas(4) uint8_t kind; /* copied for each frag: as one word */
 	uint8_t reason;
 	bool in_head; /* in the buffer's header page, at frag.offset of that: the stack may read them */
 };

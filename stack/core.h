@@ -115,12 +115,32 @@ static inline uint32_t tcp_mss(const struct stack *s, int family)
 
 /* ---- area.c ---- */
 
-/* Drop one reference of a buffer whose state says already what it will be. */
-void area_put(struct stack *s, netmem_ref netmem);
+/* Counts it, if its last buffer has come home and no queue uses it. */
+void area_note_drained(struct stack *s, const struct area *a);
+
+/* Drop one reference of a buffer of `a` whose state says already what it will be. */
+static inline void area_put(struct stack *s, struct area *a, netmem_ref netmem)
+{
+	page_pool_put_netmem(a->pool, netmem, true);
+	if (!a->queues)
+		area_note_drained(s, a);
+}
+
 /* A buffer without parts, or its one part: FREE, and home. */
-void area_free(struct stack *s, netmem_ref netmem);
+static inline void area_free(struct stack *s, struct area *a, netmem_ref netmem)
+{
+	frag_track(a->tracker, netmem, FRAG_FREE, 0);
+	area_put(s, a, netmem);
+}
+
 /* One part, in state `from`, ends, and its reference with it. */
-void area_drop_part(struct stack *s, netmem_ref netmem, enum frag_state from);
+static inline void area_drop_part(struct stack *s, netmem_ref netmem, enum frag_state from)
+{
+	struct area *a = area_of(netmem);
+
+	frag_move(a->tracker, netmem, from, FRAG_FREE);
+	area_put(s, a, netmem);
+}
 
 /* ---- tcp_listen.c ---- */
 

@@ -235,13 +235,13 @@ void deliver_pending(struct stack *s, struct application *app)
 static void take_back(struct stack *s, struct flow *f, uint32_t slot)
 {
 	const netmem_ref netmem = token_free(&s->tokens, slot, &f->token_first);
-	struct frag_tracker *tracker = area_of(netmem)->tracker;
+	struct area *a = area_of(netmem);
 
 	f->tokens--;
-	frag_move(tracker, netmem, FRAG_LENT, FRAG_RETURNED);
-	if (!frag_parts(tracker, netmem))
-		frag_track(tracker, netmem, FRAG_FREE, 0);
-	area_put(s, netmem);
+	frag_move(a->tracker, netmem, FRAG_LENT, FRAG_RETURNED);
+	if (!frag_parts(a->tracker, netmem))
+		frag_track(a->tracker, netmem, FRAG_FREE, 0);
+	area_put(s, a, netmem);
 }
 
 bool token_return(struct stack *s, struct flow *f, uint32_t token)

@@ -160,7 +160,7 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p, en
 		const netmem_ref netmem = p->chunk[i];
 
 		if (!p->uses[i]) {
-			area_free(s, netmem);
+			area_free(s, p->area, netmem);
 			continue;
 		}
 		frag_track(p->area->tracker, netmem, state, f->id);
@@ -367,7 +367,7 @@ void stack_tx_done(struct stack *s, uint32_t page)
 		return;
 	}
 	s->page_sent[page] = 0;
-	area_free(s, area_buffer(s->tx_area, page));
+	area_free(s, s->tx_area, area_buffer(s->tx_area, page));
 }
 
 /* ---- time ---- */

@@ -290,7 +290,7 @@ void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes)
 	r->head += bytes;
 	while (r->nr && r->head >= r->page[r->first].len) {
 		r->head -= r->page[r->first].len;
-		area_free(s, r->page[r->first].netmem);
+		area_free(s, s->tx_area, r->page[r->first].netmem);
 		if (f->app)
 			f->app->reply_pages--;
 		r->first = (r->first + 1) % REPLY_PAGES;
