@@ -26,7 +26,11 @@ struct application {
 	uint32_t event_head; /* ahead of the shared one until published */
 	uint32_t request_tail; /* the shared one is the application's to read, not ours */
 	uint32_t pushed; /* events since stack_events_pushed() */
+	/* what it takes of what all share: with several applications there is a bound to each */
+	uint32_t nr_conns; /* accepted and not closed */
 	uint32_t reply_pages; /* host pages full of what its peers have not acknowledged */
+	uint32_t held[STACK_MAX_AREAS]; /* parts of buffers with its flows' bytes, by area */
+	uint32_t promised[STACK_MAX_QUEUES]; /* buffers its flows' windows may ask for, by queue */
 	struct block_table blocks;
 	struct list_node deliver_list; /* flows with more to tell than there is room for */
 };

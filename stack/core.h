@@ -87,6 +87,7 @@ struct stack {
 	struct application **apps; /* by number; NULL: none */
 	uint32_t apps_end; /* behind the last */
 	uint32_t nr_apps;
+	uint32_t nr_conns; /* of all of them */
 	bool requests_left; /* more than one call's budget */
 	uint64_t now; /* of the last call that brought it */
 	struct stack_stats stats;
@@ -103,8 +104,9 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p,
 struct tx_queue *tx_queue_for(struct stack *s, uint32_t queue);
 /* The queue has no socket any more: what was with the NIC is done, what waits leaves by another. */
 void tx_queue_gone(struct stack *s, uint32_t queue);
-/* Frags that will not be delivered: give their parts back. */
-void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from);
+/* Frags of this flow that will not be delivered: give their parts back. */
+void stack_drop_frags(struct stack *s, const struct flow *f, struct frag_list *list,
+		      enum frag_state from);
 
 /* What we announce, and take at most: the MTU less the fixed headers (RFC 6691 2). Fits 16
  * bits, since config_ok() holds the MTU to that. */
@@ -133,11 +135,20 @@ static inline void area_free(struct stack *s, struct area *a, netmem_ref netmem)
 	area_put(s, a, netmem);
 }
 
+/* So many parts more, or less, of buffers of `a` hold bytes of this flow. */
+static inline void flow_holds(const struct flow *f, const struct area *a, int parts)
+{
+	if (f->app)
+		f->app->held[a->number] += (uint32_t)parts;
+}
+
 /* One part, in state `from`, ends, and its reference with it. */
-static inline void area_drop_part(struct stack *s, netmem_ref netmem, enum frag_state from)
+static inline void area_drop_part(struct stack *s, const struct flow *f, netmem_ref netmem,
+				  enum frag_state from)
 {
 	struct area *a = area_of(netmem);
 
+	flow_holds(f, a, -1);
 	frag_move(a->tracker, netmem, from, FRAG_FREE);
 	area_put(s, a, netmem);
 }

@@ -99,7 +99,7 @@ static uint32_t copy_out(struct stack *s, struct flow *f, uint8_t *to)
 	const uint32_t len = skb_frag_size(&frag->frag);
 
 	memcpy(to, readable_bytes(frag), len);
-	area_drop_part(s, skb_frag_netmem(&frag->frag), FRAG_RECEIVED);
+	area_drop_part(s, f, skb_frag_netmem(&frag->frag), FRAG_RECEIVED);
 	frag_free(&s->frag_pool, frag_list_pop(&f->rcvq));
 	return len;
 }
@@ -238,6 +238,7 @@ static void take_back(struct stack *s, struct flow *f, uint32_t slot)
 	struct area *a = area_of(netmem);
 
 	f->tokens--;
+	flow_holds(f, a, -1);
 	frag_move(a->tracker, netmem, FRAG_LENT, FRAG_RETURNED);
 	if (!frag_parts(a->tracker, netmem))
 		frag_track(a->tracker, netmem, FRAG_FREE, 0);

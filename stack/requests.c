@@ -87,8 +87,11 @@ static void detach(struct stack *s, struct flow *f)
 	const bool over = f->state == TCP_CLOSED || f->state == TCP_TIME_WAIT;
 
 	flow_reclaim(s, f);
-	stack_drop_frags(s, &f->rcvq, FRAG_RECEIVED);
+	stack_drop_frags(s, f, &f->rcvq, FRAG_RECEIVED);
 	f->app_open = false;
+	s->nr_conns--;
+	if (f->app)
+		f->app->nr_conns--;
 	f->reset_untold = false;
 	f->closed_untold = over;
 	flow_deliver(s, f);

@@ -144,13 +144,14 @@ int stack_set_mtu(struct stack *s, uint32_t mtu)
 
 /* ---- buffers ---- */
 
-void stack_drop_frags(struct stack *s, struct frag_list *list, enum frag_state from)
+void stack_drop_frags(struct stack *s, const struct flow *f, struct frag_list *list,
+		      enum frag_state from)
 {
-	struct rx_frag *f;
+	struct rx_frag *frag;
 
-	while ((f = frag_list_pop(list))) {
-		area_drop_part(s, f->frag.netmem, from);
-		frag_free(&s->frag_pool, f);
+	while ((frag = frag_list_pop(list))) {
+		area_drop_part(s, f, frag->frag.netmem, from);
+		frag_free(&s->frag_pool, frag);
 	}
 }
 
@@ -163,6 +164,7 @@ void stack_settle_payload(struct stack *s, struct flow *f, struct payload *p, en
 			area_free(s, p->area, netmem);
 			continue;
 		}
+		flow_holds(f, p->area, p->uses[i]);
 		frag_track(p->area->tracker, netmem, state, f->id);
 		while (--p->uses[i]) {
 			page_pool_ref_netmem(netmem);

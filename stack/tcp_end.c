@@ -54,7 +54,7 @@ static void drop_ooo(struct stack *s, struct flow *f)
 	struct frag_list list = {0};
 
 	assembler_clear(&f->ooo, &s->frag_pool, &list);
-	stack_drop_frags(s, &list, FRAG_OOO);
+	stack_drop_frags(s, f, &list, FRAG_OOO);
 }
 
 void tcp_reset(struct stack *s, struct flow *f, int err)

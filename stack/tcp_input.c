@@ -184,6 +184,8 @@ static enum drop check_syn(struct stack *s, struct flow *f, const struct seg *se
 static void tell_accept(struct stack *s, struct flow *f)
 {
 	f->app_open = true;
+	f->app->nr_conns++;
+	s->nr_conns++;
 	f->accept_untold = true;
 	flow_deliver(s, f);
 }

@@ -218,12 +218,18 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64
 	return flooded && evict_embryo(s, flooded, now) ? flow_new(&s->flows, tuple) : NULL;
 }
 
+/* Several applications: one that accepts and never closes leaves slots for the others. */
+static bool has_enough(const struct stack *s, const struct application *app)
+{
+	return s->nr_apps > 1 && app->nr_conns >= s->cfg.max_flows - s->nr_conns;
+}
+
 static enum drop accept_syn(struct stack *s, struct listener *l, const struct seg *syn,
 			    uint64_t now)
 {
 	struct flow *f;
 
-	if (l->embryos >= l->backlog && !evict_embryo(s, l, now))
+	if (has_enough(s, l->app) || (l->embryos >= l->backlog && !evict_embryo(s, l, now)))
 		return DROP_BACKLOG;
 	f = make_room(s, &syn->tuple, now);
 	if (!f)

@@ -74,6 +74,8 @@ static void promise(struct stack *s, struct flow *f, uint32_t bufs)
 	if (f->state == TCP_SYN_RECEIVED)
 		rx->promised_embryos += more;
 	rx->promised += more;
+	if (f->app)
+		f->app->promised[f->queue] += more;
 }
 
 void window_forget(struct stack *s, struct flow *f)
@@ -101,6 +103,23 @@ static uint32_t promised_to_others(const struct stack *s, const struct flow *f)
 			bufs += due - rx->fill;
 	}
 	return bufs;
+}
+
+/* What this flow's application has of the area already, by its other flows or in this one's hands.
+ * Where there are several applications that counts once more: all flows of one get half of what is
+ * free and no more, so that one that does not read leaves room for the others. */
+static uint32_t counted_twice(const struct stack *s, const struct flow *f)
+{
+	const struct area *a = s->rx[f->queue].area;
+	uint32_t bufs;
+
+	if (s->nr_apps < 2 || !f->app || !a)
+		return 0;
+	bufs = f->app->held[a->number];
+	for (uint32_t q = 0; q < s->cfg.nr_queues; q++)
+		if (s->rx[q].area == a)
+			bufs += f->app->promised[q];
+	return f->pressure == PRESSURE_DROP ? bufs : bufs - f->promised;
 }
 
 /* The window before scaling rounds it: what is promised. */
@@ -164,7 +183,10 @@ void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
  * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
 static uint32_t least_room(const struct stack *s, const struct flow *f)
 {
-	if (f->tokens || f->rcvq.nr || free_bufs(s, f->queue) <= reserve(s, f->queue) / 2)
+	const uint32_t free = free_bufs(s, f->queue);
+
+	if (f->tokens || f->rcvq.nr || free <= reserve(s, f->queue) / 2 ||
+	    free < counted_twice(s, f))
 		return 0;
 	return 2 * one_segment(s);
 }
@@ -178,7 +200,8 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	if (f->pressure == PRESSURE_DROP)
 		return s->cfg.rcv_wnd_max -
 		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
-	spare = (int64_t)free_bufs(s, f->queue) - reserve(s, f->queue) - promised_to_others(s, f);
+	spare = (int64_t)free_bufs(s, f->queue) - reserve(s, f->queue) - promised_to_others(s, f) -
+		counted_twice(s, f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);
@@ -186,13 +209,13 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 }
 
 /* A window under PRESSURE_DROP says nothing of what is free: it must not be filled with what
- * others were told they can have. Among its like, who comes first. */
-static bool takes_what_others_were_promised(const struct stack *s, const struct flow *f,
-					    uint32_t free)
+ * others were told they can have, or with another application's half. Among its like, who comes
+ * first. */
+static bool takes_from_others(const struct stack *s, const struct flow *f, uint32_t free)
 {
 	const uint32_t promised = promised_to_others(s, f);
 
-	return promised && free < promised + reserve(s, f->queue);
+	return free < counted_twice(s, f) || (promised && free < promised + reserve(s, f->queue));
 }
 
 /*
@@ -205,7 +228,7 @@ bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
 {
 	const uint32_t free = free_bufs(s, f->queue), kept = reserve(s, f->queue);
 
-	if (f->pressure == PRESSURE_DROP && takes_what_others_were_promised(s, f, free))
+	if (f->pressure == PRESSURE_DROP && takes_from_others(s, f, free))
 		return false;
 	if (island) {
 		if (free <= kept)

@@ -130,6 +130,8 @@ static void try_close_area(int number)
 		CHECK_EQ(stack_queue_attach(w.stack, 0, number), -EBUSY);
 		return;
 	}
+	for (int i = 0; i < APPS; i++)
+		CHECK(!w.apps[i].open || !w.stack->apps[i]->held[number]);
 	free(a->mem);
 	free(a->cfg.header_base);
 	free(a->cfg.data_base);
@@ -206,6 +208,32 @@ static void open_app(void)
 	listen_on(number, (uint16_t)(80 + number), 4, one_in(2) ? LISTEN_CLOSE_FIRST : 0);
 	if (one_in(2))
 		listen_on(number, (uint16_t)(80 + number), 6, 0);
+}
+
+/* What is counted for an application is what its flows have. */
+static void check_app(int number)
+{
+	const struct application *app = w.stack->apps[number];
+	uint32_t tokens = 0, conns = 0, blocks = 0, promised[QUEUES] = {0}, held = 0;
+
+	for (uint32_t slot = 1; slot <= FLOWS; slot++) {
+		const struct flow *f = &w.stack->flows.flows[slot];
+
+		if (!f->id || f->app != app)
+			continue;
+		conns += f->app_open;
+		blocks += f->blocks;
+		tokens += f->tokens + f->rcvq.nr + f->ooo.frags;
+		if (f->pressure == PRESSURE_WINDOW)
+			promised[f->queue] += f->promised;
+	}
+	for (uint32_t i = 0; i < AREAS; i++)
+		held += app->held[i];
+	CHECK_EQ(held, tokens);
+	CHECK_EQ(app->nr_conns, conns);
+	CHECK_EQ(app->blocks.nr - app->blocks.nr_free, blocks);
+	for (uint32_t q = 0; q < QUEUES; q++)
+		CHECK_EQ(app->promised[q], promised[q]);
 }
 
 static void close_app(int number)
@@ -678,6 +706,9 @@ static void walk(uint64_t seed, uint32_t pressure)
 		step();
 		if (i % 16 == 0)
 			CHECK_EQ(stack_check(w.stack), 0);
+		for (int n = 0; n < APPS; n++)
+			if (w.apps[n].open)
+				check_app(n);
 	}
 	stack_stats(w.stack, &stats);
 	/* A walk that never gets in proves nothing. */

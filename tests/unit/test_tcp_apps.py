@@ -360,6 +360,73 @@ def test_replies_of_one_leave_pages_for_the_other(make_bench: MakeBench) -> None
         c.drain()
 
 
+@pytest.mark.parametrize("pressure", ["window", "drop"])
+@pytest.mark.parametrize("bound", [True, False])
+def test_all_that_one_does_not_read_leaves_half_to_the_other(
+    make_bench: MakeBench, pressure: str, bound: bool
+) -> None:
+    """However many connections it has, and whatever kind of memory it is."""
+    bench = make_bench(niovs=256, fill=64, listen=False, bound=bound, blocks=8)
+    bench.listen(LOCAL4)
+    hung = bench.open_app(blocks=8)
+    bench.listen(SECOND4, app=hung, pressure=pressure)
+    hung.hold = True
+    unread = [bench.established(local=SECOND4, app=hung) for _ in range(12)]
+    for _ in range(40):
+        for c in unread:
+            if c.window - (c.seq - c.max_ack) >= 1448:
+                c.inject(".", data=pattern(1448))
+        bench.advance(ms=1)
+        for c in unread:
+            c.drain()
+    now = bench.stats()
+    free = now.niovs_free + now.niovs_fill + now.host_free + now.host_fill
+    assert 100 <= free <= 160
+    c = bench.established()
+    assert c.window == 10 * 1460, "as if nobody else were there"
+    data = pattern(200_000)
+    for at in range(0, len(data), 1448):
+        assert c.inject(".", data=data[at : at + 1448])
+        c.drain()
+    assert c.data == data
+    bench.close_app(hung)
+    for c in unread:
+        c.drain()
+
+
+def test_alone_an_application_may_have_it_all(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=256, fill=64)
+    bench.app.hold = True
+    unread = [bench.established() for _ in range(12)]
+    for _ in range(40):
+        for c in unread:
+            if c.window - (c.seq - c.max_ack) >= 1448:
+                c.inject(".", data=pattern(1448))
+        bench.advance(ms=1)
+        for c in unread:
+            c.drain()
+    assert bench.stats().niovs_lent > 200
+
+
+def test_an_application_that_never_closes_leaves_slots_for_the_other(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(flows=20)
+    pair = Pair(bench)
+    refused = 0
+    for _ in range(20):
+        c = bench.peer(local=SECOND4, app=pair.other)
+        c.inject("S", seq=0)
+        if c.inbox:
+            c.expect("S.")
+            c.inject(".", seq=1, ack=1)
+        else:
+            refused += 1
+    assert refused == 20 - 9
+    assert bench.stats().drops("BACKLOG") == refused
+    assert len([bench.established() for _ in range(3)]) == 3
+
+
 # ---- pressure, by listener ----
 
 
