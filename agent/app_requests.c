@@ -254,10 +254,12 @@ int app_shutdown(struct app *a, uint32_t flow)
 	err = may_send(c);
 	if (!err)
 		err = app_request(a, &request);
-	if (!err)
+	if (!err) {
 		c->shut = true;
-	else if (err == -ESHUTDOWN)
+		app_watch_update(a, c);
+	} else if (err == -ESHUTDOWN) {
 		err = 0; /* done before */
+	}
 	app_kick(a);
 	pthread_mutex_unlock(&a->lock);
 	return err;

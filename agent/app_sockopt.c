@@ -157,6 +157,8 @@ int app_error(struct app *a, uint32_t flow)
 	if (!c)
 		return -EBADF;
 	error = c->error_told ? 0 : c->error;
+	if (error == ECONNRESET && c->eof && !c->shut)
+		error = EPIPE; /* tcp_reset() in CLOSE-WAIT */
 	c->error_told = c->error != 0;
 	pthread_mutex_unlock(&a->lock);
 	return error;

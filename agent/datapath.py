@@ -212,7 +212,7 @@ class Datapath:
                 multi_buffer=self.config.multi_buffer,
                 patience=patience,
             )
-        attached = lib.loop_queue_attach(self._loop, queue, area.number, _loop_queue(sock))
+        attached = lib.loop_queue_attach(self._loop, queue, area.number, ffi.new("struct loop_queue *", _loop_queue(sock)))
         check(attached, f"cannot use queue {queue}")
         self._at[queue] = area
         self._xsks.set_socket(queue, sock)

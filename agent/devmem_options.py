@@ -34,6 +34,9 @@ _FLAGS = frozenset(
 its last connection is gone, and replies are never delayed (RFC 896)."""
 
 
+_IP_LEVELS = (socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_TCP)
+
+
 def refuse(number: int) -> OSError:
     """A kernel's error."""
     return OSError(number, os.strerror(number))
@@ -97,6 +100,8 @@ class Options:
             return _LINGER.pack(*self.linger)
         if key == (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) and family == socket.AF_INET6:
             return _INT.pack(self.v6only)
+        if family == socket.AF_INET and level not in _IP_LEVELS:
+            raise refuse(errno.EOPNOTSUPP)  # ip_getsockopt(), where ip_setsockopt() has ENOPROTOOPT
         raise refuse(errno.ENOPROTOOPT)
 
 

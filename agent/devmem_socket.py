@@ -347,6 +347,8 @@ class DevmemSocket(Closing):
         """As `socket.recv()`. Raises OSError (EFAULT) for bytes in device memory."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if not bufsize:
+            return b""  # Python does not ask the kernel either
         return self.recvmsg(bufsize, 0, flags)[0]
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -356,6 +358,8 @@ class DevmemSocket(Closing):
         view = memoryview(buffer).cast("B")
         if nbytes > len(view):
             raise ValueError("buffer too small for requested bytes")
+        if not view:
+            return 0
         return self.recvmsg_into([view[: nbytes or len(view)]], 0, flags)[0]
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, None]:

@@ -262,6 +262,90 @@ static void peeking_hands_out_tokens_that_all_must_come_back(void)
 	}
 }
 
+/* ---- gathering ---- */
+
+#define FRAGMENTATIONS 10000u
+
+static uint8_t *open_region(struct side *s)
+{
+	const int fd = memfd_create("region", 0);
+	uint8_t *region;
+
+	if (fd < 0 || ftruncate(fd, REGION))
+		abort();
+	region = mmap(NULL, REGION, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK_EQ(app_region(s->app, BINDING, REGION, fd), 0);
+	close(fd);
+	return region;
+}
+
+/* A stream of up to 12 pieces of all kinds; returns its bytes. */
+static uint32_t push_pieces(struct side *s, uint8_t *region, uint64_t at, uint64_t *seed)
+{
+	uint8_t *blocks = (uint8_t *)s->header + s->layout.blocks;
+	const uint32_t nr = 1 + check_random(seed, PIECES);
+	uint32_t len = 0, block = 0;
+
+	for (uint32_t i = 0; i < nr; i++) {
+		struct channel_event e = {
+			.kind = EVENT_FRAG,
+			.flow = FLOW,
+			.offset = i * 8192 + check_random(seed, 4096),
+			.len = 1 + check_random(seed, 3840),
+			.token = i + 1,
+			.arg = BINDING,
+		};
+		uint8_t *to = region + e.offset;
+
+		if (block < BLOCKS && check_random(seed, 2)) {
+			e.kind = EVENT_DATA;
+			e.offset = block * CHANNEL_BLOCK;
+			e.token = ++block;
+			e.arg = CHANNEL_DATA_ARG(1 + check_random(seed, 2), REASON_UNBOUND);
+			to = blocks + e.offset;
+		}
+		for (uint32_t j = 0; j < e.len; j++)
+			to[j] = byte_at(at + len + j);
+		push(s, e);
+		len += e.len;
+	}
+	return len;
+}
+
+static void any_fragmentation_is_gathered_into_the_stream(void)
+{
+	static uint8_t out[PIECES * CHANNEL_BLOCK];
+	struct side s = open_side();
+	uint8_t *region = open_region(&s);
+	struct app_conn_info info;
+	uint64_t seed = 9, at = 0;
+
+	connect_flow(&s, FLOW);
+	for (uint32_t round = 0; round < FRAGMENTATIONS; round++) {
+		const uint64_t end = at + push_pieces(&s, region, at, &seed);
+		bool same = true;
+
+		while (at < end) {
+			const uint32_t room = 1 + check_random(&seed, sizeof(out));
+			const int64_t n = app_gather(s.app, FLOW, out, room, MSG_DONTWAIT);
+
+			if (n <= 0)
+				break;
+			for (int64_t i = 0; i < n; i++)
+				same &= out[i] == byte_at(at + i);
+			at += n;
+		}
+		atomic_store(&s.header->request_tail, atomic_load(&s.header->request_head));
+		CHECK(same);
+		CHECK_EQ(at, end);
+	}
+	app_conn_info(s.app, FLOW, &info);
+	CHECK_EQ(info.tokens, 0);
+	CHECK_EQ(info.bytes.device + info.bytes.linear + info.bytes.data, at);
+	munmap(region, REGION);
+	close_side(&s);
+}
+
 /* ---- two threads ---- */
 
 #define LENDINGS 30000u
@@ -427,5 +511,6 @@ static void a_descriptor_shows_what_the_connection_would(void)
 
 CHECK_MAIN(CHECK_TEST(all_lengths_and_control_buffers),
 	   CHECK_TEST(peeking_hands_out_tokens_that_all_must_come_back),
+	   CHECK_TEST(any_fragmentation_is_gathered_into_the_stream),
 	   CHECK_TEST(reading_and_giving_back_at_once),
 	   CHECK_TEST(a_descriptor_shows_what_the_connection_would))
