@@ -21,6 +21,7 @@
  * app_gather() is the same loop with device memory read by a mapping: it copies all kinds.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -37,6 +38,8 @@
 #define SCM_LINEAR 78
 #define SCM_DMABUF 79
 #endif
+
+#define AT_ONCE (1u << 20) /* bytes that are copied without letting go of the lock */
 
 struct dmabuf_message { /* struct dmabuf_cmsg of linux/uio.h */
 	uint64_t frag_offset;
@@ -61,6 +64,7 @@ struct receive {
 	size_t control; /* bytes used */
 	int unreadable; /* kind of what was delivered; -1: nothing yet */
 	uint64_t peek; /* MSG_PEEK: stream position; otherwise c->read is it */
+	uint64_t at_once; /* bytes since the lock was taken */
 	struct app_returns back;
 };
 
@@ -197,6 +201,34 @@ static uint32_t next_piece(const struct receive *r, uint32_t *skip)
 	return n;
 }
 
+/* After the lock was let go of: another thread may have read, or closed. 0 or -EBADF. */
+static int find_again(struct receive *r, uint32_t flow)
+{
+	r->c = app_conn(r->a, flow);
+	if (!r->c || r->c->finished) {
+		r->c = NULL;
+		return -EBADF;
+	}
+	if (r->flags & MSG_PEEK && r->peek < r->c->read)
+		r->peek = r->c->read; /* they are gone: tcp_recvmsg() goes on with what follows */
+	return 0;
+}
+
+/* So that copying much does not keep other threads out for long. Returns 0 or -EBADF. */
+static int let_others_in(struct receive *r)
+{
+	const uint32_t flow = r->c->flow;
+
+	r->at_once = 0;
+	app_return_end(r->a, &r->back);
+	app_update_ready(r->a, r->c);
+	app_kick(r->a);
+	pthread_mutex_unlock(&r->a->lock);
+	sched_yield();
+	pthread_mutex_lock(&r->a->lock);
+	return find_again(r, flow);
+}
+
 /* Returns 0: go on, 1: the call is over, -errno: it is over, with an error if nothing came. */
 static int receive_piece(struct receive *r, uint32_t n, uint32_t skip)
 {
@@ -211,6 +243,9 @@ static int receive_piece(struct receive *r, uint32_t n, uint32_t skip)
 		app_queue_skip(r->a, r->c, &r->back, len);
 	r->copied += len;
 	r->len -= len;
+	r->at_once += len;
+	if (r->len && r->at_once >= AT_ONCE)
+		return let_others_in(r);
 	return !r->len;
 }
 
@@ -232,7 +267,7 @@ static int at_queue_end(struct receive *r, uint64_t target, bool block)
 	return block ? 0 : -EAGAIN;
 }
 
-/* The lock is let go meanwhile: another thread may read, or close. */
+/* The lock is let go meanwhile. */
 static int wait_for_more(struct receive *r, int64_t deadline)
 {
 	const uint32_t flow = r->c->flow;
@@ -247,14 +282,10 @@ static int wait_for_more(struct receive *r, int64_t deadline)
 
 	app_return_end(r->a, &r->back);
 	app_update_ready(r->a, r->c);
+	r->at_once = 0;
 	result = app_wait_for(r->a, &want, deadline);
-	r->c = app_conn(r->a, flow);
-	if (!r->c || r->c->finished) {
-		r->c = NULL;
+	if (find_again(r, flow))
 		return -EBADF;
-	}
-	if (r->flags & MSG_PEEK && r->peek < r->c->read)
-		r->peek = r->c->read; /* they are gone: tcp_recvmsg() goes on with what follows */
 	return result > 0 ? 0 : result < 0 ? result : -EAGAIN;
 }
 

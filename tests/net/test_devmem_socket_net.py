@@ -20,15 +20,11 @@ from typing import Any
 
 import pytest
 
-from devmemtcp.agent import Region, Runtime
+from devmemtcp.agent import Runtime
 from devmemtcp.socket import (
-    CMSG_SPACE,
     MSG_SOCK_DEVMEM,
-    SCM_DEVMEM_DMABUF,
-    SCM_DEVMEM_LINEAR,
     SO_DEVMEM_DONTNEED,
     DevmemSocket,
-    DmabufCmsg,
     DmabufToken,
     pack_tokens,
 )
@@ -286,7 +282,7 @@ def receive_timeouts(p: Pair) -> list[Any]:
 
 def not_connected(p: Pair) -> list[Any]:
     with p.make() as fresh:
-        answers = [
+        return [
             answer(lambda: fresh.recv(1)),
             answer(lambda: fresh.recv(1, DONTWAIT)),
             answer(lambda: fresh.recv(0)),
@@ -299,7 +295,6 @@ def not_connected(p: Pair) -> list[Any]:
             answer(lambda: fresh.bind(("203.0.113.1", 1))),
             answer(lambda: fresh.bind(p.listener.getsockname())) in (None, errno.EADDRINUSE),
         ]
-    return answers
 
 
 def listening(p: Pair) -> list[Any]:
@@ -333,12 +328,11 @@ def giving_tokens_back(p: Pair) -> list[Any]:
     values += [DmabufToken(1, 0).pack(), DmabufToken(1, 2**32 - 1).pack()]
     values += [DmabufToken(2**32 - 1, 5).pack(), *pack_tokens(range(1, 1000, 3))]
     with p.make() as fresh:
-        answers = [
+        return [
             [ask(sock, value) for value in values]
             + [ask(sock, None, length) for length in (0, 3, 4, 8, 12, 1032)]
             for sock in (p.conn, p.listener, fresh)
         ]
-    return answers
 
 
 def options(p: Pair) -> list[Any]:
@@ -423,6 +417,29 @@ SCENARIOS = [
     options,
     what_poll_shows,
 ]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "proto", "expected"),
+    [
+        (socket.AF_INET, socket.SOCK_DGRAM, 0, errno.EBADF),
+        (socket.AF_UNIX, socket.SOCK_STREAM, 0, errno.EBADF),
+        (socket.AF_INET, socket.SOCK_STREAM, 262, errno.EOPNOTSUPP),  # MPTCP
+    ],
+)
+def test_only_tcp_has_tokens_and_only_tcp_is_made_here(
+    veth: Veth, family: int, kind: int, proto: int, expected: int
+) -> None:
+    """What the kernel refuses with an option, there is no socket of here."""
+    try:
+        with socket.socket(family, kind, proto) as sock:
+            said = answer(lambda: sock.setsockopt(SOL, SO_DEVMEM_DONTNEED, bytes(8)))
+    except OSError as error:
+        pytest.skip(f"no socket of this kind: {error}")
+    assert said == expected
+    with Runtime(veth.right.ifname, None, netns=veth.right.netns) as rt:
+        refused = answer(lambda: DevmemSocket(rt, family, kind, proto))
+    assert refused in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda function: function.__name__)
