@@ -68,7 +68,7 @@ enum channel_event_kind {
 
 /* arg of EVENT_DATA */
 #define CHANNEL_DATA_ARG(kind, reason) ((uint32_t)(kind) | (uint32_t)(reason) << 8)
-#define CHANNEL_DATA_KIND(arg) ((arg)&0xff)
+#define CHANNEL_DATA_KIND(arg) ((arg) & 0xff)
 #define CHANNEL_DATA_REASON(arg) ((arg) >> 8 & 0xff)
 
 struct channel_event {

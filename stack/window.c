@@ -183,11 +183,10 @@ void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
  * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
 static uint32_t least_room(const struct stack *s, const struct flow *f)
 {
-	const uint32_t free = free_bufs(s, f->queue);
-
-	if (f->tokens || f->rcvq.nr || free <= reserve(s, f->queue) / 2 ||
-	    free < counted_twice(s, f))
+	if (f->tokens || f->rcvq.nr || free_bufs(s, f->queue) <= reserve(s, f->queue) / 2)
 		return 0;
+	if (s->nr_apps > 1 && counted_twice(s, f) >= s->rx[f->queue].area->nr / s->nr_apps)
+		return 0; /* many flows that hold nothing are something together */
 	return 2 * one_segment(s);
 }
 

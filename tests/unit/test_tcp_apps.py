@@ -366,13 +366,13 @@ def test_all_that_one_does_not_read_leaves_half_to_the_other(
     make_bench: MakeBench, pressure: str, bound: bool
 ) -> None:
     """However many connections it has, and whatever kind of memory it is."""
-    bench = make_bench(niovs=256, fill=64, listen=False, bound=bound, blocks=8)
+    bench = make_bench(niovs=256, fill=64, listen=False, bound=bound, blocks=8, flows=128)
     bench.listen(LOCAL4)
     hung = bench.open_app(blocks=8)
     bench.listen(SECOND4, app=hung, pressure=pressure)
     hung.hold = True
-    unread = [bench.established(local=SECOND4, app=hung) for _ in range(12)]
-    for _ in range(40):
+    unread = [bench.established(local=SECOND4, app=hung) for _ in range(50)]
+    for _ in range(10):
         for c in unread:
             if c.window - (c.seq - c.max_ack) >= 1448:
                 c.inject(".", data=pattern(1448))
