@@ -20,6 +20,7 @@ from typing import Any
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, TX_RING, ring_size
 from devmemtcp.agent.errors import XdpError
+from devmemtcp.agent.netdev import NetNs
 from devmemtcp.pyxdp import BindFlags, Umem, XskSocket
 
 
@@ -36,16 +37,23 @@ class Area:
     """By queue."""
 
     def __init__(
-        self, loop: Any, tx_fd: int, buffers: int, dmabuf_id: int = 0, region_fd: int = -1
+        self,
+        loop: Any,
+        netns: NetNs,
+        tx_fd: int,
+        buffers: int,
+        dmabuf_id: int = 0,
+        region_fd: int = -1,
     ) -> None:
         """Of so many `buffers` of host memory, or (`dmabuf_id` >= 1) of a region.
 
-        `region_fd` and `tx_fd` must stay open until the last `prepare()`. Raises OSError, ENOSPC
-        when the stack has no room for as many buffers more.
+        Its sockets are made in `netns`. `region_fd` and `tx_fd` must stay open until the last
+        `prepare()`. Raises OSError, ENOSPC when the stack has no room for as many buffers more.
         """
         self.dmabuf_id = dmabuf_id
         self.sockets = {}
         self._loop = loop
+        self._netns = netns
         self._tx_fd = tx_fd
         self._region_fd = region_fd
         if dmabuf_id:
@@ -77,20 +85,21 @@ class Area:
         what = f"cannot map {m.size} bytes of UMEM"
         check(lib.mosaic_map(m, self._region_fd, self._tx_fd), what)
         try:
-            self._spare = Umem(
-                int(ffi.cast("uintptr_t", m.base)),
-                m.size,
-                unaligned=True,
-                fill_size=ring_size(self._buffers),
-                comp_size=TX_RING,
-            )
+            with self._netns.entered():  # for a UMEM is a socket, and one of the queues'
+                self._spare = Umem(
+                    int(ffi.cast("uintptr_t", m.base)),
+                    m.size,
+                    unaligned=True,
+                    fill_size=ring_size(self._buffers),
+                    comp_size=TX_RING,
+                )
         finally:
             check(lib.mosaic_seal(m), "cannot seal the UMEM")
 
     def open_socket(
         self, ifname: str, queue: int, *, multi_buffer: bool, patience: float
     ) -> XskSocket:
-        """Bind a queue, in the calling thread's network namespace.
+        """Bind a queue.
 
         A queue that somebody has is tried for `patience` seconds: the kernel takes some 30 ms to
         release one. Raises XdpError, EBUSY when it is not free by then.
@@ -103,15 +112,16 @@ class Area:
         if multi_buffer:
             flags |= BindFlags.USE_SG
         try:
-            sock = XskSocket(
-                ifname,
-                queue,
-                self._umem,
-                rx_size=ring_size(self._buffers),
-                tx_size=TX_RING,
-                bind_flags=flags,
-                busy_timeout=patience,
-            )
+            with self._netns.entered():
+                sock = XskSocket(
+                    ifname,
+                    queue,
+                    self._umem,
+                    rx_size=ring_size(self._buffers),
+                    tx_size=TX_RING,
+                    bind_flags=flags,
+                    busy_timeout=patience,
+                )
         except BaseException:
             if not self.sockets:
                 self.release()  # a UMEM whose first socket has failed takes no other

@@ -87,6 +87,7 @@ class Datapath:
         self._host: dict[int, Area] = {}
         self._bindings: dict[int, Area] = {}
         self._draining: list[Area] = []
+        self._gone: list[int] = []
         self._at: dict[int, Area] = {}
         self._lost: dict[int, str] = {}
         self._thread: threading.Thread | None = None
@@ -99,8 +100,9 @@ class Datapath:
     def _set_up(self, undo: ExitStack, first: Binding | None) -> None:
         c = self.config
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
+        programs = [program, xdp_prog.PROGRAM_PROBE, xdp_prog.PROGRAM_DEAF]
         self._object = undo.enter_context(
-            BpfObject.open(str(xdp_prog.object_path()), programs=[program, xdp_prog.PROGRAM_PROBE])
+            BpfObject.open(str(xdp_prog.object_path()), programs=programs)
         )
         self._object.load()
         require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
@@ -128,8 +130,9 @@ class Datapath:
             LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], set_mtu)
         )
         value = xdp_prog.listener_value(csum_trust=c.csum_trust, linear=c.linear_bytes)
+        deaf = self._object.programs[xdp_prog.PROGRAM_DEAF].fd
         self._ports = Ports(
-            c.ifname, self._netns, self._loop, maps["listeners"], value, self._busy_ports
+            c.ifname, self._netns, self._loop, maps["listeners"], value, deaf, self._busy_ports
         )
         undo.callback(self._ports.close)
 
@@ -187,16 +190,17 @@ class Datapath:
             return {number: tuple(area.sockets) for number, area in self._bindings.items()}
 
     def _new_area(self, buffers: int, dmabuf_id: int = 0, region_fd: int = -1) -> Area:
-        area = Area(self._loop, self._tx_fd, buffers, dmabuf_id, region_fd)
+        area = Area(self._loop, self._netns, self._tx_fd, buffers, dmabuf_id, region_fd)
         self._areas.append(area)
         return area
 
-    def _discard(self, area: Area) -> None:
-        """An area that no queue is on; what is still out of it drains."""
-        if area.close():
-            self._areas.remove(area)
-        elif area not in self._draining:
-            self._draining.append(area)
+    def _sweep(self) -> None:
+        """Close the areas that have drained."""
+        for area in tuple(self._draining):
+            if area.close():
+                self._draining.remove(area)
+                self._areas.remove(area)
+                self._gone.append(area.dmabuf_id)
 
     def _host_area(self, queue: int) -> Area:
         if queue not in self._host:
@@ -205,14 +209,9 @@ class Datapath:
 
     def _start(self, queue: int, area: Area, patience: float = _RESTART_SECONDS) -> None:
         """Put a queue without a socket on an area."""
-        with self._netns.entered():
-            sock = area.open_socket(
-                self.config.ifname,
-                queue,
-                multi_buffer=self.config.multi_buffer,
-                patience=patience,
-            )
-        attached = lib.loop_queue_attach(self._loop, queue, area.number, ffi.new("struct loop_queue *", _loop_queue(sock)))
+        c = self.config
+        sock = area.open_socket(c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience)
+        attached = lib.loop_queue_attach(self._loop, queue, area.number, _rings(sock))
         check(attached, f"cannot use queue {queue}")
         self._at[queue] = area
         self._xsks.set_socket(queue, sock)
@@ -231,7 +230,7 @@ class Datapath:
         """The same on host memory; a queue that cannot be had is lost."""
         try:
             self._start(queue, self._host_area(queue), patience)
-        except OSError as error:
+        except (OSError, Unsupported) as error:
             self._lost[queue] = str(error)
             if queue in self._host:
                 self._host[queue].release()
@@ -240,7 +239,7 @@ class Datapath:
         """Take queues off their areas, and all queues of those; lost ones are off already."""
         stopped = [queue for queue in queues if queue in self._at]
         for queue in stopped:
-            self._xsks.delete(queue)  # the program drops what is for it, the peer sends it again
+            self._xsks.delete(queue)  # what comes goes to the port's reservation, and is no loss
             check(lib.loop_queue_stop(self._loop, queue), f"cannot stop queue {queue}")
         for area in {id(area): area for area in map(self._at.pop, stopped)}.values():
             area.release()
@@ -266,7 +265,7 @@ class Datapath:
         ENOSPC (more buffers or areas than were planned for), ENOBUFS and ENOMEM (locked memory).
         """
         with self._lock:
-            self.reap()
+            self._sweep()
             wanted = sorted(set(queues))
             self._check_free(dmabuf_id, wanted)
             area = self._new_area(region_buffers(region_fd), dmabuf_id, region_fd)
@@ -279,7 +278,8 @@ class Datapath:
                     self._start(queue, area)
             except BaseException:
                 self._back_to_host(wanted)
-                self._discard(area)
+                self._draining.append(area)
+                self._sweep()
                 raise
             self._bindings[dmabuf_id] = area
 
@@ -294,22 +294,21 @@ class Datapath:
             if area is None:
                 raise OSError(errno.ENOENT, f"there is no binding {dmabuf_id}")
             self._back_to_host(sorted(area.sockets))
-            self._discard(area)
+            self._draining.append(area)
+            os.eventfd_write(self.notice_fd, 1)  # it may be empty already
 
     def reap(self) -> list[int]:
-        """Close the areas that have drained; returns their dmabuf ids.
+        """Close the areas that have drained; returns the dmabuf ids of those since the last call.
 
-        Worth calling when `notice_fd`, an eventfd, is readable. Memory of the region is not
-        referred to any more.
+        Worth calling when `notice_fd`, an eventfd, is readable. Their regions are not referred to
+        any more.
         """
         with self._lock:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.notice_fd)
-            gone = [area for area in self._draining if area.close()]
-            for area in gone:
-                self._draining.remove(area)
-                self._areas.remove(area)
-            return [area.dmabuf_id for area in gone]
+            self._sweep()
+            gone, self._gone = self._gone, []
+            return gone
 
     def retake(self) -> None:
         """Try to get the queues that were lost."""
@@ -355,6 +354,11 @@ class Datapath:
 
     def _run(self) -> None:
         self._ended = lib.loop_run(self._loop)
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop has been started, and has not ended."""
+        return self._thread is not None and self._thread.is_alive()
 
     def failure(self) -> int:
         """Errno that ended the loop, 0 when it was told to stop; for who has seen it end."""
@@ -540,14 +544,16 @@ _DROPS: dict[str, int] = {
 }
 
 
-def _loop_queue(sock: XskSocket) -> dict[str, Any]:
-    return {
+def _rings(sock: XskSocket) -> Any:
+    """`struct loop_queue`."""
+    fields = {
         "rx": ffi.cast("struct xsk_ring_cons *", sock.rx.address),
         "fill": ffi.cast("struct xsk_ring_prod *", sock.fill.address),
         "tx": ffi.cast("struct xsk_ring_prod *", sock.tx.address),
         "completion": ffi.cast("struct xsk_ring_cons *", sock.comp.address),
         "fd": sock.fd,
     }
+    return ffi.new("struct loop_queue *", fields)
 
 
 def _plain(addr: Any) -> tuple[int, str, int]:

@@ -39,9 +39,11 @@ class Ports:
         loop: Any,
         listeners: Map,
         value: bytes,
+        deaf: int,
         busy_ports: Callable[[], set[int]],
     ) -> None:
-        """`listeners` is the program's map, `value` what stands in it for each address.
+        """`listeners` is the program's map, `value` what stands in it for each address;
+        `deaf` is the descriptor of a socket filter that lets nothing in.
 
         `busy_ports` gives the local ports of all connections there are.
         """
@@ -50,6 +52,7 @@ class Ports:
         self._loop = loop
         self._map = listeners
         self._value = value
+        self._deaf = deaf
         self._busy_ports = busy_ports
         self._ports: dict[tuple[str, int], _Port] = {}
 
@@ -65,7 +68,7 @@ class Ports:
         reserved = self._ports.get((host, port))
         if reserved is None:
             with self._netns.entered():
-                reservation = reserve(self._ifname, address, port)
+                reservation = reserve(self._ifname, address, port, self._deaf)
             port = reservation.getsockname()[1]
             reserved = _Port(reservation, xdp_prog.listener_key(address, port), app, None)
         elif reserved.listener is not None:

@@ -19,13 +19,16 @@ from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import IpAddress
 
 _SO_ATTACH_FILTER = 26
+_SO_ATTACH_BPF = 50
 _BPF_RET_K = 0x06
 
 
-def reserve(ifname: str, address: IpAddress, port: int) -> socket.socket:
+def reserve(ifname: str, address: IpAddress, port: int, deaf: int | None = None) -> socket.socket:
     """Take the port (0: any) in the calling thread's network namespace; closing gives it back.
 
-    Raises ConfigError when it is in use, OSError for what else the kernel refuses.
+    `deaf`: descriptor of a socket filter that lets nothing in, for who has no CAP_NET_ADMIN,
+    without which recent kernels attach no classic one to a TCP socket. Raises ConfigError when
+    the port is in use, OSError for what else the kernel refuses.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -37,7 +40,7 @@ def reserve(ifname: str, address: IpAddress, port: int) -> socket.socket:
             sock.bind((str(address), port, 0, scope))
         else:
             sock.bind((str(address), port))
-        _let_nothing_in(sock)
+        _let_nothing_in(sock, deaf)
         sock.listen(1)
     except OSError as error:
         sock.close()
@@ -55,8 +58,11 @@ def port_in_use(host: str, port: int) -> ConfigError:
     )
 
 
-def _let_nothing_in(sock: socket.socket) -> None:
+def _let_nothing_in(sock: socket.socket, deaf: int | None) -> None:
     """A classic BPF filter of one instruction, `ret #0` (linux/filter.h, struct sock_fprog)."""
+    if deaf is not None:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, deaf)
+        return
     program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
     fprog = struct.pack("@HP", 1, ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

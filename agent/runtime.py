@@ -373,8 +373,11 @@ class Runtime:
 
     def reap(self) -> list[int]:
         """The regions that are not referred to any more since the last call, by dmabuf id."""
-        self._open()
-        return self._datapath.reap()
+        app = self._open()
+        gone = self._datapath.reap()
+        for number in gone:
+            app.remove_region(number)
+        return gone
 
     # ---- sockets ----
 

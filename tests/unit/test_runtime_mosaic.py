@@ -26,9 +26,19 @@ def region() -> Iterator[Region]:
 
 
 @pytest.fixture
-def mosaic(region: Region) -> Iterator[Any]:
+def tx() -> Iterator[int]:
+    """The file of the transmission pages."""
+    fd = os.memfd_create("tx")
+    os.ftruncate(fd, PAGES * PAGE)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def mosaic(region: Region, tx: int) -> Iterator[Any]:
     made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, region.fd, NIOVS, PAGES) == 0
+    assert lib.mosaic_open(made, NIOVS, PAGES, 0) == 0
+    assert lib.mosaic_map(made, region.fd, tx) == 0
     yield made
     lib.mosaic_close(made)
 
@@ -51,26 +61,48 @@ def mapped_files() -> list[str]:
     return [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
 
 
-def test_host_and_device_pages_take_turns(region: Region, mosaic: Any) -> None:
+def mark(mosaic: Any) -> None:
+    """Name every page, through the UMEM."""
     whole = ffi.buffer(mosaic.base, mosaic.size)
-    assert mosaic.size == lib.mosaic_size(NIOVS, PAGES) == (2 * NIOVS + PAGES) * PAGE
     for niov in range(NIOVS):
         whole[8192 * niov : 8192 * niov + 4] = b"H%03d" % niov
         whole[8192 * niov + PAGE : 8192 * niov + PAGE + 4] = b"D%03d" % niov
     for page in range(PAGES):
         at = 2 * NIOVS * PAGE + page * PAGE
         whole[at : at + 4] = b"T%03d" % page
+
+
+def names(base: Any, count: int) -> list[bytes]:
+    memory = ffi.buffer(base, count * PAGE)
+    return [bytes(memory[PAGE * i : PAGE * i + 4]) for i in range(count)]
+
+
+def test_host_and_device_pages_take_turns(region: Region, tx: int, mosaic: Any) -> None:
+    assert mosaic.size == lib.mosaic_size(NIOVS, PAGES) == (2 * NIOVS + PAGES) * PAGE
+    mark(mosaic)
     for niov in range(NIOVS):
         assert os.pread(region.fd, 4, PAGE * niov) == b"D%03d" % niov
+    for page in range(PAGES):
+        assert os.pread(tx, 4, PAGE * page) == b"T%03d" % page
 
     assert lib.mosaic_seal(mosaic) == 0
-    host = ffi.buffer(mosaic.host, mosaic.host_size)
-    assert [bytes(host[PAGE * i : PAGE * i + 4]) for i in range(NIOVS)] == [
-        b"H%03d" % i for i in range(NIOVS)
-    ]
-    assert [bytes(host[PAGE * i : PAGE * i + 4]) for i in range(NIOVS, NIOVS + PAGES)] == [
-        b"T%03d" % i for i in range(PAGES)
-    ]
+    assert names(mosaic.headers, NIOVS) == [b"H%03d" % i for i in range(NIOVS)]
+    assert not mosaic.data
+
+
+def test_host_memory_can_be_read_and_mapped_again(tx: int) -> None:
+    made = ffi.new("struct mosaic *")
+    assert lib.mosaic_open(made, NIOVS, PAGES, 1) == 0
+    assert lib.mosaic_map(made, -1, tx) == 0
+    mark(made)
+    assert lib.mosaic_seal(made) == 0
+    assert names(made.headers, NIOVS) == [b"H%03d" % i for i in range(NIOVS)]
+    assert names(made.data, NIOVS) == [b"D%03d" % i for i in range(NIOVS)]
+    assert lib.mosaic_read_probe(made, 0) == signal.SIGSEGV  # there, not everywhere
+
+    assert lib.mosaic_map(made, -1, tx) == 0
+    assert names(made.base, 2)[1] == b"D000"
+    lib.mosaic_close(made)
 
 
 def test_sealing_leaves_a_reservation_that_faults(mosaic: Any) -> None:
@@ -99,21 +131,30 @@ def test_proc_mem_finds_no_payload_behind_the_reservation(mosaic: Any) -> None:
             assert memory.read(6) == bytes(6)
 
 
-def test_closing_gives_everything_back(region: Region) -> None:
+def test_closing_gives_everything_back(region: Region, tx: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for readable in (0, 1):
+        made = ffi.new("struct mosaic *")
+        assert lib.mosaic_open(made, NIOVS, PAGES, readable) == 0
+        assert lib.mosaic_map(made, region.fd, tx) == 0
+        base, size = address(made.base), made.size
+        assert lib.mosaic_seal(made) == 0
+        lib.mosaic_close(made)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert not [name for name in mapped_files() if "devmemtcp-host" in name]
+        assert not [line for line in mappings(base, size) if line[1] == "---p"]
+
+
+def test_files_that_are_none_are_refused_without_a_trace(region: Region, tx: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
     made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, region.fd, NIOVS, PAGES) == 0
-    base, size = address(made.base), made.size
-    assert lib.mosaic_seal(made) == 0
-    lib.mosaic_close(made)
+    assert lib.mosaic_open(made, 0, PAGES, 0) < 0
+    assert lib.mosaic_open(made, NIOVS, 0, 0) < 0
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not [name for name in mapped_files() if "devmemtcp-host" in name]
-    assert not [line for line in mappings(base, size) if line[1] == "---p"]
-
-
-def test_a_region_that_is_none_is_refused_without_a_trace() -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, -1, NIOVS, PAGES) < 0
-    assert lib.mosaic_open(made, -1, 0, PAGES) < 0
+    assert lib.mosaic_open(made, NIOVS, PAGES, 0) == 0
+    base, size = address(made.base), made.size
+    for files in ((-1, tx), (region.fd, -1)):
+        assert lib.mosaic_map(made, *files) < 0
+        assert len(mappings(base, size)) == 1  # the reservation, as before
+    lib.mosaic_close(made)
     assert len(os.listdir("/proc/self/fd")) == before
