@@ -1,2 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control plane: the kernel's netdev family, its messages, policy and errors."""
+"""The control plane: the kernel's netdev family, its messages, policy and errors.
+
+The client, from the socket to the methods:
+
+* ``target`` opens a socket to the kernel or to the agent, ``connection`` sends requests over it
+  and judges the answers (``acknowledgement``, ``naming``, ``errors``), ``genl`` finds a family
+* ``messages`` describes netdev's messages, ``records`` is what they say; ``netdev`` asks and
+  ``notifications`` listens, with ``agent_messages`` where an agent's socket needs them
+
+``constants`` has the numbers, for both sides.
+"""

@@ -11,15 +11,14 @@ that a later kernel adds decodes as ``UNKNOWN``.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from pyroute2.netlink import NLA_F_NESTED, genlmsg, nla, nlmsg_atoms
 
 _NLA_HEADER_LENGTH = 4
 
 
-def _uint(
-    parent: object, data: bytearray | None = None, offset: int = 0, value: int = 0
-) -> type[nlmsg_atoms]:
+def _uint(parent: Any, data: bytearray | None = None, offset: int = 0, value: int = 0) -> Any:
     """Choose the class of a "uint": four bytes on the wire if the value fits, else eight.
 
     pyroute2 calls it with `data` and `offset` to decode, with `value` to encode.
