@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from devmemtcp.netlink.constants import (
     NapiThreaded,
@@ -50,9 +50,10 @@ class Record:
 
 
 def _kinds(record: type[Record]) -> dict[str, type[Any]]:
-    """What a field's number or nest means: the first type in its annotation."""
+    """What a field's value or nest means: the first type in its annotation."""
     hints = get_type_hints(record)
-    return {name: (get_args(hints[name]) or (hints[name],))[0] for name in hints}
+    first = {name: (get_args(hints[name]) or (hints[name],))[0] for name in hints}
+    return {name: get_origin(kind) or kind for name, kind in first.items()}
 
 
 def _value(kind: type[Any], value: Any, name: str) -> Any:
@@ -60,7 +61,8 @@ def _value(kind: type[Any], value: Any, name: str) -> Any:
         return True  # an empty nest: that it is there is what it says
     if issubclass(kind, Record):
         return kind.of(value)
-    if not isinstance(value, int):
+    expected = int if issubclass(kind, int) else kind
+    if not isinstance(value, expected):
         raise ProtocolError(f"{name} has a value of the wrong size")
     try:
         return kind(value)
@@ -73,6 +75,8 @@ def _plain(value: Any) -> Any:
         return {}
     if isinstance(value, Record):
         return value.document()
+    if isinstance(value, bytes):
+        return value.hex(":")
     if isinstance(value, IntFlag):
         return [spec_name(flag) for flag in value]
     return spec_name(value) if isinstance(value, IntEnum) else value

@@ -57,7 +57,7 @@ def _agent_socket(path: str, timeout: float | None) -> socket.socket:
 
 
 def _kernel_socket(protocol: int, netns: NetNs | None) -> socket.socket:
-    sock = _socket_in(protocol, netns)
+    sock = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     try:
         # An old kernel that lacks one of these is none that has the netdev family.
         for option in SocketOption.CAP_ACK, SocketOption.EXT_ACK, SocketOption.GET_STRICT_CHK:
@@ -69,21 +69,20 @@ def _kernel_socket(protocol: int, netns: NetNs | None) -> socket.socket:
     return sock
 
 
-def _socket_in(protocol: int, netns: NetNs | None) -> socket.socket:
-    """Make an AF_NETLINK socket; it belongs to the namespace that its thread is in just then."""
+def socket_in(netns: NetNs | None, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """Make a socket; it belongs to the namespace that its thread is in just then.
 
-    def make() -> socket.socket:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-
+    Raises OSError: no such namespace, or no permission to enter it.
+    """
     if netns is None:
-        return make()
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     path = Path("/run/netns", netns)  # which an absolute path replaces
     made: list[socket.socket | OSError] = []
 
     def visit() -> None:
         try:
             _enter(path)
-            made.append(make())
+            made.append(socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol))
         except OSError as error:
             made.append(error)
 
