@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from devmemtcp.netlink import controller
@@ -90,11 +90,16 @@ class _Turn:
 class NetlinkServer:
     """Families, clients and multicast groups.
 
+    Args:
+        close_fd: closes a descriptor that came from a client. close() of a stranger's descriptor
+            can block (SO_LINGER, FUSE): whoever must not block passes something better.
+
     Attributes:
         families: by id, as CTRL_CMD_GETFAMILY lists them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close_fd: Callable[[int], None] = os.close) -> None:
+        self._close_fd = close_fd
         self.families: dict[int, Family] = {}
         self._clients: set[Client] = set()
         self._next_group = FIRST_GROUP
@@ -169,10 +174,6 @@ class NetlinkServer:
         if not any(group in family.group_ids.values() for family in self.families.values()):
             raise Refused(errno.EINVAL)
 
-    def has_listeners(self, family: Family, group: str) -> bool:
-        """genl_has_listeners()."""
-        return any(family.group_ids[group] in client.groups for client in self._clients)
-
     def multicast(
         self, family: Family, group: str, cmd: int, attrs: bytes, *, seq: int = 0
     ) -> None:
@@ -202,7 +203,7 @@ class NetlinkServer:
                 self._receive(turn, message)
         finally:
             for fd in fds:
-                os.close(fd)
+                self._close_fd(fd)
         return turn.answers
 
     def _receive(self, turn: _Turn, message: _Message) -> None:
@@ -358,10 +359,3 @@ def _done(seq: int, portid: int, error: int, extack: ExtAck) -> bytes:
     tlvs = extack.tlvs(error)
     flags = MsgFlag.MULTI | (MsgFlag.ACK_TLVS if tlvs else MsgFlag(0))
     return _nlmsg(MsgType.DONE, flags, seq, portid, _ERROR.pack(-error) + tlvs)
-
-
-def closed(datagrams: Iterable[Datagram]) -> None:
-    """Close the descriptors of datagrams that will not be sent."""
-    for datagram in datagrams:
-        for fd in datagram.fds:
-            os.close(fd)
