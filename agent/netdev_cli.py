@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from devmemtcp.agent.document import document
-from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.options import Debug, Json
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def dump(
     debug: Debug = False,
 ) -> None:
     """Print all objects of a kind: devices, queues, NAPI instances, page pools, counters."""
+    from devmemtcp.agent.errors import ConfigError
+
     if scope is not None and command is not GetChoice.QSTATS:
         raise ConfigError("--scope is for qstats-get")
     ifindex = _ifindex(interface)
@@ -111,6 +112,8 @@ def dump(
 
 
 def _ifindex(interface: str | None) -> int | None:
+    from devmemtcp.agent.errors import ConfigError
+
     if interface is None:
         return None
     if interface.isascii() and interface.isdigit():
@@ -124,6 +127,7 @@ def _ifindex(interface: str | None) -> int | None:
 
 
 def _client(target: TargetChoice, socket_path: str | None) -> Netdev:
+    from devmemtcp.agent.errors import ConfigError, Unsupported
     from devmemtcp.netlink import errors
     from devmemtcp.netlink.netdev import Netdev
 
