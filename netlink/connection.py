@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ _NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence number, por
 _ERROR = struct.Struct("=i")
 _MAX_DATAGRAM = 65536  # more than the kernel's largest dump datagram, 32 KiB
 _KERNEL_PORT = 0
+_MAX_FDS = 8  # with one datagram
+_FD_SIZE = array.array("i").itemsize
 
 
 class Message(NamedTuple):
@@ -74,6 +77,8 @@ class Connection:
         self._sock.settimeout(timeout)
         self._port = sock.getsockname()[0] if self.is_kernel else None
         self._seq = 0
+        self._room_for_fds = 0 if self.is_kernel else socket.CMSG_SPACE(_MAX_FDS * _FD_SIZE)
+        self._fds: list[int] = []
 
     @classmethod
     def open(
@@ -98,6 +103,8 @@ class Connection:
     def close(self) -> None:
         """Close the socket; what hangs on it, such as a binding, ends. Twice is once."""
         self._sock.close()
+        for fd in self.take_fds():
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +139,20 @@ class Connection:
             answer.append(reply)
         raise AssertionError("unreachable: the answers do not end by themselves")
 
+    def take_fds(self) -> list[int]:
+        """Take the descriptors that came with answers of the agent since last time, in order.
+
+        They are the caller's from now on; those that nobody takes are closed by :meth:`close`.
+        """
+        fds, self._fds = self._fds, []
+        return fds
+
     def receive(self) -> list[Message]:
         """Receive one datagram. Raises NotificationsLost (ENOBUFS), TimeoutError."""
         try:
-            data, _, flags, sender = self._sock.recvmsg(_MAX_DATAGRAM)
+            data, rights, flags, sender = self._sock.recvmsg(
+                _MAX_DATAGRAM, self._room_for_fds, socket.MSG_CMSG_CLOEXEC
+            )
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 raise NotificationsLost from error
@@ -143,6 +160,8 @@ class Connection:
                 waited = f"no netlink answer for {self._sock.gettimeout()} s"
                 raise TimeoutError(errno.ETIMEDOUT, waited) from error
             raise
+        for _, _, fds in rights:
+            self._fds += array.array("i", fds)
         if self.is_kernel and sender[0] != _KERNEL_PORT:
             return []  # any process may send to our port
         if not data and not self.is_kernel:

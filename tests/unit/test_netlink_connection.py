@@ -184,6 +184,33 @@ def test_a_descriptor_goes_along(pair: Pair, tmp_path: Path) -> None:
         os.close(fd)
 
 
+def pipe_with_an_answer(pair: Pair) -> tuple[int, int]:
+    """Send an answer with a pipe's read end; returns our copies of both ends."""
+    read, write = os.pipe()
+    socket.send_fds(pair.peer, [nlmsg(FAMILY, b"ends") + nlmsg(MsgType.ERROR, ACK)], [read])
+    pair.ask()
+    return read, write
+
+
+def test_descriptors_that_come_with_an_answer(pair: Pair) -> None:
+    read, write = pipe_with_an_answer(pair)
+    (fd,) = pair.connection.take_fds()
+    assert pair.connection.take_fds() == []
+    assert os.path.samestat(os.fstat(fd), os.fstat(read))
+    assert not os.get_inheritable(fd)
+    for each in (fd, read, write):
+        os.close(each)
+
+
+def test_descriptors_that_nobody_takes_are_closed(pair: Pair) -> None:
+    read, write = pipe_with_an_answer(pair)
+    os.close(read)
+    pair.connection.close()
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"is anybody there?")
+    os.close(write)
+
+
 def test_an_interrupted_dump(pair: Pair) -> None:
     with pytest.raises(DumpInterrupted) as caught:
         pair.dump(nlmsg(FAMILY, b"half", MsgFlag.MULTI | MsgFlag.DUMP_INTR))
