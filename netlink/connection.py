@@ -49,6 +49,8 @@ class Message(NamedTuple):
     type: int
     flags: MsgFlag
     seq: int
+    port: int
+    """Of whom it answers; 0 in what is told unasked."""
     data: bytes
     """All of it, the header included."""
 
@@ -160,8 +162,9 @@ class Connection:
                 waited = f"no netlink answer for {self._sock.gettimeout()} s"
                 raise TimeoutError(errno.ETIMEDOUT, waited) from error
             raise
-        for _, _, fds in rights:
-            self._fds += array.array("i", fds)
+        for level, kind, fds in rights:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._fds += array.array("i", fds)
         if self.is_kernel and sender[0] != _KERNEL_PORT:
             return []  # any process may send to our port
         if not data and not self.is_kernel:
@@ -178,10 +181,15 @@ class Connection:
         self._sock.sendmsg([data], rights if fds and not self.is_kernel else [])
 
     def _answers(self, seq: int) -> Iterator[Message]:
-        """Messages that answer one request; those of an earlier one that timed out are skipped."""
+        """Messages that answer one request.
+
+        What is told unasked is skipped, and what answers an earlier one that timed out. Of our
+        port id at the agent we only know that there is one.
+        """
         while True:
             for message in self.receive():
-                if message.seq == seq:
+                ours = message.port == self._port if self.is_kernel else message.port != 0
+                if ours and message.seq == seq:
                     yield message
 
 
@@ -189,10 +197,10 @@ def _split(datagram: bytes) -> Iterator[Message]:
     while datagram:
         if len(datagram) < _NLMSGHDR.size:
             raise ProtocolError("a header is cut off")
-        size, kind, flags, seq, _ = _NLMSGHDR.unpack_from(datagram)
+        size, kind, flags, seq, port = _NLMSGHDR.unpack_from(datagram)
         if not _NLMSGHDR.size <= size <= len(datagram):
             raise ProtocolError(f"a message of {size} bytes in {len(datagram)}")
-        yield Message(kind, MsgFlag(flags), seq, datagram[:size])
+        yield Message(kind, MsgFlag(flags), seq, port, datagram[:size])
         datagram = datagram[(size + 3) & ~3 :]
 
 

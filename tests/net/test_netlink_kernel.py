@@ -323,10 +323,10 @@ def test_a_message_from_another_process_is_no_answer(netdev: Netdev, end: VethEn
     queues = netdev.queue_get(end.ifindex)
     port = socket.socket(fileno=os.dup(netdev.fileno()))
     with port, end.enter(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as intruder:
-        address = port.getsockname()
+        ours = port.getsockname()[0]
         for seq in range(1, 20):
-            refused = struct.pack("=IHHIIi16x", 36, 2, 0, seq, 0, -errno.EPERM)
-            intruder.sendto(refused, (address[0], 0))
+            refused = struct.pack("=IHHIIi16x", 36, 2, 0, seq, ours, -errno.EPERM)
+            intruder.sendto(refused, (ours, 0))
     assert netdev.queue_get(end.ifindex) == queues
 
 

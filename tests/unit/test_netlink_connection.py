@@ -52,9 +52,11 @@ ACK = "00000000 38000000 1400 0500 07000000 00000000"
 CAPPED = MsgFlag.CAPPED | MsgFlag.ACK_TLVS
 
 
-def nlmsg(kind: int, payload: str | bytes = b"", flags: int = 0, seq: int = 1) -> bytes:
+def nlmsg(
+    kind: int, payload: str | bytes = b"", flags: int = 0, seq: int = 1, port: int = 4711
+) -> bytes:
     data = bytes.fromhex(payload) if isinstance(payload, str) else payload
-    return struct.pack("=IHHII", 16 + len(data), kind, flags, seq, 0) + data
+    return struct.pack("=IHHII", 16 + len(data), kind, flags, seq, port) + data
 
 
 def request(message_class: type[Any], attrs: list[tuple[str, Any]], command: int) -> Any:
@@ -157,8 +159,9 @@ def test_answers_before_the_ack_in_one_datagram_or_several(pair: Pair) -> None:
 
 def test_what_answers_another_request_is_skipped(pair: Pair) -> None:
     late = nlmsg(MsgType.ERROR, DEVICE_CANNOT, CAPPED, seq=0xFFFFFFFF)
-    news = nlmsg(FAMILY, b"news", seq=0)
-    answer = pair.ask(late, news, nlmsg(FAMILY, b"mine"), nlmsg(MsgType.ERROR, ACK))
+    news = nlmsg(FAMILY, b"news", seq=0, port=0)
+    counted = nlmsg(FAMILY, b"news", seq=1, port=0)  # ethtool numbers its notifications
+    answer = pair.ask(late, news, counted, nlmsg(FAMILY, b"mine"), nlmsg(MsgType.ERROR, ACK))
     assert [message.payload for message in answer] == [b"mine"]
 
 
@@ -219,7 +222,7 @@ def test_an_interrupted_dump(pair: Pair) -> None:
 
 def test_an_overrun(pair: Pair) -> None:
     with pytest.raises(NotificationsLost) as caught:
-        pair.ask(nlmsg(MsgType.OVERRUN, seq=0))
+        pair.ask(nlmsg(MsgType.OVERRUN, seq=0, port=0))
     assert caught.value.errno == errno.ENOBUFS
 
 
