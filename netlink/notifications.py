@@ -122,7 +122,7 @@ class Notifications:
 
     def _receive(self) -> None:
         for message in self._connection.receive():
-            if message.type == self._family_id and message.seq == 0:
+            if message.type == self._family_id:
                 self._pending.extend(_notification(message))
 
 

@@ -21,11 +21,13 @@ from pyroute2 import NetNS
 from devmemtcp.netlink.constants import (
     NETDEV_MCGRP_MGMT,
     NETDEV_MCGRP_PAGE_POOL,
+    SOL_NETLINK,
     NapiThreaded,
     NetdevCmd,
     PolicyTypeAttr,
     QstatsScope,
     QueueType,
+    SocketOption,
     TcpDataSplit,
 )
 from devmemtcp.netlink.errors import NetlinkError, NotificationsLost
@@ -316,6 +318,12 @@ def test_the_socket_is_in_the_namespace_and_the_caller_is_not(end: VethEnd) -> N
     assert os.stat("/proc/thread-self/ns/net").st_ino == home
     with pytest.raises(FileNotFoundError):
         Netdev(netns="no-such-namespace")
+
+
+def test_options_of_the_socket(netdev: Netdev) -> None:
+    with socket.socket(fileno=os.dup(netdev.fileno())) as duplicate:
+        for option in SocketOption.CAP_ACK, SocketOption.EXT_ACK, SocketOption.GET_STRICT_CHK:
+            assert duplicate.getsockopt(SOL_NETLINK, option) == 1
 
 
 def test_a_message_from_another_process_is_no_answer(netdev: Netdev, end: VethEnd) -> None:

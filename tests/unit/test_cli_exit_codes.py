@@ -68,7 +68,7 @@ RECV = ["recv", "-i", "nowhere0"]
         (["demo", "--size", "0"], "--size '0'"),
         (["demo", "--size", "1M", "--pattern", "1000"], "2 to 256"),
         (["demo", "--size", "1M", "--mtu", "100"], "MTU 100"),
-        (["netdev", "dump"], "COMMAND"),
+        (["netdev", "dump"], "Choose from: dev-get, queue-get"),
         (["netdev", "dump", "bind-rx"], "'bind-rx'"),
         (["netdev", "dump", "dev-get", "--scope", "queue"], "--scope is for qstats-get"),
         (["netdev", "dump", "dev-get", "--socket", "/run/x"], "--socket is for --target agent"),

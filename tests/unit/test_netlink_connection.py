@@ -340,6 +340,14 @@ def test_a_value_of_the_wrong_size(client: Client) -> None:
         netdev.dev_get(1)
 
 
+def test_a_family_that_is_acknowledged_but_not_told() -> None:
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, peer:
+        peer.send(nlmsg(MsgType.ERROR, ACK))
+        with pytest.raises(ProtocolError, match="0 families are called 'netdev'"):
+            Netdev(ours)
+
+
 def test_no_such_family() -> None:
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, peer:
