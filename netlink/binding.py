@@ -71,15 +71,23 @@ class Bindings:
         fd = self._dmabuf(request, device, _dma_device(nic.driver, queues))
         binding = Binding(self._ids.alloc(), request.client, nic, tuple(queues))
         try:
-            for queue in queues:
-                nic.check_provider(queue)
-            self._backend.bind(device.ifindex, queues, fd, binding.id)
+            self._open_queues(device, binding, fd)
         except BaseException:
             self._ids.free(binding.id)
             raise
-        nic.providers.update(dict.fromkeys(queues, binding.id))
         self._bindings.append(binding)
         return attribute.put_u32(DmabufAttr.ID, binding.id)
+
+    def _open_queues(self, device: Device, binding: Binding, fd: int) -> None:
+        """net_devmem_bind_dmabuf_to_queue() of each queue, with one restart of them all."""
+        nic = binding.nic
+        for queue in binding.queues:
+            nic.check_provider(queue)
+        self._backend.bind(device.ifindex, binding.queues, fd, binding.id)
+        if not nic.driver.unreadable_netmem:  # its new page pool took ordinary memory
+            self._backend.unbind(binding.id)
+            raise Refused(errno.ENODATA)
+        nic.providers.update(dict.fromkeys(binding.queues, binding.id))
 
     def bind_tx(self, request: Request) -> bytes:
         """netdev_nl_bind_tx_doit(): name memory to transmit from. Anybody may.

@@ -133,9 +133,6 @@ class Nic:
     def check_provider(self, queue: int) -> None:
         """Say whether a queue may get a memory provider: __net_mp_open_rxq().
 
-        The last two are found out by the restart of the queue itself, in the kernel; here
-        before it, so that nothing is restarted in vain.
-
         Raises:
             Refused: with the kernel's errno and text.
         """
@@ -155,9 +152,7 @@ class Nic:
         if queue in self._xsk:
             raise Refused(errno.EBUSY, "designated queue already in use by AF_XDP")
         if not self.driver.queue_mgmt:
-            raise Refused(errno.EOPNOTSUPP)
-        if not self.driver.unreadable_netmem:
-            raise Refused(errno.ENODATA)
+            raise Refused(errno.EOPNOTSUPP)  # netdev_rx_queue_restart()
 
     # --- somebody else's XDP -------------------------------------------------------------------
 

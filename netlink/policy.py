@@ -102,7 +102,7 @@ def at_most(kind: PolicyType, high: int) -> Rule:
 
 def masked(kind: PolicyType, mask: int) -> Rule:
     """NLA_POLICY_MASK."""
-    return Rule(kind, mask=mask)
+    return Rule(kind, mask=int(mask))  # inverted, an IntFlag knows its own bits only
 
 
 def nul_string(length: int) -> Rule:

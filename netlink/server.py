@@ -317,8 +317,10 @@ def _check_reserved(message: _Message, reserved: int) -> None:
     """genl_header_check()."""
     if reserved:
         raise Refused(errno.EINVAL, "genlmsghdr.reserved field is not 0")
-    flags = message.flags & ~MsgFlag.DUMP if message.is_dump else message.flags
-    if flags & ~(MsgFlag.REQUEST | MsgFlag.ACK | MsgFlag.ECHO):
+    allowed = MsgFlag.REQUEST | MsgFlag.ACK | MsgFlag.ECHO
+    if message.is_dump:
+        allowed |= MsgFlag.DUMP
+    if message.flags & ~int(allowed):
         raise Refused(errno.EINVAL, "ambiguous or reserved bits set in nlmsg_flags")
 
 

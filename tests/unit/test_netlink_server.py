@@ -159,9 +159,10 @@ def test_reserved_bits_are_refused_with_the_kernels_words(bench: Bench) -> None:
     assert refusal(next(answers([answer.data]))) == Refusal(
         errno.EINVAL, "genlmsghdr.reserved field is not 0"
     )
-    assert bench.refused("test", 1, flags=DO | MsgFlag.ATOMIC) == Refusal(
-        errno.EINVAL, "ambiguous or reserved bits set in nlmsg_flags"
-    )
+    for flag in (MsgFlag.MULTI, MsgFlag.ROOT, MsgFlag.MATCH, MsgFlag.ATOMIC, 0x40, 0x8000):
+        assert bench.refused("test", 1, flags=DO | flag) == Refusal(
+            errno.EINVAL, "ambiguous or reserved bits set in nlmsg_flags"
+        )
     assert bench.ask("test", 9, flags=DO | MsgFlag.ECHO) == []
 
 
