@@ -18,6 +18,7 @@ from devmemtcp.netlink.constants import (
     CtrlCmd,
     CtrlMcastGrpAttr,
     CtrlOpAttr,
+    GenlOpFlag,
 )
 from devmemtcp.netlink.extack import Refused
 from devmemtcp.netlink.family import Family, Op, Request
@@ -37,6 +38,11 @@ _POLICY_POLICY = Policy(
         CtrlAttr.OP: U32,
     }
 )
+
+
+# What the kernel's list of all policies has for a command, new enough, without one. It is not
+# held to it, and asked about alone it has none.
+_REJECT_ALL = Policy({}, maxtype=1)
 
 
 def family(families: Mapping[int, Family]) -> Family:
@@ -97,15 +103,21 @@ class _Controller:
         if found is None:
             raise Refused(errno.ENOENT)
         ops = dict(sorted(found.ops.items()))
+        uses: dict[int, dict[int, Policy]]
         if CtrlAttr.OP in attrs:
             cmd = attrs[CtrlAttr.OP].u32()
             if cmd not in ops:
                 raise Refused(errno.ENOENT, bad_attr=attrs[CtrlAttr.OP].offset)
-            ops = {cmd: ops[cmd]}
-        policies = _policies(ops)
+            uses = {cmd: _policies_of(ops[cmd], None)}
+        else:
+            uses = {cmd: _listed_policies(found, cmd, op) for cmd, op in ops.items()}
+        policies: list[Policy] = []
+        for use in uses.values():
+            for policy in use.values():
+                _add_policy(policies, policy)
         if not policies:
             raise Refused(errno.ENODATA)
-        return _policy_messages(found.id, ops, policies)
+        return _policy_messages(found.id, uses, policies)
 
 
 def _family_id(request: Request) -> int:
@@ -127,7 +139,7 @@ def _describe(family: Family) -> bytes:
             attribute.nest_noflag(
                 index,
                 attribute.put_u32(CtrlOpAttr.ID, cmd)
-                + attribute.put_u32(CtrlOpAttr.FLAGS, op.flags()),
+                + attribute.put_u32(CtrlOpAttr.FLAGS, _op_flags(family, cmd, op)),
             )
             for index, (cmd, op) in enumerate(sorted(family.ops.items()), 1)
         )
@@ -145,14 +157,28 @@ def _describe(family: Family) -> bytes:
     return out
 
 
-def _policies(ops: Mapping[int, Op]) -> list[Policy]:
-    """All policies of these commands, each once, each followed by those of its nests."""
-    found: list[Policy] = []
-    for op in ops.values():
-        for policy in (op.do_policy, op.dump_policy):
-            if policy is not None:
-                _add_policy(found, policy)
-    return found
+def _op_flags(family: Family, cmd: int, op: Op) -> GenlOpFlag:
+    flags = op.perm
+    if op.do is not None:
+        flags |= GenlOpFlag.CMD_CAP_DO
+    if op.dump is not None:
+        flags |= GenlOpFlag.CMD_CAP_DUMP
+    if _listed_policies(family, cmd, op):
+        flags |= GenlOpFlag.CMD_CAP_HASPOL
+    return flags
+
+
+def _listed_policies(family: Family, cmd: int, op: Op) -> dict[int, Policy]:
+    """The policies of a command in a list of all of them."""
+    return _policies_of(op, _REJECT_ALL if cmd >= family.resv_start_op else None)
+
+
+def _policies_of(op: Op, fallback: Policy | None) -> dict[int, Policy]:
+    """CTRL_ATTR_POLICY_DO and _DUMP -> policy."""
+    do = None if op.do is None else op.do_policy or fallback
+    dump = None if op.dump is None else op.dump_policy or fallback
+    found = {CTRL_ATTR_POLICY_DO: do, CTRL_ATTR_POLICY_DUMP: dump}
+    return {kind: policy for kind, policy in found.items() if policy is not None}
 
 
 def _add_policy(found: list[Policy], policy: Policy) -> None:
@@ -165,19 +191,17 @@ def _add_policy(found: list[Policy], policy: Policy) -> None:
 
 
 def _policy_messages(
-    family_id: int, ops: Mapping[int, Op], policies: list[Policy]
+    family_id: int, uses: Mapping[int, Mapping[int, Policy]], policies: list[Policy]
 ) -> Iterator[bytes]:
     header = attribute.put_u16(CtrlAttr.FAMILY_ID, family_id)
-    for cmd, op in ops.items():
-        uses = b""
-        if op.do_policy is not None:
-            uses += attribute.put_u32(CTRL_ATTR_POLICY_DO, policies.index(op.do_policy))
-        if op.dump_policy is not None:
-            uses += attribute.put_u32(CTRL_ATTR_POLICY_DUMP, policies.index(op.dump_policy))
-        if uses:
+    for cmd, use in uses.items():
+        if use:
             # The kernel names the command by its do part: one that can only dump is "0".
-            named = cmd if op.do is not None else 0
-            yield header + attribute.nest(CtrlAttr.OP_POLICY, attribute.nest(named, uses))
+            named = cmd if CTRL_ATTR_POLICY_DO in use else 0
+            content = b"".join(
+                attribute.put_u32(kind, policies.index(policy)) for kind, policy in use.items()
+            )
+            yield header + attribute.nest(CtrlAttr.OP_POLICY, attribute.nest(named, content))
     for index, policy in enumerate(policies):
         for kind, rule in sorted(policy.rules.items()):
             content = attribute.nest(kind, rule.describe(policies.index))

@@ -71,7 +71,8 @@ _RINGS_SET = Policy(
         RingsAttr.RX_PUSH: at_most(PolicyType.U8, 1),
         RingsAttr.TX_PUSH_BUF_LEN: U32,
         RingsAttr.HDS_THRESH: U32,
-    }
+    },
+    maxtype=RingsAttr.HDS_THRESH_MAX,
 )
 _CHANNELS_GET = Policy({ChannelsAttr.HEADER: nested(_HEADER_POLICY)})
 _CHANNELS_SET = Policy(

@@ -141,17 +141,6 @@ class Op:
     multi: bool = True
     done_apart: bool = False
 
-    def flags(self) -> GenlOpFlag:
-        """Return what CTRL_ATTR_OP_FLAGS says of it."""
-        flags = self.perm
-        if self.do is not None:
-            flags |= GenlOpFlag.CMD_CAP_DO
-        if self.dump is not None:
-            flags |= GenlOpFlag.CMD_CAP_DUMP
-        if self.do_policy is not None or self.dump_policy is not None:
-            flags |= GenlOpFlag.CMD_CAP_HASPOL
-        return flags
-
 
 @dataclass(eq=False, kw_only=True)
 class Family:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -270,7 +271,7 @@ def test_bind_rx_is_refused(bench: Bench, row: Row) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(a, b) for a, b in zip(ROWS, ROWS[1:], strict=False) if a.attrs == b.attrs == FULL],
+    [(a, b) for a, b in itertools.pairwise(ROWS) if a.attrs == b.attrs == FULL],
     ids=lambda row: row.number,
 )
 def test_the_earlier_check_wins(bench: Bench, first: Row, second: Row) -> None:
@@ -423,9 +424,7 @@ def test_memory_stays_until_the_last_buffer_is_home(bench: Bench) -> None:
     bench.bind(1)
     bench.backend.held.add(1)
     bench.server.disconnect(bench.client)
-    (pool, _done) = bench.ask(
-        "netdev", NetdevCmd.PAGE_POOL_GET, flags=DUMP, client=watcher
-    )
+    (pool, _done) = bench.ask("netdev", NetdevCmd.PAGE_POOL_GET, flags=DUMP, client=watcher)
     assert {PagePoolAttr.DETACH_TIME, PagePoolAttr.DMABUF} <= set(pool.order())
     bench.backend.drain(1)
     assert [told.cmd for told in bench.inbox(watcher)] == [
