@@ -105,8 +105,7 @@ class Connection:
     def close(self) -> None:
         """Close the socket; what hangs on it, such as a binding, ends. Twice is once."""
         self._sock.close()
-        for fd in self.take_fds():
-            os.close(fd)
+        self._drop_fds(0)
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +125,7 @@ class Connection:
         `what` names the request in errors; `fds` go along by SCM_RIGHTS (not to the kernel).
         Returns the messages before the ACK or the end of the dump, which may be none.
         """
+        self._drop_fds(0)
         self._seq = self._seq % 0xFFFFFFFF + 1  # 0 is for notifications
         flags = MsgFlag.REQUEST | (MsgFlag.DUMP if dump else MsgFlag.ACK)
         message["header"].update(flags=int(flags), sequence_number=self._seq, pid=0)
@@ -142,9 +142,10 @@ class Connection:
         raise AssertionError("unreachable: the answers do not end by themselves")
 
     def take_fds(self) -> list[int]:
-        """Take the descriptors that came with answers of the agent since last time, in order.
+        """Take the descriptors that came with the agent's answer to the last request, in order.
 
-        They are the caller's from now on; those that nobody takes are closed by :meth:`close`.
+        They are the caller's from now on. Those that nobody takes are closed by the next request
+        or by :meth:`close`.
         """
         fds, self._fds = self._fds, []
         return fds
@@ -187,10 +188,20 @@ class Connection:
         port id at the agent we only know that there is one.
         """
         while True:
-            for message in self.receive():
-                ours = message.port == self._port if self.is_kernel else message.port != 0
-                if ours and message.seq == seq:
-                    yield message
+            fds = len(self._fds)
+            mine = [each for each in self.receive() if each.seq == seq and self._is_for_us(each)]
+            if not mine:
+                self._drop_fds(fds)
+            yield from mine
+
+    def _is_for_us(self, message: Message) -> bool:
+        return message.port == self._port if self.is_kernel else message.port != 0
+
+    def _drop_fds(self, first: int) -> None:
+        """Close the descriptors, from the `first` on, that nobody has taken."""
+        for fd in self._fds[first:]:
+            os.close(fd)
+        del self._fds[first:]
 
 
 def _split(datagram: bytes) -> Iterator[Message]:

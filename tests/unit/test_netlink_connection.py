@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,31 +188,60 @@ def test_a_descriptor_goes_along(pair: Pair, tmp_path: Path) -> None:
         os.close(fd)
 
 
-def pipe_with_an_answer(pair: Pair) -> tuple[int, int]:
-    """Send an answer with a pipe's read end; returns our copies of both ends."""
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe, whose reading end is for sending along."""
     read, write = os.pipe()
-    socket.send_fds(pair.peer, [nlmsg(FAMILY, b"ends") + nlmsg(MsgType.ERROR, ACK)], [read])
-    pair.ask()
-    return read, write
+    yield read, write
+    for end in (read, write):
+        with suppress(OSError):
+            os.close(end)
 
 
-def test_descriptors_that_come_with_an_answer(pair: Pair) -> None:
-    read, write = pipe_with_an_answer(pair)
-    (fd,) = pair.connection.take_fds()
-    assert pair.connection.take_fds() == []
-    assert os.path.samestat(os.fstat(fd), os.fstat(read))
-    assert not os.get_inheritable(fd)
-    for each in (fd, read, write):
-        os.close(each)
+def with_fd(pair: Pair, data: bytes, fd: int) -> None:
+    socket.send_fds(pair.peer, [data], [fd])
 
 
-def test_descriptors_that_nobody_takes_are_closed(pair: Pair) -> None:
-    read, write = pipe_with_an_answer(pair)
+def assert_nobody_reads(read: int, write: int) -> None:
+    """That ours was the last copy of the reading end."""
     os.close(read)
-    pair.connection.close()
     with pytest.raises(BrokenPipeError):
         os.write(write, b"is anybody there?")
-    os.close(write)
+
+
+ENDS = nlmsg(FAMILY, b"ends")
+
+
+def test_descriptors_that_come_with_an_answer(pair: Pair, pipe: tuple[int, int]) -> None:
+    with_fd(pair, ENDS, pipe[0])
+    pair.ask(nlmsg(MsgType.ERROR, ACK))
+    (fd,) = pair.connection.take_fds()
+    assert pair.connection.take_fds() == []
+    assert os.path.samestat(os.fstat(fd), os.fstat(pipe[0]))
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_descriptors_that_nobody_takes_are_closed(pair: Pair, pipe: tuple[int, int]) -> None:
+    with_fd(pair, ENDS, pipe[0])
+    pair.ask(nlmsg(MsgType.ERROR, ACK))
+    pair.connection.close()
+    assert_nobody_reads(*pipe)
+
+
+def test_descriptors_of_the_request_before_are_closed(pair: Pair, pipe: tuple[int, int]) -> None:
+    with_fd(pair, ENDS, pipe[0])
+    pair.ask(nlmsg(MsgType.ERROR, ACK))
+    pair.ask(nlmsg(MsgType.ERROR, ACK, seq=2))
+    assert pair.connection.take_fds() == []
+    assert_nobody_reads(*pipe)
+
+
+def test_descriptors_of_a_late_answer_are_closed(pair: Pair, pipe: tuple[int, int]) -> None:
+    with_fd(pair, nlmsg(FAMILY, b"late", seq=0xFFFFFFFF), pipe[0])
+    pair.ask(nlmsg(MsgType.ERROR, ACK))
+    assert pair.connection.take_fds() == []
+    assert_nobody_reads(*pipe)
 
 
 def test_an_interrupted_dump(pair: Pair) -> None:
