@@ -59,11 +59,12 @@ def _kinds(record: type[Record]) -> dict[str, type[Any]]:
 def _value(kind: type[Any], value: Any, name: str) -> Any:
     if kind is bool:
         return True  # an empty nest: that it is there is what it says
-    if issubclass(kind, Record):
-        return kind.of(value)
-    expected = int if issubclass(kind, int) else kind
-    if not isinstance(value, expected):
+    is_nest = issubclass(kind, Record)
+    expected = dict if is_nest else int if issubclass(kind, int) else kind
+    if not isinstance(value, expected):  # pyroute2 gives the bytes of what it cannot decode
         raise ProtocolError(f"{name} has a value of the wrong size")
+    if is_nest:
+        return kind.of(value)
     try:
         return kind(value)
     except ValueError:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devmemtcp.netlink.connection import Connection
-from devmemtcp.netlink.constants import MsgFlag, MsgType, PolicyTypeAttr
+from devmemtcp.netlink.constants import MsgFlag, MsgType, PolicyTypeAttr, QueueType
 from devmemtcp.netlink.errors import (
     DumpInterrupted,
     NetlinkError,
@@ -28,6 +28,7 @@ from devmemtcp.netlink.errors import (
 )
 from devmemtcp.netlink.messages import netdev_dmabuf_msg, netdev_qstats_msg
 from devmemtcp.netlink.netdev import Netdev
+from devmemtcp.netlink.records import Record
 
 FAMILY = 20
 QUEUE = {"attrs": [("NETDEV_A_QUEUE_ID", 0), ("NETDEV_A_QUEUE_TYPE", 2)]}
@@ -298,6 +299,41 @@ def test_no_answer_does_more_than_raise_an_error(datagram: bytes) -> None:
             made.ask()
     finally:
         made.close()
+
+
+SIZES = st.sampled_from([0, 3, 4, 5, 8, 12, 20, 65535])
+NUMBERS = st.integers(1, 9) | st.sampled_from([0x8001, 0x8006, 0x8007])
+ATTRIBUTE = st.builds(
+    lambda size, number, payload: struct.pack("=HH", size, number) + payload,
+    SIZES,
+    NUMBERS,
+    st.sampled_from([0, 4, 8]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+)
+METHODS: list[Callable[[Netdev], object]] = [
+    lambda netdev: netdev.dev_get(1),
+    lambda netdev: netdev.queue_get(1, QueueType.RX, 0),
+    lambda netdev: netdev.napi_get(1),
+    lambda netdev: netdev.page_pool_get(1),
+    lambda netdev: netdev.page_pool_stats_get(1),
+    lambda netdev: netdev.qstats_get(),
+    lambda netdev: netdev.bind_rx(1, 0, [0]),
+]
+
+
+@given(st.sampled_from(METHODS), st.lists(ATTRIBUTE, max_size=5))
+def test_no_attributes_do_more_than_raise_an_error(
+    method: Callable[[Netdev], object], attributes: list[bytes]
+) -> None:
+    answer = nlmsg(FAMILY, b"\x01\x01\0\0" + b"".join(attributes), seq=2)
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for datagram in (one_family("netdev", FAMILY), nlmsg(MsgType.ERROR, ACK), answer):
+        peer.send(datagram)
+    peer.send(nlmsg(MsgType.DONE, "00000000", seq=2))
+    with peer, Netdev(ours) as netdev, suppress(ProtocolError):
+        result = method(netdev)
+        for record in result if isinstance(result, list) else [result]:
+            if isinstance(record, Record):
+                record.document()
 
 
 def one_family(name: str, number: int) -> bytes:

@@ -68,9 +68,9 @@ def values(message_class: type[Any], kind: str) -> st.SearchStrategy[Any]:
     if kind == "asciiz":
         return st.text("abcxyz0123", max_size=15)
     if kind == "array(I)":
-        return st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=9).map(tuple)
+        return st.lists(st.integers(0, 2**32 - 1), max_size=9).map(tuple)
     if kind == "cdata":
-        return st.binary(min_size=1, max_size=40)
+        return st.binary(max_size=40)
     return attributes(getattr(message_class, kind)).map(lambda attrs: {"attrs": attrs})
 
 
