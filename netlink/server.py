@@ -147,7 +147,6 @@ class NetlinkServer:
     def disconnect(self, client: Client) -> None:
         """The connection is closed: what belonged to it goes, the kernel's netlink_release()."""
         self._clients.discard(client)
-        client.groups.clear()
         for family in self.families.values():
             if family.disconnect is not None:
                 family.disconnect(client)

@@ -322,8 +322,9 @@ def test_a_queue_and_its_pool_show_the_binding(bench: Bench) -> None:
 
 
 def test_duplicate_queues_collapse_and_are_bound_in_ascending_order(bench: Bench) -> None:
-    bench.bind(3, 0, 3, 2, 0)
-    assert bench.backend.calls == [("bind", NIC, (0, 2, 3), 1)]
+    device(num_rx_queues=20, num_tx_queues=20)(bench)
+    bench.bind(16, 8, 1, 16, 8)
+    assert bench.backend.calls == [("bind", NIC, (1, 8, 16), 1)]
 
 
 def test_the_descriptors_number_is_the_senders_and_is_not_looked_at(bench: Bench) -> None:
@@ -365,6 +366,18 @@ def test_a_bind_that_failed_uses_up_its_number(bench: Bench) -> None:
     assert bench.refused("netdev", BIND_RX, FULL, fds=[bench.memory()]).errno == errno.ENOMEM
     bench.backend.bind_error = None
     assert bench.bind(1) == 2
+
+
+def test_ids_come_back_after_a_failure_and_after_the_end(bench: Bench) -> None:
+    bench.model._bindings._ids = CyclicIds(1, 2)
+    for _ in range(2):
+        bench.backend.bind_error = OSError(errno.ENOMEM, "")
+        assert bench.refused("netdev", BIND_RX, FULL, fds=[bench.memory()]).errno == errno.ENOMEM
+        bench.backend.bind_error = None
+        client = bench.connect()
+        bench.bind(1, client=client)
+        bench.server.disconnect(client)
+    assert [bench.bind(1), bench.bind(2)] == [1, 2]
 
 
 def test_the_circle_of_ids() -> None:

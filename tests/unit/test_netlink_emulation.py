@@ -378,6 +378,7 @@ def test_channels_with_an_af_xdp_pool_cannot_be_taken_away(bench: Bench) -> None
         errno.EINVAL, "requested channel counts are too low for existing zerocopy AF_XDP sockets"
     )
     bench.nic().release_xsk(3)
+    bench.nic().bind_xsk(2, zero_copy=True)
     assert bench.ask("ethtool", CHANNELS_SET, header() + combined(3), flags=DO) == []
 
 

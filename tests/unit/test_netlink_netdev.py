@@ -249,6 +249,11 @@ def test_napi_set_is_shown_by_napi_get(bench: Bench) -> None:
     )
     (row,) = bench.ask("netdev", NetdevCmd.NAPI_GET, put_u32(2, 513))
     assert numbers(row) == {2: 513, 1: NIC, 3: 44, 8: 1, 5: 7, 7: 1 << 33, 6: 5}
+    bench.backend.device_list[1] = replace(
+        bench.backend.device_list[1], napis=(Napi(id=513, irq=50, pid=7),)
+    )
+    (row,) = bench.ask("netdev", NetdevCmd.NAPI_GET, put_u32(2, 513))
+    assert (numbers(row)[3], numbers(row)[4], numbers(row)[5]) == (50, 7, 7)
     bench.peer.interfaces = {"nic1"}
     assert bench.refused("netdev", NetdevCmd.NAPI_SET, put_u32(2, 513)).errno == errno.EPERM
 
@@ -317,6 +322,12 @@ def test_qstats_of_a_device_are_its_queues_and_its_base(bench: Bench) -> None:
     assert row.order() == [1, 8, 9, 10]
     assert numbers(row) == {1: NIC, 8: 130, 9: 3000, 10: 7}
     assert len(dump(bench, NetdevCmd.QSTATS_GET, put_u32(1, NIC))) == 1
+
+
+def test_qstats_of_a_device_without_a_base_are_not_complete_and_not_told(bench: Bench) -> None:
+    counted(bench)
+    bench.backend.stats[NIC] = replace(bench.backend.stats[NIC], base={})
+    assert dump(bench, NetdevCmd.QSTATS_GET) == []
 
 
 def test_qstats_of_queues_leave_out_what_counts_nothing(bench: Bench) -> None:

@@ -159,10 +159,11 @@ def test_nests_deeper_than_the_kernel_goes_are_refused() -> None:
     policy = Policy({}, maxtype=1)
     policy.rules[1] = nested(policy)
     stream = b""
-    for _ in range(12):
+    for _ in range(10):
         stream = nest(1, stream)
+    parse(Walk(stream, BASE), policy, ExtAck())
     with pytest.raises(Refused) as caught:
-        parse(Walk(stream, BASE), policy, ExtAck())
+        parse(Walk(nest(1, stream), BASE), policy, ExtAck())
     assert caught.value.msg == "allowed policy recursion depth exceeded"
 
 

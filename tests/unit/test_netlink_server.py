@@ -110,6 +110,15 @@ def test_messages_of_one_datagram_are_answered_in_order(bench: Bench) -> None:
     assert [(a.seq, a.attrs()[1].u32()) for a in got] == [(n, n) for n in range(1, 6)]
 
 
+def test_messages_begin_at_multiples_of_four(bench: Bench) -> None:
+    test = bench.family("test").id
+    odd = message(test, 1, put_u32(1, 5) + put(2, b"x")[:5], seq=1)
+    data = odd + bytes(-len(odd) % 4) + message(test, 1, put_u32(1, 6), seq=2)
+    got = list(answers([d.data for d in bench.server.handle(data, bench.client)]))
+    assert refusal(got[0]).msg == "invalid attribute length"
+    assert got[1].attrs()[1].u32() == 6
+
+
 def test_an_error_does_not_stop_the_messages_behind_it(bench: Bench) -> None:
     test = bench.family("test").id
     data = message(test, 99, seq=1) + message(test, 1, put_u32(1, 5), seq=2)
