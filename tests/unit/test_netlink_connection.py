@@ -414,6 +414,14 @@ def test_a_family_that_is_acknowledged_but_not_told() -> None:
             Netdev(ours)
 
 
+def test_a_nest_that_cannot_be_decoded(client: Client) -> None:
+    """It claims more than there is: pyroute2 gives its bytes."""
+    short = nlmsg(FAMILY, "09010000 0c000180", seq=2)
+    netdev, _ = client(short, nlmsg(MsgType.ERROR, ACK, seq=2))
+    with pytest.raises(ProtocolError, match="info"):
+        netdev.page_pool_stats_get(1)
+
+
 def test_no_such_family() -> None:
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, peer:
