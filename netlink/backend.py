@@ -116,7 +116,8 @@ class Backend(Protocol):
     def check_dmabuf(self, ifindex: int, fd: int) -> None:
         """Say whether ``fd`` is memory that can be bound on this device; change nothing.
 
-        Called before the queues are looked at, as the kernel attaches and maps a dma-buf before.
+        Called before it is looked at what the queues are used for, as the kernel attaches and
+        maps a dma-buf before. Must not block: it may be a descriptor of any kind.
 
         Raises:
             OSError: EINVAL, if it is not a region of ours (a sealed memfd of the right seals and

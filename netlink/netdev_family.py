@@ -48,6 +48,7 @@ from devmemtcp.netlink.policy import (
     parse_nested,
 )
 
+LOOPBACK_IFINDEX = 1
 S32_MAX = 0x7FFFFFFF
 U32_MAX = 0xFFFFFFFF
 
@@ -253,7 +254,13 @@ class NetdevFamily:
             napi = replace(napi, irq_suspend_timeout=attrs[NapiAttr.IRQ_SUSPEND_TIMEOUT].uint())
         if NapiAttr.GRO_FLUSH_TIMEOUT in attrs:
             napi = replace(napi, gro_flush_timeout=attrs[NapiAttr.GRO_FLUSH_TIMEOUT].uint())
+        self._forget_napis()
         self._napi_config[napi.id] = napi
+
+    def _forget_napis(self) -> None:
+        """Drop what was set for instances that are gone."""
+        live = {napi.id for device in self._devices.all() for napi in device.napis}
+        self._napi_config = {k: v for k, v in self._napi_config.items() if k in live}
 
     def _napi(self, request: Request) -> tuple[Device, Napi]:
         request.require(NapiAttr.ID)
@@ -306,8 +313,11 @@ class NetdevFamily:
         raise Refused(errno.ENOENT)
 
     def _pools(self) -> list[PagePool]:
-        """By device, the newest first. Those whose device is gone are kept on loopback, 1."""
-        return sorted(self._backend.page_pools(), key=lambda pool: (pool.ifindex or 1, -pool.id))
+        """By device, the newest first. Those whose device is gone are kept on loopback."""
+        return sorted(
+            self._backend.page_pools(),
+            key=lambda pool: (pool.ifindex or LOOPBACK_IFINDEX, -pool.id),
+        )
 
     def _describe_pool_stats(self, pool: PagePool) -> bytes:
         """page_pool_nl_stats_fill()."""

@@ -84,7 +84,7 @@ class _Turn:
     client: Client
     fds: Sequence[int]
     answers: list[Datagram] = field(default_factory=list)
-    dumping: bool = False
+    rest_of_dump: list[Datagram] = field(default_factory=list)
 
 
 class NetlinkServer:
@@ -203,7 +203,7 @@ class NetlinkServer:
         finally:
             for fd in fds:
                 self._close_fd(fd)
-        return turn.answers
+        return turn.answers + turn.rest_of_dump
 
     def _receive(self, turn: _Turn, message: _Message) -> None:
         """One message, and the ACK if it wants one or has earned an error."""
@@ -257,10 +257,11 @@ class NetlinkServer:
     ) -> None:
         """netlink_dump(), to the end at once.
 
-        The kernel goes on with a dump when the reader reads, and refuses to begin another one
-        before; so does this, for dumps of one turn, which bounds what a datagram can ask for.
+        The kernel goes on with a dump when the reader reads: the rest of it comes behind all
+        other answers of the turn, and another dump is refused before. So it is here, which
+        bounds what a datagram can ask for.
         """
-        if turn.dumping:
+        if turn.rest_of_dump:
             raise Refused(errno.EBUSY)
         attrs = _parse(message, op.dump_policy, extack, strict=True)
         assert op.dump is not None
@@ -275,8 +276,9 @@ class NetlinkServer:
         except OSError as refused:
             error = _errno_of(refused, extack)
         out.done(_done(seq, portid, error, extack), apart=op.done_apart)
-        turn.dumping = len(out.datagrams) > 1
-        turn.answers += [Datagram(data) for data in out.datagrams]
+        first, *rest = (Datagram(data) for data in out.datagrams)
+        turn.answers.append(first)
+        turn.rest_of_dump = rest
 
 
 class _Packer:
