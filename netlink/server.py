@@ -34,12 +34,13 @@ from devmemtcp.netlink.family import (
     Reply,
     Request,
 )
+from devmemtcp.netlink.ids import CyclicIds
 from devmemtcp.netlink.policy import Attrs, Policy, parse
 
 NLMSG_MIN_TYPE = 16
 GENL_MIN_FAMILY = 19  # GENL_START_ALLOC: those below are the controller's and two old abuses'
 FIRST_GROUP = 2
-GENL_MAX_GROUP = 0xFFFF
+FIRST_PORTID, LAST_PORTID = 0x80000000, 0xFFFFEFFF  # for connections whose pid is taken
 
 NLMSG_GOODSIZE = 3776
 """Bytes in a datagram of a dump: what the kernel packs for a reader it knows nothing of."""
@@ -86,6 +87,12 @@ class _Turn:
     answers: list[Datagram] = field(default_factory=list)
     rest_of_dump: list[Datagram] = field(default_factory=list)
 
+    def discard(self) -> None:
+        """Nothing of this will be sent."""
+        for datagram in self.answers:
+            for fd in datagram.fds:
+                os.close(fd)
+
 
 class NetlinkServer:
     """Families, clients and multicast groups.
@@ -103,7 +110,7 @@ class NetlinkServer:
         self.families: dict[int, Family] = {}
         self._clients: set[Client] = set()
         self._next_group = FIRST_GROUP
-        self._next_portid = 0x80000000  # where the kernel begins when the pid is taken
+        self._portids = CyclicIds(FIRST_PORTID, LAST_PORTID)
         self.register(controller.family(self.families))
 
     # --- families ------------------------------------------------------------------------------
@@ -134,19 +141,23 @@ class NetlinkServer:
     # --- clients -------------------------------------------------------------------------------
 
     def connect(self, peer: Peer, notify: Callable[[bytes], None]) -> Client:
-        """Begin to serve a connection. ``notify``: see :class:`Client`."""
-        portid = peer.pid
-        taken = {client.portid for client in self._clients}
-        while portid in taken or not 0 < portid <= 0xFFFFFFFF:
-            portid = self._next_portid
-            self._next_portid += 1
-        client = Client(portid, peer, notify)
+        """Begin to serve a connection. ``notify``: see :class:`Client`.
+
+        Its address is the peer's pid, as with a netlink socket that binds to 0, if that is free.
+        """
+        taken = any(client.portid == peer.pid for client in self._clients)
+        if taken or not 0 < peer.pid < FIRST_PORTID:
+            client = Client(self._portids.alloc(), peer, notify)
+        else:
+            client = Client(peer.pid, peer, notify)
         self._clients.add(client)
         return client
 
     def disconnect(self, client: Client) -> None:
-        """The connection is closed: what belonged to it goes, the kernel's netlink_release()."""
-        self._clients.discard(client)
+        """The connection is closed: what belonged to it goes, netlink_release(). Call it once."""
+        self._clients.remove(client)
+        if client.portid >= FIRST_PORTID:
+            self._portids.free(client.portid)
         for family in self.families.values():
             if family.disconnect is not None:
                 family.disconnect(client)
@@ -200,6 +211,9 @@ class NetlinkServer:
         try:
             for message in _messages(data):
                 self._receive(turn, message)
+        except BaseException:
+            turn.discard()
+            raise
         finally:
             for fd in fds:
                 self._close_fd(fd)
@@ -211,15 +225,18 @@ class NetlinkServer:
         error = 0
         if message.flags & MsgFlag.REQUEST and message.type >= NLMSG_MIN_TYPE:
             try:
-                if self._dispatch(turn, message, extack):
-                    return  # a dump ends with NLMSG_DONE instead
+                call = self._call(turn, message, extack)
+                if message.is_dump:
+                    _dump(call)
+                    return  # it ends with NLMSG_DONE instead
+                _do(call)
             except OSError as refused:
                 error = _errno_of(refused, extack)
         if error or message.flags & MsgFlag.ACK:
             turn.answers.append(Datagram(_ack(turn.client, message, error, extack)))
 
-    def _dispatch(self, turn: _Turn, message: _Message, extack: ExtAck) -> bool:
-        """genl_rcv_msg(): the checks before a handler is called. Say whether it was a dump."""
+    def _call(self, turn: _Turn, message: _Message, extack: ExtAck) -> _Call:
+        """genl_rcv_msg(): what is checked before anything of the message is parsed."""
         family = self.families.get(message.type)
         if family is None:
             raise Refused(errno.ENOENT)
@@ -233,52 +250,69 @@ class NetlinkServer:
             raise Refused(errno.EOPNOTSUPP)
         if op.perm and not turn.client.peer.admin():
             raise Refused(errno.EPERM)
-        if message.is_dump:
-            self._dump(turn, message, family, op, cmd, extack)
-            return True
-        self._do(turn, message, family, op, cmd, extack)
-        return False
+        return _Call(turn, message, extack, family, op, cmd)
 
-    def _do(
-        self, turn: _Turn, message: _Message, family: Family, op: Op, cmd: int, extack: ExtAck
-    ) -> None:
-        attrs = _parse(message, op.do_policy, extack, strict=op.strict)
-        assert op.do is not None
-        answer = op.do(Request(turn.client, message.data, cmd, attrs, extack, turn.fds))
-        if answer is None:
-            return
-        reply = answer if isinstance(answer, Reply) else Reply(answer)
-        body = _genlmsg(family, op, cmd, reply.attrs)
-        data = _nlmsg(family.id, 0, message.seq, turn.client.portid, body)
-        turn.answers.append(Datagram(data, reply.fds))
 
-    def _dump(
-        self, turn: _Turn, message: _Message, family: Family, op: Op, cmd: int, extack: ExtAck
-    ) -> None:
-        """netlink_dump(), to the end at once.
+@dataclass(slots=True)
+class _Call:
+    """A message that has found its operation."""
 
-        The kernel goes on with a dump when the reader reads: the rest of it comes behind all
-        other answers of the turn, and another dump is refused before. So it is here, which
-        bounds what a datagram can ask for.
-        """
-        if turn.rest_of_dump:
-            raise Refused(errno.EBUSY)
-        attrs = _parse(message, op.dump_policy, extack, strict=True)
-        assert op.dump is not None
-        rows = op.dump(Request(turn.client, message.data, cmd, attrs, extack, turn.fds))
-        flags = MsgFlag.MULTI if op.multi else MsgFlag(0)
-        portid, seq = turn.client.portid, message.seq
-        out = _Packer()
-        error = 0
-        try:
-            for row in rows:
-                out.add(_nlmsg(family.id, flags, seq, portid, _genlmsg(family, op, cmd, row)))
-        except OSError as refused:
-            error = _errno_of(refused, extack)
-        out.done(_done(seq, portid, error, extack), apart=op.done_apart)
-        first, *rest = (Datagram(data) for data in out.datagrams)
-        turn.answers.append(first)
-        turn.rest_of_dump = rest
+    turn: _Turn
+    message: _Message
+    extack: ExtAck
+    family: Family
+    op: Op
+    cmd: int
+
+    def request(self, policy: Policy | None, *, strict: bool) -> Request:
+        """Parse: a command without a policy takes any attributes and looks at none of them."""
+        data = self.message.data
+        attrs: Attrs = {}
+        if policy is not None:
+            begin = NLMSG_HDRLEN + GENL_HDRLEN
+            attrs = parse(Walk(data[begin:], begin), policy, self.extack, strict=strict)
+        return Request(self.turn.client, data, self.cmd, attrs, self.extack, self.turn.fds)
+
+    def answer(self, attrs: bytes, flags: int = 0) -> bytes:
+        """Return one message of the family's, to whoever asked."""
+        cmd = self.cmd if self.op.reply_cmd is None else self.op.reply_cmd
+        body = _GENLMSGHDR.pack(cmd, self.family.version, 0) + attrs
+        return _nlmsg(self.family.id, flags, self.message.seq, self.turn.client.portid, body)
+
+
+def _do(call: _Call) -> None:
+    """genl_family_rcv_msg_doit()."""
+    assert call.op.do is not None
+    answer = call.op.do(call.request(call.op.do_policy, strict=call.op.strict))
+    if answer is None:
+        return
+    reply = answer if isinstance(answer, Reply) else Reply(answer)
+    call.turn.answers.append(Datagram(call.answer(reply.attrs), reply.fds))
+
+
+def _dump(call: _Call) -> None:
+    """netlink_dump(), to the end at once.
+
+    The kernel goes on with a dump when the reader reads: the rest of it comes behind all other
+    answers of the turn, and another dump is refused before. So it is here, which bounds what a
+    datagram can ask for.
+    """
+    turn, op = call.turn, call.op
+    if turn.rest_of_dump:
+        raise Refused(errno.EBUSY)
+    assert op.dump is not None
+    rows = op.dump(call.request(op.dump_policy, strict=True))
+    out = _Packer()
+    error = 0
+    try:
+        for row in rows:
+            out.add(call.answer(row, MsgFlag.MULTI if op.multi else 0))
+    except OSError as refused:
+        error = _errno_of(refused, call.extack)
+    out.done(_done(turn.client, call.message, error, call.extack), apart=op.done_apart)
+    first, *rest = (Datagram(data) for data in out.datagrams)
+    turn.answers.append(first)
+    turn.rest_of_dump = rest
 
 
 class _Packer:
@@ -325,14 +359,6 @@ def _check_reserved(message: _Message, reserved: int) -> None:
         raise Refused(errno.EINVAL, "ambiguous or reserved bits set in nlmsg_flags")
 
 
-def _parse(message: _Message, policy: Policy | None, extack: ExtAck, *, strict: bool) -> Attrs:
-    """A command without a policy takes any attributes and looks at none of them."""
-    if policy is None:
-        return {}
-    begin = NLMSG_HDRLEN + GENL_HDRLEN
-    return parse(Walk(message.data[begin:], begin), policy, extack, strict=strict)
-
-
 def _errno_of(refused: OSError, extack: ExtAck) -> int:
     if isinstance(refused, Refused):
         extack.take(refused)
@@ -344,11 +370,6 @@ def _nlmsg(kind: int, flags: int, seq: int, portid: int, body: bytes) -> bytes:
     return header + body + bytes(align(len(body)) - len(body))
 
 
-def _genlmsg(family: Family, op: Op, cmd: int, attrs: bytes) -> bytes:
-    reply_cmd = cmd if op.reply_cmd is None else op.reply_cmd
-    return _GENLMSGHDR.pack(reply_cmd, family.version, 0) + attrs
-
-
 def _ack(client: Client, message: _Message, error: int, extack: ExtAck) -> bytes:
     """netlink_ack() to a socket with NETLINK_CAP_ACK: of the request, the header comes back."""
     tlvs = extack.tlvs(error)
@@ -357,8 +378,8 @@ def _ack(client: Client, message: _Message, error: int, extack: ExtAck) -> bytes
     return _nlmsg(MsgType.ERROR, flags, message.seq, client.portid, body)
 
 
-def _done(seq: int, portid: int, error: int, extack: ExtAck) -> bytes:
+def _done(client: Client, message: _Message, error: int, extack: ExtAck) -> bytes:
     """netlink_dump_done()."""
     tlvs = extack.tlvs(error)
     flags = MsgFlag.MULTI | (MsgFlag.ACK_TLVS if tlvs else MsgFlag(0))
-    return _nlmsg(MsgType.DONE, flags, seq, portid, _ERROR.pack(-error) + tlvs)
+    return _nlmsg(MsgType.DONE, flags, message.seq, client.portid, _ERROR.pack(-error) + tlvs)
