@@ -16,7 +16,8 @@ The files, from the interface to the command line:
   (what can be looked at), ``socket``, ``errors``, ``closing``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_stream``, ``devmem_abi``
-* the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``bench/``
+* the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
+  ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """

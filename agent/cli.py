@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from devmemtcp.agent import bench as bench_verbs
+from devmemtcp.agent import netdev_cli
 from devmemtcp.agent.document import document, failure
 from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_verbs.app, name="bench")
+app.add_typer(netdev_cli.app, name="netdev")
 
 
 class PressureChoice(StrEnum):

@@ -19,11 +19,18 @@ ETHTOOL_FAMILY_NAME = "ethtool"
 ETHTOOL_FAMILY_VERSION = 1
 ETHTOOL_MCGRP_MONITOR = "monitor"
 
+AGENT_FAMILY_NAME = "devmemtcp"
+AGENT_FAMILY_VERSION = 1
+AGENT_SOCKET = "/run/devmemtcp/agent.sock"
+"""Where the agent listens unless it is told otherwise."""
+
 GENL_ID_CTRL = 16
 GENL_CTRL_NAME = "nlctrl"
 GENL_CTRL_VERSION = 2
 GENL_CTRL_MCGRP_NOTIFY = "notify"
 
+NETLINK_ROUTE = 0
+NETLINK_GENERIC = 16
 SOL_NETLINK = 270
 
 
@@ -470,3 +477,19 @@ class RssAttr(IntEnum):
     INPUT_XFRM = 6
     START_CONTEXT = 7
     FLOW_HASH = 8
+
+
+# --- the agent's own family: what a netlink socket does by other means than messages -----------
+
+
+class AgentCmd(IntEnum):
+    """Commands of the family that only the agent has."""
+
+    SUBSCRIBE = 1  # NETLINK_ADD_MEMBERSHIP, for sockets that have no such option
+    UNSUBSCRIBE = 2
+
+
+class AgentAttr(IntEnum):
+    """Attributes of SUBSCRIBE and UNSUBSCRIBE."""
+
+    GROUP = 1  # u32, the multicast group's id as CTRL_CMD_GETFAMILY tells it

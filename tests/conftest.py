@@ -3,10 +3,13 @@
 
 A run that fails can be repeated, and one that passed says the same about the next. New
 examples are for whoever looks for them: `pytest --hypothesis-profile=explore tests/unit`.
+
+And for how long the hostile clients go on: a second each, or as long as is asked for.
 """
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 AT_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -14,3 +17,19 @@ AT_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 settings.register_profile("explore", AT_ANY_SPEED)
 settings.register_profile("repeatable", AT_ANY_SPEED, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hostile-seconds",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="how long each test of a hostile client goes on (default: %(default)s)",
+    )
+
+
+@pytest.fixture
+def hostile_seconds(request: pytest.FixtureRequest) -> float:
+    """How long a hostile client goes on."""
+    return float(request.config.getoption("hostile_seconds"))

@@ -221,6 +221,7 @@ class _End:
             _say(ready=True, mode=rt.mode, pid=rt.pid)
             conn = listener.accept(timeout=ACCEPT_SECONDS)
             undo.callback(conn.abort)
+            assert rt.region is not None  # _runtime() gives it one
             view = undo.enter_context(rt.region.map()) if request["copy"] else None
             room = bytearray(_BATCH * PAGE_SIZE if view else 0)
 

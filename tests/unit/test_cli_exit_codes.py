@@ -68,6 +68,11 @@ RECV = ["recv", "-i", "nowhere0"]
         (["demo", "--size", "0"], "--size '0'"),
         (["demo", "--size", "1M", "--pattern", "1000"], "2 to 256"),
         (["demo", "--size", "1M", "--mtu", "100"], "MTU 100"),
+        (["netdev", "dump"], "Choose from: dev-get, queue-get"),
+        (["netdev", "dump", "bind-rx"], "'bind-rx'"),
+        (["netdev", "dump", "dev-get", "--scope", "queue"], "--scope is for qstats-get"),
+        (["netdev", "dump", "dev-get", "--socket", "/run/x"], "--socket is for --target agent"),
+        (["netdev", "dump", "dev-get", "-i", "nowhere0"], "no interface 'nowhere0'"),
     ],
 )
 def test_wrong_input_is_one_line_and_2(args: list[str], says: str) -> None:
@@ -75,6 +80,12 @@ def test_wrong_input_is_one_line_and_2(args: list[str], says: str) -> None:
     assert process.returncode == 2
     assert says in one_line(process)
     assert process.stdout == ""
+
+
+def test_without_an_agent_netdev_dump_says_where_it_looked() -> None:
+    process = run("netdev", "dump", "dev-get", "--target", "agent", "--socket", "/run/no.sock")
+    assert process.returncode == 1
+    assert one_line(process) == "no agent answers: No such file or directory: /run/no.sock"
 
 
 @pytest.mark.parametrize(

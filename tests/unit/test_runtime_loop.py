@@ -350,7 +350,7 @@ class Peer:
 
     def __init__(self, nic: Nic, *, port: int = 40000, listening: int = 5201) -> None:
         self.nic = nic
-        self.ports = {"sport": port, "dport": listening}
+        self.port, self.listening = port, listening
         self.seq, self.ack = 1000, 0
         nic.deliver(self.segment("S", options=[("MSS", 1460), ("WScale", 7)]))
         nic.arrived()
@@ -366,7 +366,8 @@ class Peer:
             Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")
             / IP(src="192.0.2.2", dst="192.0.2.1")
             / TCP(
-                **self.ports,
+                sport=self.port,
+                dport=self.listening,
                 seq=self.seq,
                 ack=self.ack,
                 flags=flags,

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`devmemtcp netdev`: look at the objects of the netdev family, the kernel's or the agent's.
+
+The names are those of the kernel's specification, `netdev.yaml`, and so is the shape: what is
+printed for one target can be compared with what is printed for the other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from devmemtcp.agent.document import document
+from devmemtcp.agent.options import Debug, Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from devmemtcp.netlink.netdev import Netdev
+    from devmemtcp.netlink.records import Record
+
+app = typer.Typer(
+    help="Ask the kernel's netdev netlink family, or the agent's.", invoke_without_command=True
+)
+
+
+class TargetChoice(StrEnum):
+    """Who is asked."""
+
+    KERNEL = "kernel"
+    AGENT = "agent"
+
+
+class GetChoice(StrEnum):
+    """What is asked for: a command of the family."""
+
+    DEV = "dev-get"
+    QUEUE = "queue-get"
+    NAPI = "napi-get"
+    PAGE_POOL = "page-pool-get"
+    PAGE_POOL_STATS = "page-pool-stats-get"
+    QSTATS = "qstats-get"
+
+
+class ScopeChoice(StrEnum):
+    """What qstats-get counts apart."""
+
+    QUEUE = "queue"
+
+
+Command = Annotated[GetChoice, typer.Argument(help="A command of the family.")]
+Target = Annotated[TargetChoice, typer.Option(help="Who to ask.")]
+Socket = Annotated[
+    str | None,
+    typer.Option("--socket", metavar="PATH", help="The agent's socket, if not the usual one."),
+]
+Interface = Annotated[
+    str | None,
+    typer.Option("--ifindex", "-i", metavar="IF", help="Of this interface only: name or index."),
+]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was asked, and the objects of the answer."""
+
+    target: str
+    command: str
+    objects: list[dict[str, Any]]
+
+
+@app.callback()
+def _which(context: typer.Context) -> None:
+    """Ask the kernel's netdev netlink family, or the agent's."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit()
+
+
+@app.command()
+def dump(
+    command: Command,
+    target: Target = TargetChoice.KERNEL,
+    socket_path: Socket = None,
+    interface: Interface = None,
+    scope: Annotated[
+        ScopeChoice | None, typer.Option(help="With qstats-get: counters of each queue.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print all objects of a kind: devices, queues, NAPI instances, page pools, counters."""
+    from devmemtcp.agent.errors import ConfigError
+
+    if scope is not None and command is not GetChoice.QSTATS:
+        raise ConfigError("--scope is for qstats-get")
+    ifindex = _ifindex(interface)
+    with _client(target, socket_path) as netdev:
+        records = _dump(netdev, command, ifindex, per_queue=scope is ScopeChoice.QUEUE)
+    objects = [record.document() for record in records]
+    report = Report(target.value, command.value, objects)
+    if as_json:
+        print(document(report, 0))
+    else:
+        _print(report)
+
+
+def _ifindex(interface: str | None) -> int | None:
+    from devmemtcp.agent.errors import ConfigError
+
+    if interface is None:
+        return None
+    if interface.isascii() and interface.isdigit():
+        return int(interface)
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise ConfigError(
+            f"no interface {interface!r} here; `ip link show` lists those there are"
+        ) from error
+
+
+def _client(target: TargetChoice, socket_path: str | None) -> Netdev:
+    from devmemtcp.agent.errors import ConfigError, Unsupported
+    from devmemtcp.netlink import errors
+    from devmemtcp.netlink.netdev import Netdev
+
+    if socket_path is not None and target is TargetChoice.KERNEL:
+        raise ConfigError("--socket is for --target agent")
+    try:
+        return Netdev(target.value if socket_path is None else Path(socket_path))
+    except errors.Unsupported as error:
+        raise Unsupported(str(error)) from error
+
+
+def _dump(
+    netdev: Netdev, command: GetChoice, ifindex: int | None, *, per_queue: bool
+) -> Sequence[Record]:
+    """Dump, by the kernel's filter of interfaces where a command has one, else by ours."""
+    from devmemtcp.netlink.constants import QstatsScope
+
+    match command:
+        case GetChoice.QUEUE:
+            return netdev.queue_get(ifindex)
+        case GetChoice.NAPI:
+            return netdev.napi_get(ifindex=ifindex)
+        case GetChoice.QSTATS:
+            return netdev.qstats_get(ifindex, QstatsScope.QUEUE if per_queue else None)
+        case GetChoice.DEV:
+            return [dev for dev in netdev.dev_get() if ifindex in (None, dev.ifindex)]
+        case GetChoice.PAGE_POOL:
+            return [pool for pool in netdev.page_pool_get() if ifindex in (None, pool.ifindex)]
+        case GetChoice.PAGE_POOL_STATS:
+            return [
+                stats
+                for stats in netdev.page_pool_stats_get()
+                if ifindex is None or (stats.info and stats.info.ifindex == ifindex)
+            ]
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+
+    title = f"{report.command} of the {report.target}"
+    if report.objects:
+        Console().print(_table(report.objects, title))
+    else:
+        print(f"{title}: none")
+
+
+def _table(objects: list[dict[str, Any]], title: str) -> Table:
+    """One row an object, one column an attribute that any of them has."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(name for each in objects for name in each))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for each in objects:
+        table.add_row(*(_cell(each.get(name, "")) for name in names))
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_cell(inner)}" for name, inner in value.items()) or "yes"
+    if isinstance(value, list):
+        return "\n".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

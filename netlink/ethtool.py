@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a devmem host sets with ethtool: rings with header split, channels, RSS.
+
+The steps of ``Documentation/networking/devmem.rst``: turn tcp-data-split on with hds-thresh 0,
+keep other traffic off the queues with RSS, and steer flows to them (``flow_rules``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from devmemtcp.netlink.connection import DEFAULT_TIMEOUT, Connection
+from devmemtcp.netlink.constants import (
+    ETHTOOL_FAMILY_NAME,
+    ETHTOOL_FAMILY_VERSION,
+    EthtoolCmd,
+    TcpDataSplit,
+    spec_name,
+)
+from devmemtcp.netlink.errors import ProtocolError
+from devmemtcp.netlink.ethtool_messages import (
+    ethtool_channels_msg,
+    ethtool_rings_msg,
+    ethtool_rss_msg,
+)
+from devmemtcp.netlink.genl import GenlFamily
+from devmemtcp.netlink.records import Record
+from devmemtcp.netlink.target import NetNs, Target
+
+
+@dataclass(frozen=True)
+class Header(Record):
+    """The set "header": which device."""
+
+    dev_index: int | None = None
+    dev_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Rings(Record):
+    """The set "rings": sizes in descriptors, and how the NIC fills buffers."""
+
+    header: Header | None = None
+    rx_max: int | None = None
+    rx_mini_max: int | None = None
+    rx_jumbo_max: int | None = None
+    tx_max: int | None = None
+    rx: int | None = None
+    rx_mini: int | None = None
+    rx_jumbo: int | None = None
+    tx: int | None = None
+    rx_buf_len: int | None = None
+    tcp_data_split: TcpDataSplit | int | None = None
+    cqe_size: int | None = None
+    tx_push: int | None = None
+    rx_push: int | None = None
+    tx_push_buf_len: int | None = None
+    tx_push_buf_len_max: int | None = None
+    hds_thresh: int | None = None
+    """Packets up to this many bytes are not split."""
+    hds_thresh_max: int | None = None
+
+
+@dataclass(frozen=True)
+class Channels(Record):
+    """The set "channels": numbers of queues."""
+
+    header: Header | None = None
+    rx_max: int | None = None
+    tx_max: int | None = None
+    other_max: int | None = None
+    combined_max: int | None = None
+    rx_count: int | None = None
+    tx_count: int | None = None
+    other_count: int | None = None
+    combined_count: int | None = None
+
+
+@dataclass(frozen=True)
+class Rss(Record):
+    """The set "rss": how flows are spread over RX queues."""
+
+    header: Header | None = None
+    context: int | None = None
+    hfunc: int | None = None
+    indir: tuple[int, ...] | None = None
+    """The indirection table: the queue of each hash bucket."""
+    hkey: bytes | None = None
+    input_xfrm: int | None = None
+
+
+class Ethtool:
+    """A client of the family ``ethtool``, to the kernel or, where it emulates it, to the agent.
+
+    A device is its index or its name. Errors are NetlinkError: EOPNOTSUPP where the driver has
+    no such knob, EINVAL with a text where a value cannot be.
+    """
+
+    def __init__(
+        self,
+        target: Target = "kernel",
+        netns: NetNs | None = None,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Connect as :class:`devmemtcp.netlink.netdev.Netdev` does."""
+        connection = Connection.open(target, netns=netns, timeout=timeout)
+        try:
+            self._genl = GenlFamily(connection, ETHTOOL_FAMILY_NAME, ETHTOOL_FAMILY_VERSION)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the socket. Twice is once."""
+        self._genl.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def rings_get(self, device: int | str) -> Rings:
+        """Ring sizes, tcp-data-split and hds-thresh (``ethtool -g``)."""
+        return Rings.of(self._get(EthtoolCmd.RINGS_GET, ethtool_rings_msg, device))
+
+    def rings_set(
+        self,
+        device: int | str,
+        *,
+        rx: int | None = None,
+        tx: int | None = None,
+        rx_buf_len: int | None = None,
+        tcp_data_split: TcpDataSplit | None = None,
+        hds_thresh: int | None = None,
+    ) -> None:
+        """Change what is not None (``ethtool -G``). TcpDataSplit.UNKNOWN: as the driver likes."""
+        values = {
+            "ETHTOOL_A_RINGS_RX": rx,
+            "ETHTOOL_A_RINGS_TX": tx,
+            "ETHTOOL_A_RINGS_RX_BUF_LEN": rx_buf_len,
+            "ETHTOOL_A_RINGS_TCP_DATA_SPLIT": tcp_data_split,
+            "ETHTOOL_A_RINGS_HDS_THRESH": hds_thresh,
+        }
+        self._do(EthtoolCmd.RINGS_SET, ethtool_rings_msg, device, values)
+
+    def channels_get(self, device: int | str) -> Channels:
+        """Numbers of queues (``ethtool -l``)."""
+        return Channels.of(self._get(EthtoolCmd.CHANNELS_GET, ethtool_channels_msg, device))
+
+    def channels_set(
+        self,
+        device: int | str,
+        *,
+        rx: int | None = None,
+        tx: int | None = None,
+        combined: int | None = None,
+    ) -> None:
+        """Change what is not None (``ethtool -L``)."""
+        values = {
+            "ETHTOOL_A_CHANNELS_RX_COUNT": rx,
+            "ETHTOOL_A_CHANNELS_TX_COUNT": tx,
+            "ETHTOOL_A_CHANNELS_COMBINED_COUNT": combined,
+        }
+        self._do(EthtoolCmd.CHANNELS_SET, ethtool_channels_msg, device, values)
+
+    def rss_get(self, device: int | str, context: int | None = None) -> Rss:
+        """The indirection table and hash key (``ethtool -x``), of an additional context or not."""
+        values = {"ETHTOOL_A_RSS_CONTEXT": context}
+        return Rss.of(self._get(EthtoolCmd.RSS_GET, ethtool_rss_msg, device, values))
+
+    def rss_set(
+        self,
+        device: int | str,
+        *,
+        context: int | None = None,
+        indir: Sequence[int] | None = None,
+        hkey: bytes | None = None,
+    ) -> None:
+        """Change what is not None (``ethtool -X``; Linux 6.17).
+
+        A table that is shorter than the device's must divide it and is repeated; an empty one
+        stands for the default, all queues evenly.
+        """
+        values = {
+            "ETHTOOL_A_RSS_CONTEXT": context,
+            "ETHTOOL_A_RSS_INDIR": None if indir is None else tuple(indir),
+            "ETHTOOL_A_RSS_HKEY": hkey,
+        }
+        self._do(EthtoolCmd.RSS_SET, ethtool_rss_msg, device, values)
+
+    def _get(
+        self,
+        command: EthtoolCmd,
+        message_class: type[Any],
+        device: int | str,
+        values: dict[str, Any] | None = None,
+    ) -> Any:
+        answer = self._do(command, message_class, device, values or {})
+        if len(answer) != 1:
+            raise ProtocolError(f"{spec_name(command)} was answered with {len(answer)} messages")
+        return answer[0]
+
+    def _do(
+        self,
+        command: EthtoolCmd,
+        message_class: type[Any],
+        device: int | str,
+        values: dict[str, Any],
+    ) -> list[Any]:
+        kind = "INDEX" if isinstance(device, int) else "NAME"
+        header = {"attrs": [(f"ETHTOOL_A_HEADER_DEV_{kind}", device)]}
+        attrs = [(f"{message_class.prefix}HEADER", header)]
+        attrs += [(name, value) for name, value in values.items() if value is not None]
+        return self._genl.do(command, message_class, attrs, spec_name(command))
