@@ -475,19 +475,6 @@ def test_an_interface_that_goes_away_is_noticed_though_a_child_lives(
             listener.accept(PATIENCE)
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
-def test_the_channel_cannot_be_cut_short(veth: Any, region: Region, isolate: bool) -> None:
-    """It would kill whoever looks at it by SIGBUS."""
-    with Runtime(veth.right.ifname, region, netns=veth.right.netns, isolate=isolate):
-        (channel,) = (
-            int(entry.name)
-            for entry in Path("/proc/self/fd").iterdir()
-            if entry.is_symlink() and "devmemtcp-channel" in str(entry.readlink())
-        )
-        with pytest.raises(PermissionError):
-            os.ftruncate(channel, 0)
-
-
 def test_a_runtime_is_entered_once(veth: Any, region: Region) -> None:
     with (
         Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt,
