@@ -122,9 +122,9 @@ struct stack_app_config {
 	uint32_t nr_blocks; /* data blocks of 4096 bytes, for bytes that are not in device memory */
 };
 
-/* Bytes of shared memory stack_app_config.channel must point to; 0 if the configuration is not
- * valid. An application that keeps to the rules finds no ring full that holds more than the tokens
- * and connections there can be: 2 max_niovs + 8 max_flows. */
+/* Bytes of shared memory that config->channel must point to; 0 if the configuration is not valid.
+ * With rings of 2 max_niovs + 8 max_flows entries or more an application that keeps to the rules
+ * never finds one full: so many tokens and news of connections there can be. */
 size_t stack_channel_size(const struct stack_config *config, const struct stack_app_config *app);
 /* Bytes of memory stack_app_open() needs; 0 if the configuration is not valid. */
 size_t stack_app_size(const struct stack_app_config *config);
