@@ -52,7 +52,8 @@ struct stack_config {
 	uint32_t nr_queues;
 	uint32_t max_flows; /* connections, embryos and TIME-WAIT included */
 	uint32_t max_listeners;
-	uint32_t fill_min; /* buffers kept in a queue's fill ring at least */
+	uint32_t
+		fill_min; /* buffers kept in a queue's fill ring at least, if its area has as many */
 	uint32_t fill_max; /* and at most: the fill ring's size */
 	/* TCP */
 	uint32_t mtu; /* bytes of the IP packet */
@@ -120,6 +121,7 @@ struct stack_app_config {
 	uint32_t nr_events; /* power of two */
 	uint32_t nr_requests; /* power of two */
 	uint32_t nr_blocks; /* data blocks of 4096 bytes, for bytes that are not in device memory */
+	uint32_t max_conns; /* connections that it may have open; 0: as many as there are slots */
 };
 
 /* Bytes of shared memory that config->channel must point to; 0 if the configuration is not valid.
@@ -301,6 +303,7 @@ struct area_info {
 	uint64_t alloc_slow;
 	uint64_t alloc_empty;
 	uint64_t alloc_refill;
+	uint64_t alloc_waive;
 	uint64_t recycle_cached;
 	uint64_t recycle_cache_full;
 	uint64_t recycle_ring;

@@ -73,6 +73,7 @@ int stack_area_info(const struct stack *s, int area, struct area_info *out)
 		.alloc_slow = alloc->slow,
 		.alloc_empty = alloc->empty,
 		.alloc_refill = alloc->refill,
+		.alloc_waive = alloc->waive,
 		.recycle_cached = recycle->cached,
 		.recycle_cache_full = recycle->cache_full,
 		.recycle_ring = recycle->ring,
