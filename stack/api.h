@@ -52,7 +52,8 @@ struct stack_config {
 	uint32_t nr_queues;
 	uint32_t max_flows; /* connections, embryos and TIME-WAIT included */
 	uint32_t max_listeners;
-	uint32_t fill_min; /* buffers kept in a queue's fill ring at least */
+	uint32_t
+		fill_min; /* buffers kept in a queue's fill ring at least, if its area has as many */
 	uint32_t fill_max; /* and at most: the fill ring's size */
 	/* TCP */
 	uint32_t mtu; /* bytes of the IP packet */
@@ -120,11 +121,12 @@ struct stack_app_config {
 	uint32_t nr_events; /* power of two */
 	uint32_t nr_requests; /* power of two */
 	uint32_t nr_blocks; /* data blocks of 4096 bytes, for bytes that are not in device memory */
+	uint32_t max_conns; /* connections that it may have open; 0: as many as there are slots */
 };
 
-/* Bytes of shared memory stack_app_config.channel must point to; 0 if the configuration is not
- * valid. An application that keeps to the rules finds no ring full that holds more than the tokens
- * and connections there can be: 2 max_niovs + 8 max_flows. */
+/* Bytes of shared memory that config->channel must point to; 0 if the configuration is not valid.
+ * With rings of 2 max_niovs + 8 max_flows entries or more an application that keeps to the rules
+ * never finds one full: so many tokens and news of connections there can be. */
 size_t stack_channel_size(const struct stack_config *config, const struct stack_app_config *app);
 /* Bytes of memory stack_app_open() needs; 0 if the configuration is not valid. */
 size_t stack_app_size(const struct stack_app_config *config);
@@ -301,6 +303,7 @@ struct area_info {
 	uint64_t alloc_slow;
 	uint64_t alloc_empty;
 	uint64_t alloc_refill;
+	uint64_t alloc_waive;
 	uint64_t recycle_cached;
 	uint64_t recycle_cache_full;
 	uint64_t recycle_ring;

@@ -75,6 +75,7 @@ int stack_app_open(struct stack *s, void *mem, const struct stack_app_config *co
 		.conns = (struct channel_conn *)(config->channel + l.conns),
 		.replies = config->channel + l.replies,
 		.data = config->channel + l.blocks,
+		.max_conns = config->max_conns,
 	};
 	block_table_init(&app->blocks, (struct block_entry *)((uint8_t *)mem + head_size()),
 			 l.nr_blocks);

@@ -229,7 +229,7 @@ void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs);
 bool window_may_hold(const struct stack *s, const struct flow *f, bool island);
 /* Buffers came back: tell flows that wait for a larger window. */
 void window_reopen(struct stack *s, uint64_t now);
-/* How many net_iovs the fill ring of this queue should hold. */
+/* How many buffers the fill ring of this queue, which has an area, should hold. */
 uint32_t window_fill_target(const struct stack *s, uint32_t queue);
 
 /* ---- delivery.c ---- */

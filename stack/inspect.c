@@ -73,6 +73,7 @@ int stack_area_info(const struct stack *s, int area, struct area_info *out)
 		.alloc_slow = alloc->slow,
 		.alloc_empty = alloc->empty,
 		.alloc_refill = alloc->refill,
+		.alloc_waive = alloc->waive,
 		.recycle_cached = recycle->cached,
 		.recycle_cache_full = recycle->cache_full,
 		.recycle_ring = recycle->ring,
@@ -84,11 +85,13 @@ int stack_area_info(const struct stack *s, int area, struct area_info *out)
 
 int stack_queue_info(const struct stack *s, uint32_t queue, struct queue_info *out)
 {
-	const struct rx_queue *rx = &s->rx[queue];
-	const struct tx_queue *tx = &s->tx[queue];
+	const struct rx_queue *rx;
+	const struct tx_queue *tx;
 
 	if (queue >= s->cfg.nr_queues)
 		return -ENOENT;
+	rx = &s->rx[queue];
+	tx = &s->tx[queue];
 	*out = (struct queue_info){
 		.area = rx->area ? rx->area->number : STACK_NONE,
 		.fill = rx->fill,

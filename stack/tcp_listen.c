@@ -219,9 +219,13 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64
 }
 
 /* Several applications: one that accepts and never closes leaves slots for the others. */
-static bool has_enough(const struct stack *s, const struct application *app)
+static bool has_enough(const struct stack *s, const struct listener *l)
 {
-	return s->nr_apps > 1 && app->nr_conns >= s->cfg.max_flows - s->nr_conns;
+	const uint32_t conns = l->app->nr_conns;
+
+	if (l->app->max_conns && conns + l->embryos >= l->app->max_conns)
+		return true;
+	return s->nr_apps > 1 && conns >= s->cfg.max_flows - s->nr_conns;
 }
 
 static enum drop accept_syn(struct stack *s, struct listener *l, const struct seg *syn,
@@ -229,7 +233,7 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 {
 	struct flow *f;
 
-	if (has_enough(s, l->app) || (l->embryos >= l->backlog && !evict_embryo(s, l, now)))
+	if (has_enough(s, l) || (l->embryos >= l->backlog && !evict_embryo(s, l, now)))
 		return DROP_BACKLOG;
 	f = make_room(s, &syn->tuple, now);
 	if (!f)

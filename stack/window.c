@@ -301,11 +301,18 @@ void window_reopen(struct stack *s, uint64_t now)
 	}
 }
 
+/* What is in one queue's ring the others of its area cannot have: beyond what was promised, and
+ * that is what nobody has, a queue gets no more than its share. */
 uint32_t window_fill_target(const struct stack *s, uint32_t queue)
 {
-	const uint32_t want = s->rx[queue].promised + s->rx[queue].unbacked + FILL_SLACK;
+	const struct rx_queue *rx = &s->rx[queue];
+	const uint32_t share = rx->area->nr / rx->area->queues;
+	const uint32_t least = s->cfg.fill_min < share / 4 ? s->cfg.fill_min : share / 4;
+	const uint32_t slack = FILL_SLACK < share / 2 ? FILL_SLACK : share / 2;
+	const uint32_t unbacked = rx->unbacked < share ? rx->unbacked : share;
+	const uint32_t want = rx->promised + unbacked + slack;
 
 	if (want > s->cfg.fill_max)
 		return s->cfg.fill_max;
-	return want < s->cfg.fill_min ? s->cfg.fill_min : want;
+	return want < least ? least : want;
 }

@@ -41,6 +41,21 @@ static struct payload payload_of(uint32_t len)
 	return p;
 }
 
+/* The same with its first bytes in the header page of chunk 0. */
+static struct payload payload_with_head(uint32_t head, uint32_t len)
+{
+	struct payload p = payload_of(len - head);
+
+	if (!p.nr) { /* a packet that is wholly in its head still has a chunk */
+		p.chunk[p.nr] = net_iov_to_netmem(&niovs[0]);
+		p.len[p.nr++] = 14;
+	}
+	p.head = head;
+	p.head_source = (struct rx_source){.kind = RX_LINEAR, .in_head = true};
+	p.source = (struct rx_source){.kind = RX_DEVICE};
+	return p;
+}
+
 static uint32_t list_bytes(const struct frag_list *list)
 {
 	uint32_t bytes = 0, nr = 0;
@@ -105,7 +120,7 @@ static void random_segments_agree_with_a_byte_map(void)
 			const uint32_t start = (uint32_t)rand() % SPACE;
 			const uint32_t most = SPACE - start < 300 ? SPACE - start : 300;
 			const uint32_t len = 1 + (uint32_t)rand() % most;
-			struct payload p = payload_of(len);
+			struct payload p = payload_with_head((uint32_t)rand() % (len + 1), len);
 			struct sack_block dup;
 			uint32_t new = 0, first_dup = SPACE, uses = 0;
 			int64_t added;
@@ -160,6 +175,49 @@ static void one_chunk_may_give_two_frags(void)
 	CHECK_EQ(a.first->frags.nr, 3);
 	CHECK_EQ(a.first->frags.tail->frag.offset, 30);
 	CHECK_EQ(a.first->frags.tail->frag.len, 20);
+}
+
+static void a_frag_is_of_the_head_or_of_a_chunk(void)
+{
+	struct payload p = payload_with_head(30, 30 + CHUNK);
+	struct frag_list list = {0};
+	const struct rx_frag *f;
+
+	fresh(FRAGS, 16);
+	CHECK(payload_cut(&pool, &p, 10, 40, &list));
+	CHECK_EQ(list.nr, 2);
+	CHECK_EQ(p.uses[0], 2); /* both hold the buffer */
+	f = list.head;
+	CHECK(f->source.in_head && f->source.kind == RX_LINEAR);
+	CHECK_EQ(f->frag.offset, STACK_CHUNK - 20); /* the head ends where its page does */
+	CHECK_EQ(f->frag.len, 20);
+	f = f->next;
+	CHECK(!f->source.in_head && f->source.kind == RX_DEVICE);
+	CHECK_EQ(f->frag.offset, 0);
+	CHECK_EQ(f->frag.len, 20);
+	memset(&list, 0, sizeof(list));
+	CHECK(payload_cut(&pool, &p, 35, 10, &list));
+	CHECK_EQ(list.nr, 1);
+	CHECK_EQ(list.head->frag.offset, 5);
+	memset(&list, 0, sizeof(list));
+	CHECK(payload_cut(&pool, &p, 5, 10, &list));
+	CHECK_EQ(list.nr, 1);
+	CHECK_EQ(list.head->frag.offset, STACK_CHUNK - 25);
+	CHECK_EQ(list.head->frag.len, 10);
+}
+
+static void a_head_needs_a_frag_of_its_own(void)
+{
+	struct payload p = payload_with_head(10, 10 + 2 * CHUNK);
+	struct frag_list list = {0};
+
+	fresh(2, 16);
+	CHECK(!payload_cut(&pool, &p, 0, 10 + 2 * CHUNK, &list));
+	CHECK_EQ(list.nr, 0);
+	fresh(3, 16);
+	CHECK(payload_cut(&pool, &p, 0, 10 + 2 * CHUNK, &list));
+	CHECK_EQ(list.nr, 3);
+	CHECK_EQ(list_bytes(&list), 10 + 2 * CHUNK);
 }
 
 static void taking_gives_only_what_begins_at_the_edge(void)
@@ -234,6 +292,8 @@ int main(void)
 		CHECK_TEST(random_segments_agree_with_a_byte_map),
 		CHECK_TEST(what_was_queued_first_stays),
 		CHECK_TEST(one_chunk_may_give_two_frags),
+		CHECK_TEST(a_frag_is_of_the_head_or_of_a_chunk),
+		CHECK_TEST(a_head_needs_a_frag_of_its_own),
 		CHECK_TEST(taking_gives_only_what_begins_at_the_edge),
 		CHECK_TEST(blocks_are_reported_most_recent_first),
 		CHECK_TEST(running_out_leaves_everything_consistent),

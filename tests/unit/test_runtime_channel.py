@@ -749,6 +749,53 @@ def test_one_connection_cannot_take_all_room_and_closing_gives_it_back(
             stack.push(CLOSED, flow)
 
 
+def test_replies_are_not_overwritten_before_the_stack_has_taken_them(
+    stack: FakeStack, conn: Connection
+) -> None:
+    """Acknowledged ones neither: what a stack says is one thing, what it has read another."""
+    chunks = [bytes([number]) * REPLY_MAX for number in range(1, 6)]
+    for chunk in chunks[:4]:  # all the room there is
+        assert conn.send(chunk) == REPLY_MAX
+        stack.push(SENT, FLOW, arg=REPLY_MAX)
+    taken: list[bytes] = []
+
+    def run_stack() -> None:
+        select.select([stack.wake], [], [])
+        taken.extend(stack.reply(at, size) for _, _, at, size in stack.requests())
+
+    thread = threading.Thread(target=run_stack)
+    thread.start()
+    assert conn.send(chunks[4]) == REPLY_MAX
+    thread.join()
+    assert b"".join(taken) == b"".join(chunks[:4])
+    assert b"".join(stack.reply(at, size) for _, _, at, size in stack.requests()) == chunks[4]
+
+
+def test_many_peers_that_do_not_read_do_not_fill_the_stacks_pages() -> None:
+    """A reply that is not acknowledged holds pages there: too many, and others must wait."""
+    stack = FakeStack(nr_conns=128)
+    app = stack.open()
+    lib.app_listener(app.handle, LISTENER, 1)
+    listener = Listener(app, LISTENER, ("192.0.2.1", 1), False, lambda _: None)
+    conns, waiting, queued = [], [], 0
+    for slot in range(1, 128):
+        stack.accept(GENERATION + slot)
+        conns.append(listener.accept(timeout=0))
+    for conn in conns:
+        try:
+            queued += conn.send(bytes(REPLY_MAX), timeout=0)
+        except TimeoutError as full:
+            queued += full.args[1]
+            waiting.append(conn)
+        stack.requests()
+    assert queued <= 4 << 20
+    assert waiting
+    stack.push(SENT, conns[0].id, arg=REPLY_MAX)
+    assert waiting[-1].send(b"x", timeout=0) == 1
+    app.close()
+    stack.close()
+
+
 def test_a_sender_that_waits_goes_on_when_the_peer_acknowledges(
     stack: FakeStack, conn: Connection
 ) -> None:

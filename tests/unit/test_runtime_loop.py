@@ -28,7 +28,7 @@ from scapy.layers.l2 import Ether
 from devmemtcp.agent._loop import ffi, lib
 
 PAGE = 4096
-NIOVS, PAGES, RING = 256, 64, 512
+NIOVS, PAGES, RING = 1024, 64, 512
 CHUNK = 3840
 CONTD = 1  # XDP_PKT_CONTD
 META, MAGIC = 160, 0xD3E7

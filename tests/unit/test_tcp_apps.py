@@ -427,6 +427,23 @@ def test_an_application_that_never_closes_leaves_slots_for_the_other(
     assert len([bench.established() for _ in range(3)]) == 3
 
 
+def test_an_application_may_have_a_bound_of_its_own(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    few = bench.open_app(conns=3)
+    bench.listen(SECOND4, app=few)
+    peers = [bench.established(local=SECOND4, app=few) for _ in range(3)]
+    late = bench.peer(local=SECOND4, app=few)
+    late.inject("S", seq=0)
+    late.silent()
+    assert bench.stats().drops("BACKLOG") == 1
+    few.abort(peers[0].conn)
+    bench.turn()
+    late.connect()
+    assert late.state == "ESTABLISHED"
+    for c in peers:
+        c.drain()
+
+
 # ---- pressure, by listener ----
 
 

@@ -392,6 +392,20 @@ def test_a_window_that_was_shut_opens_when_its_queue_gets_a_fresh_area(
     assert bench.close_area(bench.area) == 0
 
 
+@pytest.mark.parametrize("pressure", ["window", "drop"])
+def test_a_queue_s_ring_leaves_the_share_of_the_others(
+    make_bench: MakeBench, pressure: str
+) -> None:
+    """The rings are sized for the largest area; a small one is not emptied into one of them."""
+    bench = make_bench(queues=4, niovs=1024, fill=512, fill_min=256, pressure=pressure)
+    assert [bench.fill_level(n) for n in range(4)] == [64] * 4, "a quarter of a quarter"
+    bench.established(queue=0)
+    assert bench.fill_level(0) <= 256 + 64
+    assert [bench.fill_level(n) for n in range(1, 4)] == [64] * 3
+    small = make_bench(queues=4, niovs=64, fill=512, pressure=pressure)
+    assert [small.fill_level(n) for n in range(4)] == [8] * 4
+
+
 # ---- looking at them ----
 
 

@@ -127,9 +127,26 @@ class Connections(RuleBasedStateMachine):
         niovs=st.sampled_from([48, 96, 256]),
         pressure=st.sampled_from(["window", "drop"]),
         fill=st.sampled_from([16, 32]),
+        linear=st.sampled_from([0, 0, 20, 78]),
+        blocks=st.sampled_from([1, 3, 64]),
     )
-    def start(self, niovs: int, pressure: str, fill: int) -> None:
-        self.bench = Bench(niovs=niovs, fill=fill, flows=8, pressure=pressure, time_wait_ms=500)
+    def start(self, niovs: int, pressure: str, fill: int, linear: int, blocks: int) -> None:
+        self.bench = Bench(
+            niovs=niovs,
+            fill=fill,
+            flows=8,
+            pressure=pressure,
+            time_wait_ms=500,
+            linear=linear,
+            blocks=blocks,
+            max_niovs=3 * niovs,
+        )
+        first = self.bench.area
+        self.areas = [
+            first,
+            self.bench.open_area(niovs),
+            self.bench.open_area(niovs, dmabuf_id=2),
+        ]
         self.ended: set[int] = set()  # peers that neither send nor are judged any more
         self.fins: dict[int, int] = {}  # where the FINs of peers are
 
@@ -230,9 +247,16 @@ class Connections(RuleBasedStateMachine):
         self.bench.app.hold, self.bench.app.paused = hold, paused
         self.bench.turn()
 
+    @rule(which=st.integers(0, 2))
+    def restart(self, which: int) -> None:
+        """The queue is bound, unbound, bound to something else."""
+        self.bench.restart(0, self.areas[which])
+
     @rule(limit=st.integers(1, 30))
     def give_back(self, limit: int) -> None:
         for conn in self.bench.app.conns.values():
+            if not conn.done:
+                self.bench.app.give_back_blocks(conn)
             for token in tuple(conn.held)[:limit]:
                 if not conn.done:
                     self.bench.app.give_back(conn, token)
@@ -250,7 +274,8 @@ class Connections(RuleBasedStateMachine):
         bench = self.bench
         bench.app.hold = bench.app.paused = bench.hold_tx = False
         bench.turn()
-        self.give_back(limit=1000)
+        while any(conn.held or conn.blocks for conn in bench.app.conns.values() if not conn.done):
+            self.give_back(limit=1000)
         for c in tuple(bench.peers.values()):
             if id(c) in self.ended or not c.accepted or c.conn.reset is not None:
                 continue

@@ -38,17 +38,21 @@ class FakeStack:
     """Its channel, and what the application asks of it."""
 
     def __init__(
-        self, nr_events: int = NR_EVENTS, nr_blocks: int = NR_BLOCKS, nr_requests: int = NR_REQUESTS
+        self,
+        nr_events: int = NR_EVENTS,
+        nr_requests: int = NR_REQUESTS,
+        nr_conns: int = NR_CONNS,
+        nr_blocks: int = NR_BLOCKS,
     ) -> None:
         self.fd = os.memfd_create("channel")
         self.nr_events, self.nr_requests, self.nr_blocks = nr_events, nr_requests, nr_blocks
         self.requests_at = HEADER + nr_events * EVENT
         self.conns_at = self.requests_at + nr_requests * REQUEST
-        self.replies_at = self.conns_at + NR_CONNS * CONN
+        self.replies_at = self.conns_at + nr_conns * CONN
         self.blocks_at = -(-(self.replies_at + REPLIES) // BLOCK) * BLOCK
         os.ftruncate(self.fd, self.blocks_at + nr_blocks * BLOCK)
         self.memory = mmap.mmap(self.fd, 0)
-        struct.pack_into("=5I", self.memory, 0, MAGIC, nr_events, nr_requests, NR_CONNS, nr_blocks)
+        struct.pack_into("=5I", self.memory, 0, MAGIC, nr_events, nr_requests, nr_conns, nr_blocks)
         self.events, self.event = os.pipe2(os.O_NONBLOCK)
         self.wake, self.wakes = os.pipe2(os.O_NONBLOCK)
         self.alive, self.life = os.pipe()

@@ -249,13 +249,15 @@ class Bench:
         assert lib.stack_queue_info(self.stack, queue, info) == 0
         return info
 
-    def app_config(self, events: int = 0, requests: int = 0, blocks: int = 64) -> Any:
+    def app_config(
+        self, events: int = 0, requests: int = 0, blocks: int = 64, conns: int = 0
+    ) -> Any:
         """A struct stack_app_config without its channel; rings that cannot run full by default."""
         wanted = 2 * int(self._config.max_niovs) + 8 * int(self._config.max_flows)
         enough = 1 << (wanted - 1).bit_length()
         config = ffi.new("struct stack_app_config *")
         config.nr_events, config.nr_requests = events or enough, requests or enough
-        config.nr_blocks = blocks
+        config.nr_blocks, config.max_conns = blocks, conns
         return config
 
     def open_app(self, **kwargs: int) -> application.App:
