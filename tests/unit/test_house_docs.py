@@ -12,7 +12,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"]
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"),
+    *("docs/differences.md", "docs/sockets.md"),
+]
 
 
 def dev_verbs() -> set[str]:
@@ -30,6 +33,15 @@ def test_the_readme_shows_its_two_commands_on_the_first_screen() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:45])
     assert "./dev demo" in first_screen
     assert "./dev test" in first_screen
+
+
+def test_tests_that_documents_name_exist() -> None:
+    defined = set[str]()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        defined |= set(re.findall(r"\bdef (test_\w+)", path.read_text()))
+    for path in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"`(test_\w+)`", path.read_text()))
+        assert named - defined == set(), path.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
