@@ -301,12 +301,13 @@ class Datapath:
         """Close the areas that have drained; returns the dmabuf ids of those since the last call.
 
         Worth calling when `notice_fd`, an eventfd, is readable. Their regions are not referred to
-        any more.
+        any more. Ports that were only kept for their last connections are given up, too.
         """
         with self._lock:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.notice_fd)
             self._sweep()
+            self._ports.sweep()
             gone, self._gone = self._gone, []
             return gone
 

@@ -64,7 +64,7 @@ class Ports:
         Raises ConfigError when the port is in use, OSError for what the stack refuses.
         """
         address = ip_address(host)
-        self._sweep()
+        self.sweep()
         reserved = self._ports.get((host, port))
         if reserved is None:
             with self._netns.entered():
@@ -97,16 +97,16 @@ class Ports:
             if port.listener == listener:
                 lib.loop_unlisten(self._loop, listener)
                 port.listener = None
-        self._sweep()
+        self.sweep()
 
     def forget(self, app: int) -> None:
         """The application is gone, and with it its listeners."""
         for port in self._ports.values():
             if port.app == app:
                 port.listener = None
-        self._sweep()
+        self.sweep()
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Give up ports that have neither a listener nor a connection."""
         retired = {at: port for at, port in self._ports.items() if port.listener is None}
         if not retired:
