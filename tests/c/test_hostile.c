@@ -195,7 +195,7 @@ static void start(uint64_t seed)
 	for (uint32_t q = 0; q < QUEUES; q++)
 		open_area(q);
 	open_app(&b.honest, PORT_HONEST, PRESSURE_WINDOW);
-	open_app(&b.hostile, PORT_HOSTILE, PRESSURE_WINDOW);
+	open_app(&b.hostile, PORT_HOSTILE, PRESSURE_DROP);
 }
 
 /* ---- the NIC and the peers behind it ---- */
@@ -622,9 +622,7 @@ static void in_turns(void)
 		for (uint32_t i = chance(20); i; i--)
 			scribble(&a);
 		step(n);
-		/* Killed, and started again. Under PRESSURE_DROP, as with the kernel, it may keep
-		 * all buffers: the other one waits until it is killed. */
-		if (one_in(2000)) {
+		if (one_in(2000)) { /* killed, and started again */
 			close_app(&b.hostile);
 			open_app(&b.hostile, PORT_HOSTILE, chance(2));
 		}
