@@ -16,8 +16,13 @@ The files, from the interface to the command line:
   (what can be looked at), ``socket``, ``errors``, ``closing``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_stream``, ``devmem_abi``
+* the agent: ``agentd`` (its life), ``config`` and ``option_values``, ``interface`` (one that it
+  serves), ``clients`` (control connections), ``peers`` (who may do what), ``family`` and
+  ``family_messages`` (what applications ask), ``backend`` (what the netdev family asks),
+  ``socket_file``, ``notify``, ``confinement`` with ``capabilities``, ``landlock`` and ``seccomp``,
+  C; ``session`` is the application's side
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
-  ``bench/``
+  ``agent_cli``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """
@@ -36,10 +41,12 @@ if TYPE_CHECKING:
     )
     from devmemtcp.agent.region import Region, RegionView
     from devmemtcp.agent.runtime import Runtime
+    from devmemtcp.agent.session import Binding, Session
     from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats, Unreadable
     from devmemtcp.agent.socket import Connection, Frag, FragBatch, HostFrag, Listener
 
 __all__ = [
+    "Binding",
     "ConfigError",
     "Connection",
     "FlowInfo",
@@ -52,6 +59,7 @@ __all__ = [
     "Region",
     "RegionView",
     "Runtime",
+    "Session",
     "Stats",
     "Unreadable",
     "Unsupported",
@@ -62,6 +70,7 @@ _HOMES = {
     "errors": {"ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError"},
     "region": {"Region", "RegionView"},
     "runtime": {"Runtime"},
+    "session": {"Binding", "Session"},
     "snapshot": {"FlowInfo", "FragInfo", "Stats", "Unreadable"},
     "socket": {"Connection", "Frag", "FragBatch", "HostFrag", "Listener"},
 }

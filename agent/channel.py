@@ -16,6 +16,8 @@ from typing import NamedTuple
 from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.datapath_config import DATA_BLOCKS, ChannelGeometry, DatapathConfig
 
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
 
 class ChannelFds(NamedTuple):
     """One side's descriptors, in the order in which they travel. None of them ever blocks."""
@@ -44,7 +46,7 @@ class Channel(Closing):
             memory = os.memfd_create("devmemtcp-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             undo.callback(os.close, memory)
             os.ftruncate(memory, config.channel_size(self.geometry))
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
             pipes = []
             for _ in range(3):
                 reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from devmemtcp.agent import agent_cli, netdev_cli
 from devmemtcp.agent import bench as bench_verbs
-from devmemtcp.agent import netdev_cli
 from devmemtcp.agent.document import document, failure
 from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
+from devmemtcp.netlink.constants import AGENT_SOCKET
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,8 @@ app = typer.Typer(
 )
 app.add_typer(bench_verbs.app, name="bench")
 app.add_typer(netdev_cli.app, name="netdev")
+app.command("agent")(agent_cli.agent)
+app.command("status")(agent_cli.status)
 
 
 class PressureChoice(StrEnum):
@@ -160,6 +163,12 @@ def recv(
     force: Annotated[
         bool, typer.Option("--force", help="Allow the interface of the default route.")
     ] = False,
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Receive through the agent; needs no privilege.")
+    ] = False,
+    agent_socket: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The agent's socket; implies --agent.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -185,6 +194,7 @@ def recv(
             pressure=pressure.value,
             connections=connections,
             force=force,
+            agent=agent_socket or (AGENT_SOCKET if agent else None),
         )
     )
     _finish(report, as_json, title="devmemtcp recv", exit_code=report.exit_code)

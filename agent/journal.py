@@ -5,7 +5,7 @@ Namespaces with a name outlive the process that made them, also when it is
 killed with SIGKILL. Each run therefore writes down every name *before* it makes
 the thing, in one file of its own that it keeps locked (flock) while it lives:
 
-    /run/devmemtcp/<pid>.journal        "netns devmemtcp-<pid>-near\\n" ...
+    /run/devmemtcp-lab/<pid>.journal        "netns devmemtcp-<pid>-near\\n" ...
 
 The lock, not the pid, tells the living from the dead: the kernel drops it with
 the process. sweep() undoes what unlocked journals list.
@@ -32,7 +32,7 @@ from typing import Self
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 
-RUN_DIRECTORY = Path("/run/devmemtcp")
+RUN_DIRECTORY = Path("/run/devmemtcp-lab")
 MAX_BYTES = 64 * 1024
 
 _FILE = re.compile(r"([1-9][0-9]{0,9})\.journal", re.ASCII)

@@ -66,6 +66,10 @@ class NetNs:
         finally:
             os.close(home)
 
+    def enter(self) -> None:
+        """The calling thread, and what it starts, is in the namespace from now on."""
+        _setns(self._fd)
+
     def close(self) -> None:
         """Close the descriptor; the namespace lives on without us."""
         os.close(self._fd)
@@ -123,6 +127,11 @@ def addresses_of(name: str) -> list[IpAddress]:
         if there < 0:
             raise OSError(-there, f"cannot list the addresses of {name}: {os.strerror(-there)}")
     return [ip_address(from_stack(addr)[0]) for addr in out[0:there]]
+
+
+def is_up(name: str) -> bool:
+    """Whether an interface is. Raises OSError, ENODEV: there is none."""
+    return bool(_flags(name) & _IFF_UP)
 
 
 def _flags(name: str) -> int:

@@ -10,9 +10,11 @@ from pathlib import Path
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.datapath_config import DatapathConfig, umem_size
 from devmemtcp.agent.errors import ConfigError, Unsupported
+from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.region import PAGE_SIZE
 from devmemtcp.pyxdp.features import Features
 
+MIN_MTU, MAX_MTU = 576, 65535
 LINEAR_MTU = 3498
 """Of a native program without xdp.frags: what fits a page beside XDP's headroom (veth, 4 KiB)."""
 
@@ -49,6 +51,39 @@ def check_features(can: Features, config: DatapathConfig) -> None:
             f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG); without "
             f"it only native mode with an MTU of at most {LINEAR_MTU} works"
         )
+
+
+def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None:
+    """Whether the interface can be taken. `force`: even if the default route leaves by it.
+
+    Raises ConfigError, Unsupported.
+    """
+    name = config.ifname
+    if dev.default_route and not force:
+        raise ConfigError(
+            f"the default route leaves by {name}: taking it may cut this machine off; "
+            "choose another interface, or insist (force=True, --force)"
+        )
+    if dev.loopback:
+        raise ConfigError(
+            f"{name} is the loopback device, which no packet of another host comes by; choose "
+            "a NIC, or one end of a veth pair as `devmemtcp demo` makes it"
+        )
+    if not dev.up:
+        raise ConfigError(f"{name} is down; `ip link set {name} up`")
+    if not MIN_MTU <= config.mtu <= MAX_MTU:
+        raise ConfigError(f"{name} has an MTU of {config.mtu}; {MIN_MTU} to {MAX_MTU} work")
+    if config.queues > lib.STACK_MAX_QUEUES:
+        raise ConfigError(
+            f"{name} has {config.queues} RX queues, {lib.STACK_MAX_QUEUES} are possible; "
+            f"see `ethtool -L {name}`"
+        )
+    if dev.features.programs:
+        raise ConfigError(
+            f"{name} has an XDP program already: {dev.features.programs[0]}; "
+            f"`ip link set {name} xdp off` takes it off"
+        )
+    check_features(dev.features, config)
 
 
 def check_mappings(buffers: int) -> None:

@@ -32,6 +32,7 @@ from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
 from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum
+from devmemtcp.agent.session import Session, SessionStack
 from devmemtcp.agent.signals import Signals
 from devmemtcp.agent.sizes import format_size
 from devmemtcp.agent.snapshot import Stats
@@ -65,6 +66,8 @@ class RecvOptions:
     connections: int | None = None
     """End after so many connections; None: run until SIGINT or SIGTERM."""
     force: bool = False
+    agent: str | None = None
+    """Receive by the agent at this path, without privilege; mode, rx_csum and force are its."""
 
 
 @dataclass
@@ -194,7 +197,7 @@ class Receiver:
     """The loop. It owns the connections that are open and the report on those that are not."""
 
     def __init__(
-        self, rt: Runtime, view: RegionView, options: RecvOptions, signals: Signals
+        self, rt: Runtime | SessionStack, view: RegionView, options: RecvOptions, signals: Signals
     ) -> None:
         self.report = RecvReport(interface=rt.ifname, mode=rt.mode, region_size=view.size)
         self._rt = rt
@@ -213,7 +216,9 @@ class Receiver:
         for endpoint in dict.fromkeys(options.listen + options.close_first):
             close_first = endpoint in options.close_first
             for address in _addresses(endpoint):
-                listener = self._rt.listen(address, close_first=close_first)
+                listener = self._rt.listen(
+                    address, close_first=close_first, pressure=options.pressure
+                )
                 self._listeners.append(listener)
             self.report.listen.append(str(endpoint))
         log.info(
@@ -380,7 +385,7 @@ def receive(options: RecvOptions) -> RecvReport:
         Signals() as signals,
         Region(options.region_size) as region,
         region.map() as view,
-        _runtime(options, region) as rt,
+        _stack(options, region) as rt,
     ):
         receiver = Receiver(rt, view, options, signals)
         receiver.listen()
@@ -404,6 +409,13 @@ def _check(options: RecvOptions) -> None:
                 f"{one} and {other} contradict each other: port {one.port} of an address has one "
                 "listener; leave one out, or take another port"
             )
+    if options.agent is not None:
+        for name, default in (("mode", "auto"), ("rx_csum", "verify"), ("force", False)):
+            if getattr(options, name) != default:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is the agent's to choose, in its configuration; "
+                    "leave it out with --agent"
+                )
     if options.connections is not None and options.connections < 1:
         raise ConfigError(f"--connections {options.connections}: at least 1 is needed")
     if options.validate is not None:
@@ -413,26 +425,44 @@ def _check(options: RecvOptions) -> None:
 
 
 @contextlib.contextmanager
-def _runtime(options: RecvOptions, region: Region) -> Iterator[Runtime]:
-    """The runtime with the options' settings; what the kernel forbids is said in one line."""
+def _stack(options: RecvOptions, region: Region) -> Iterator[Runtime | SessionStack]:
+    """What receives into the region; what is forbidden is said in one line."""
     with contextlib.ExitStack() as undo:
+        stack: Runtime | SessionStack
         try:
-            runtime = Runtime(
-                options.interface,
-                region,
-                mode=options.mode,
-                rx_csum=options.rx_csum,
-                pressure=options.pressure,
-                isolate=True,
-                force=options.force,
-                listen=[a for e in (*options.listen, *options.close_first) for a in _addresses(e)],
-            )
-            undo.enter_context(runtime)
+            if options.agent is not None:
+                stack = _agents_stack(undo, options.agent, options.interface, region)
+            else:
+                stack = undo.enter_context(_runtime(options, region))
         except PermissionError as error:
+            way = "run it as root" if options.agent is None else "see the agent's [[rule]]"
             raise ConfigError(
-                f"no permission to take over {options.interface} ({error.strerror}); run it as root"
+                f"no permission to receive on {options.interface} ({error.strerror}); {way}"
             ) from error
-        yield runtime
+        yield stack
+
+
+def _agents_stack(
+    undo: contextlib.ExitStack, path: str, interface: str, region: Region
+) -> SessionStack:
+    """The agent's stack, with the region bound to all queues of the interface."""
+    session = undo.enter_context(Session(path))
+    stack = session.stack(interface)
+    undo.enter_context(session.bind_rx(interface, range(stack.queues), region))
+    return stack
+
+
+def _runtime(options: RecvOptions, region: Region) -> Runtime:
+    return Runtime(
+        options.interface,
+        region,
+        mode=options.mode,
+        rx_csum=options.rx_csum,
+        pressure=options.pressure,
+        isolate=True,
+        force=options.force,
+        listen=[a for e in (*options.listen, *options.close_first) for a in _addresses(e)],
+    )
 
 
 def _addresses(endpoint: Endpoint) -> list[tuple[str, int]]:

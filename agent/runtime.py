@@ -33,7 +33,7 @@ from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.preflight import (
     check_capabilities,
-    check_features,
+    check_interface,
     check_mappings,
     check_memlock,
 )
@@ -270,40 +270,15 @@ class Runtime:
 
     def _check(self, dev: NetDev, config: DatapathConfig) -> None:
         """Whatever can be known to fail, fails here."""
-        name = config.ifname
         self._check_numbers()
         self._check_queues(config)
         if self.region is not None:
             self._check_region(self.region, len(self._first_queues(config)))
-        if dev.default_route and not self._force:
-            raise ConfigError(
-                f"the default route leaves by {name}: taking it may cut this machine off; "
-                "choose another interface, or insist (force=True, --force)"
-            )
-        if dev.loopback:
-            raise ConfigError(
-                f"{name} is the loopback device, which no packet of another host comes by; choose "
-                "a NIC, or one end of a veth pair as `devmemtcp demo` makes it"
-            )
-        if not dev.up:
-            raise ConfigError(f"{name} is down; `ip link set {name} up`")
-        if not MIN_MTU <= config.mtu <= MAX_MTU:
-            raise ConfigError(f"{name} has an MTU of {config.mtu}; {MIN_MTU} to {MAX_MTU} work")
-        if config.queues > lib.STACK_MAX_QUEUES:
-            raise ConfigError(
-                f"{name} has {config.queues} RX queues, {lib.STACK_MAX_QUEUES} are possible; "
-                f"see `ethtool -L {name}`"
-            )
-        if dev.features.programs:
-            raise ConfigError(
-                f"{name} has an XDP program already: {dev.features.programs[0]}; "
-                f"`ip link set {name} xdp off` takes it off"
-            )
+        check_interface(dev, config, force=self._force)
         device = [] if self.region is None else [self.region.size // PAGE_SIZE]
         unbound = 0 if self.region and self._wanted_queues is None else config.queues
         check_mappings(max(device, default=HOST_BUFFERS))
         check_memlock(device + [HOST_BUFFERS] * unbound)
-        check_features(dev.features, config)
 
     def _check_numbers(self) -> None:
         for name, value, least, most in (
@@ -549,7 +524,6 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _DEVICE_MEMORY = 64 << 20
 MIN_PAGES_A_QUEUE = 128
-MIN_MTU, MAX_MTU = 576, 65535
 
 _Choice = TypeVar("_Choice")
 

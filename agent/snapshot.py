@@ -71,11 +71,13 @@ class Stats:
     """The XDP program's counters by name (steer.h), summed over CPUs."""
     sockets: tuple[SocketStats, ...]
     loop: LoopStats
+    own_tokens: int | None = None
+    """Tokens that this application holds, of a stack that it shares; None: it has it alone."""
 
     @property
     def tokens_outstanding(self) -> int:
         """Tokens that the application holds."""
-        return self.stack["tokens_outstanding"]
+        return self.stack["tokens_outstanding"] if self.own_tokens is None else self.own_tokens
 
     @property
     def bytes_device(self) -> int:

@@ -487,6 +487,13 @@ class AgentCmd(IntEnum):
 
     SUBSCRIBE = 1  # NETLINK_ADD_MEMBERSHIP, for sockets that have no such option
     UNSUBSCRIBE = 2
+    STACK_GET = 3  # interfaces that the agent serves
+    CHANNEL_OPEN = 4  # the memory by which an application and an interface's stack meet
+    LISTEN = 5
+    STEER = 6  # let the packets of a listener's address come
+    UNLISTEN = 7
+    STATS_GET = 8
+    APP_GET = 9  # applications that have a channel
 
 
 class AgentAttr(IntEnum):

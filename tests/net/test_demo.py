@@ -19,7 +19,7 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "demo"]
 NETNS = Path("/run/netns")
-JOURNALS = Path("/run/devmemtcp")
+JOURNALS = Path("/run/devmemtcp-lab")
 
 pytestmark = pytest.mark.usefixtures("_clean_slate")  # skips without root
 

@@ -118,7 +118,7 @@ class Script:
         self.tokens = [0]
         """What stats() says from one call to the next; the last stays."""
 
-    def listen(self, address: Endpoint, *, close_first: bool) -> Listener:
+    def listen(self, address: Endpoint, *, close_first: bool, pressure: str) -> Listener:
         return self.backlog
 
     def poll(self, timeout: float | None = None, *, wake_fd: int = -1) -> list[Any]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"),
-    *("docs/differences.md", "docs/sockets.md"),
+    *("docs/agent.md", "docs/differences.md", "docs/sockets.md"),
 ]
 
 

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent gives up, natively; agent/confine.h declares it."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

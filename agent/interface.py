@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An interface that the agent serves: its options, its datapath, and what became of it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from devmemtcp.agent.config import InterfaceOptions
+from devmemtcp.agent.datapath import Datapath
+from devmemtcp.agent.datapath_config import PAGE, DatapathConfig
+from devmemtcp.agent.netdev import NetDev, NetNs, addresses_of
+from devmemtcp.agent.preflight import check_interface
+
+MAX_AREAS = 256
+"""Bindings, host memory of queues, and what drains (STACK_MAX_AREAS)."""
+MAX_APPS = 256
+
+
+class Interface:
+    """One table of the configuration, come true. To be made in the agent's network namespace."""
+
+    name: str
+    ifindex: int
+    options: InterfaceOptions
+    config: DatapathConfig
+    datapath: Datapath
+    failed: int = 0
+    """Errno that ended its stack; 0 while it runs."""
+
+    def __init__(self, options: InterfaceOptions) -> None:
+        """Set up all but the loop's thread. Raises ConfigError, Unsupported, XdpError."""
+        self.options = options
+        self.foreign: set[int] = set()
+        """Queues that the emulated NIC knows to be somebody else's."""
+        self.name = options.name
+        self._dev = NetDev.find(options.name)
+        self.ifindex = socket.if_nametoindex(options.name)
+        self.config = _plan(options, self._dev)
+        check_interface(self._dev, self.config, force=options.force)
+        self.datapath = Datapath(self.config, NetNs(None))
+
+    def look(self) -> bool:
+        """Whether its stack has ended since the last look."""
+        if self.failed or self.datapath.running:
+            return False
+        self.failed = self.datapath.failure() or errno.ESHUTDOWN
+        return True
+
+    def retake(self) -> None:
+        """Try to get the queues that another AF_XDP socket had."""
+        if self.datapath.lost_queues and not self.failed:
+            self.datapath.retake()
+
+    def has_address(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether the interface has it, now."""
+        return self._dev.has_address(address)
+
+    def addresses(self) -> list[IPv4Address | IPv6Address]:
+        """Those that it has now; none when it is gone."""
+        return [] if self.failed else addresses_of(self.name)
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """All of `Datapath.stats()` in groups; the sockets' are called `socket.<queue>`."""
+        raw: dict[str, Any] = self.datapath.stats()
+        groups = {name: raw[name] for name in ("stack", "drops", "steer", "loop")}
+        for counters in raw["sockets"]:
+            rest = {name: value for name, value in counters.items() if name != "queue"}
+            groups[f"socket.{counters['queue']}"] = rest
+        return groups
+
+
+def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
+    can = dev.features
+    mode = None if options.mode == "auto" else options.mode
+    if mode is None and can.driver == "veth":
+        mode = "generic"  # native mode takes the peer's segmentation offload away
+    queues = can.rx_queues or 1
+    host_buffers = options.host_memory // PAGE
+    return DatapathConfig(
+        ifname=can.ifname,
+        queues=queues,
+        mtu=can.mtu,
+        mode=mode,
+        multi_buffer=can.multi_buffer is not False,
+        csum_trust=options.rx_csum == "trust",
+        linear_bytes=options.linear_bytes,
+        busy_poll=options.busy_poll,
+        spin_us=options.spin_us,
+        cpu=options.cpu,
+        host_buffers=host_buffers,
+        max_buffers=options.memory // PAGE + queues * host_buffers,
+        max_areas=MAX_AREAS,
+        max_apps=MAX_APPS,
+        max_flows=options.max_connections,
+        rcv_wnd_max=options.rcv_wnd,
+    )
