@@ -746,12 +746,18 @@ def test_an_application_that_goes_harms_no_other(
     assert machine.open_app().number == second.number  # and so is its place
 
 
-@pytest.mark.parametrize("how", ["full", "closed"])
+@pytest.mark.parametrize("how", ["full", "closed", "gone"])
 def test_an_application_cannot_keep_the_loop_from_sleeping(
     nic: Nic, machine: Machine, app: App, peer: Peer, how: str
 ) -> None:
-    second = machine.open_app()
-    if how == "full":
+    second = App(machine.config)
+    machine.apps.append(second)
+    kept = os.dup(second._wake)
+    assert second.open(machine.loop) >= 0
+    if how == "gone":  # but its pipe is not
+        assert lib.loop_app_close(machine.loop, second.number) == 0
+        os.write(second.wake, bytes(8))
+    elif how == "full":
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(second.wake, bytes(65536))
@@ -762,8 +768,12 @@ def test_an_application_cannot_keep_the_loop_from_sleeping(
     peer.deliver(10)
     nic.arrived()
     assert until(lambda: received(nic) == 10)
+    if how == "closed":
+        os.close(kept)
     for _ in range(3):  # it sleeps at last, and is not woken without a reason
         assert until(lambda: asleep(nic))
+    if how != "closed":
+        os.close(kept)
 
 
 def asleep(nic: Nic) -> bool:
