@@ -84,24 +84,33 @@ class AgentProcess:
     def start(self) -> None:
         """Until it says that it is ready."""
         self._notify.unlink(missing_ok=True)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
-            self._log.open("a") as log,
-        ):
-            manager.bind(str(self._notify))
-            self._notify.chmod(0o777)  # as systemd's
-            manager.settimeout(READY_SECONDS)
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.bind(str(self._notify))
+        self._notify.chmod(0o777)  # as systemd's
+        self._manager.settimeout(READY_SECONDS)
+        with self._log.open("a") as log:
             self.process = subprocess.Popen(
                 self._command,
                 env=self._environ | {"NOTIFY_SOCKET": str(self._notify)},
                 stderr=log,
                 text=True,
             )
-            try:
-                told = manager.recv(1000)
-            except TimeoutError:
-                raise AssertionError(f"the agent is not ready: {self.log}") from None
-            assert told.startswith(b"READY=1"), told
+        try:
+            told = self.told()
+        except TimeoutError:
+            raise AssertionError(f"the agent is not ready: {self.log}") from None
+        assert told.startswith("READY=1"), told
+
+    def told(self) -> str:
+        """What the agent tells the service manager next."""
+        return self._manager.recv(1000).decode()
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._manager.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
         self.process.send_signal(number)
@@ -143,7 +152,5 @@ def running_agent(
     try:
         yield made
     finally:
-        if made.process.poll() is None:
-            made.process.kill()
-            made.process.wait()
+        made.close()
         print(made.log)  # which pytest shows when the test has failed

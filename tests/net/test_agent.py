@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import NetNS
 
 from devmemtcp.agent import ConfigError, Connection, FragBatch, Region, RegionView
 from devmemtcp.agent.session import Session
@@ -44,7 +45,7 @@ from .agent_process import GRANTED, NOBODY, AgentProcess, running_agent
 PORT = 5201
 MIB = 1 << 20
 PATIENCE = 20.0
-CAP_NET_RAW, CAP_IPC_LOCK = 13, 14
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK = 10, 12, 13, 14
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
@@ -94,6 +95,25 @@ def test_no_thread_keeps_what_set_up_needed(agent: AgentProcess) -> None:
                 assert kept <= {CAP_NET_RAW, CAP_IPC_LOCK}
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "capability", "port"),
+    [
+        ({"interface": "busy_poll = true"}, CAP_NET_ADMIN, PORT),
+        ({"rules": '[[rule]]\nusers = [0]\nports = ["1-99"]'}, CAP_NET_BIND_SERVICE, 80),
+    ],
+    ids=["busy polling", "privileged ports"],
+)
+def test_what_the_configuration_needs_is_kept(
+    veth: Any, tmp_path: Path, options: dict[str, Any], capability: int, port: int
+) -> None:
+    with running_agent(tmp_path, veth.right, **options) as agent, Session(agent.path) as session:
+        kept = int(status_of(Path(f"/proc/{agent.process.pid}"))["CapEff"], 16)
+        assert kept >> capability & 1
+        with Region(4 * MIB) as region:
+            session.bind_rx(veth.right.ifname, [0], region).close()
+        session.listen((veth.right.ip4, port)).close()
 
 
 def test_its_user_can_be_another(veth: Any, tmp_path: Path) -> None:
@@ -239,9 +259,9 @@ def test_only_a_sealed_memfd_of_the_right_size_is_device_memory(
 # ---- receiving ----
 
 
-def send_from(veth: Any, data: bytes, port: int = PORT) -> bytes:
+def send_to(veth: Any, ip4: str, data: bytes) -> bytes:
     """To the end of the stream; returns what came back."""
-    with dial(veth, port) as sock:
+    with veth.left.enter(), socket.create_connection((ip4, PORT), timeout=PATIENCE) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         return sock.recv(1000)
@@ -260,7 +280,7 @@ def test_nobody_receives_into_device_memory(veth: Any, agent: AgentProcess, tmp_
     assert "listening on" in said, said + run.stderr.read()
     data = b"\1\2\3\4\5\6\n" * (2 * MIB)
     for _ in range(2):
-        assert send_from(veth, data) == b""
+        assert send_to(veth, veth.right.ip4, data) == b""
     printed, _ = run.communicate(timeout=60)
     report = json.loads(printed)
     assert run.returncode == 0
@@ -342,7 +362,7 @@ def test_the_netdev_family_answers_from_the_live_data_path(veth: Any, agent: Age
         queues = {(q.id, q.type): q.dmabuf for q in netdev.queue_get(veth.right.ifindex)}
         assert queues[0, QueueType.RX] == binding.dmabuf_id
         listener = session.listen((veth.right.ip4, PORT))
-        sender = threading.Thread(target=send_from, args=(veth, bytes(2 * MIB)))
+        sender = threading.Thread(target=send_to, args=(veth, veth.right.ip4, bytes(2 * MIB)))
         sender.start()
         with listener.accept(PATIENCE) as conn:
             assert read_all(conn, view) == bytes(2 * MIB)
@@ -398,6 +418,46 @@ def test_a_socket_works_by_the_agent(veth: Any, agent: AgentProcess) -> None:
         assert received == b"by the agent into device memory"
 
 
+def test_two_interfaces_are_two_stacks(veth: Any, tmp_path: Path) -> None:
+    """Each with a binding, and one application on both; when one goes the other stays."""
+    with NetNS(veth.right.netns) as right:
+        peer = {"ifname": "veth3", "net_ns_fd": veth.left.netns}
+        right.link("add", ifname="veth2", kind="veth", peer=peer)
+        index = right.link_lookup(ifname="veth2")[0]
+        right.addr("add", index=index, address="10.78.0.2", prefixlen=24)
+        right.link("set", index=index, state="up")
+    with NetNS(veth.left.netns) as left:
+        index = left.link_lookup(ifname="veth3")[0]
+        left.addr("add", index=index, address="10.78.0.1", prefixlen=24)
+        left.link("set", index=index, state="up")
+    both = ((veth.right.ifname, veth.right.ip4), ("veth2", "10.78.0.2"))
+    with ExitStack() as undo:
+        more = '[[interface]]\nname = "veth2"\nmemory = "16M"\n' + GRANTED
+        agent = undo.enter_context(running_agent(tmp_path, veth.right, rules=more))
+        session = undo.enter_context(Session(agent.path))
+        assert [stack.ifname for stack in session.stacks()] == [name for name, _ in both]
+        views, listeners = [], []
+        for name, ip4 in both:
+            region = undo.enter_context(Region(4 * MIB))
+            views.append(undo.enter_context(region.map()))
+            undo.enter_context(session.bind_rx(name, [0], region))
+            listeners.append(session.listen((ip4, PORT)))
+        with pytest.raises(ConfigError, match="several interfaces"):
+            session.listen(("0.0.0.0", PORT + 1))
+        for (_, ip4), listener, view in zip(both, listeners, views, strict=True):
+            data = os.urandom(MIB)
+            sender = threading.Thread(target=send_to, args=(veth, ip4, data))
+            sender.start()
+            with listener.accept(PATIENCE) as conn:
+                assert read_all(conn, view) == data
+            sender.join()
+        veth.right.run(["ip", "link", "delete", "veth2"])
+        assert isinstance(error_of(listeners[1].accept), OSError)
+        assert until(lambda: session.stack("veth2").state != "serving")
+        with dial(veth):
+            listeners[0].accept(PATIENCE).close()
+
+
 # ---- the end of an application ----
 
 _GREEDY = """
@@ -438,7 +498,7 @@ def test_an_application_killed_under_load_harms_nobody(
         assert victim.stdout.readline() == "listens\n"
         threads = [
             threading.Thread(target=flood, args=(veth, PORT + 1)),
-            threading.Thread(target=send_from, args=(veth, data)),
+            threading.Thread(target=send_to, args=(veth, veth.right.ip4, data)),
         ]
         for thread in threads:
             thread.start()
@@ -616,6 +676,17 @@ def test_an_interface_that_goes_is_told(netns_pair: Any, tmp_path: Path) -> None
         assert "is not served any more" in agent.log
 
 
+def test_the_service_manager_is_kept_informed(veth: Any, tmp_path: Path) -> None:
+    with running_agent(tmp_path, veth.right, environ={"WATCHDOG_USEC": "200000"}) as agent:
+        assert agent.told() == "WATCHDOG=1"
+        assert agent.told() == "WATCHDOG=1"
+        agent.process.terminate()
+        while (told := agent.told()) == "WATCHDOG=1":
+            pass
+        assert told.startswith("STOPPING=1\nSTATUS=SIGTERM: ending")
+        assert agent.process.wait(PATIENCE) == 0
+
+
 # ---- mistakes ----
 
 
@@ -652,7 +723,7 @@ def test_garbage_with_descriptors_harms_nobody(veth: Any, agent: AgentProcess) -
     with Session(agent.path) as session:
         listener = session.listen((veth.right.ip4, PORT))
         data = chance.randbytes(4 * MIB)
-        sender = threading.Thread(target=send_from, args=(veth, data))
+        sender = threading.Thread(target=send_to, args=(veth, veth.right.ip4, data))
         sender.start()
         conn = listener.accept(PATIENCE)
         received = bytearray()
