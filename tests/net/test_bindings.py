@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import NetNS
 
 from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime
 from devmemtcp.agent.area import Area
@@ -468,6 +469,43 @@ def test_a_queue_taken_in_the_middle_of_a_bind_is_lost_and_retaken(
         sock, conn = dial_queue(rt, veth.left, listener, 1)
         with sock, conn:
             assert echo(sock, conn, {}) == {0}
+
+
+def test_a_binding_ends_while_the_interface_is_down(veth: Any) -> None:
+    with region_of(4 * MIB) as (region, view), host_only(veth.right) as (rt, listener):
+        number = rt.bind(region, [0])
+        set_link(veth.right, state="down")
+        rt.unbind(number)
+        assert rt.lost_queues == {}
+        number = rt.bind(region, [0])
+        set_link(veth.right, state="up")
+        sock, conn = dial_queue(rt, veth.left, listener, 0)
+        with sock, conn:
+            assert echo(sock, conn, {number: view}) == {number}
+
+
+def test_a_binding_ends_when_the_interface_is_gone(netns_pair: Any) -> None:
+    veth = netns_pair(queues=2)
+    with (
+        region_of(4 * MIB) as (region, _),
+        Runtime(veth.right.ifname, None, netns=veth.right.netns) as rt,
+    ):
+        number = rt.bind(region, [0, 1])
+        with NetNS(veth.right.netns) as netns:
+            netns.link("del", index=veth.right.ifindex)
+        with pytest.raises(OSError, match="is gone"):
+            rt.poll(PATIENCE)
+        rt.unbind(number)
+        assert rt.reap() == [number]
+        assert list(rt.lost_queues) == [0, 1]
+        with pytest.raises(XdpError) as caught:
+            rt.bind(region, [0])
+        assert caught.value.errno == errno.ENODEV
+
+
+def set_link(end: Any, **state: str) -> None:
+    with NetNS(end.netns) as netns:
+        netns.link("set", index=end.ifindex, **state)
 
 
 @pytest.mark.parametrize("linear", [1, 20, 90])
