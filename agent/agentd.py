@@ -177,21 +177,18 @@ class Agent:
     # ---- the loop ----
 
     def _serve(self) -> int:
-        next_alive = 0.0
+        tick = min(TICK, self._manager.watchdog or TICK)
+        next_tick = 0.0
         while not self._done():
             draining = self._draining_since is not None
-            for key, _ in self._selector.select(DRAIN_TICK if draining else self._tick()):
+            for key, _ in self._selector.select(DRAIN_TICK if draining else tick):
                 key.data()
             self._control.flush()
-            self._look_after_interfaces()
-            now = time.monotonic()
-            if self._manager.watchdog is not None and now >= next_alive:
-                next_alive = now + self._manager.watchdog
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + tick
+                self._look_after_interfaces()
                 self._manager.alive()
         return 1 if all(each.failed for each in self._interfaces.values()) else 0
-
-    def _tick(self) -> float:
-        return min(TICK, self._manager.watchdog or TICK)
 
     def _done(self) -> bool:
         """Whether all stacks have failed, or draining is over."""
@@ -207,19 +204,22 @@ class Agent:
             if interface.look():
                 why = os.strerror(interface.failed)
                 log.error("%s is not served any more: %s", interface.name, why)
-            interface.retake()
-            self._tell_foreign(interface)
+            elif not interface.failed:
+                interface.retake()
+                self._tell_foreign(interface)
+        self._backend.pools_changed()
 
     def _tell_foreign(self, interface: Interface) -> None:
         """Have the emulated NIC know which queues somebody else's AF_XDP sockets have."""
         lost = set(interface.datapath.lost_queues)
-        nic = self._model.nic(interface.ifindex) if lost != interface.foreign else None
-        if nic is not None:
-            for queue in lost - interface.foreign:
-                nic.bind_xsk(queue, zero_copy=False)
-            for queue in interface.foreign - lost:
-                nic.release_xsk(queue)
-            interface.foreign = lost
+        if lost == interface.foreign:
+            return
+        nic = self._model.nic(interface.ifindex)
+        for queue in lost - interface.foreign:
+            nic.bind_xsk(queue, zero_copy=False)
+        for queue in interface.foreign - lost:
+            nic.release_xsk(queue)
+        interface.foreign = lost
 
     def _on_links(self, links: socket.socket) -> None:
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from devmemtcp.agent.config import InterfaceOptions
 from devmemtcp.agent.datapath import Datapath
 from devmemtcp.agent.datapath_config import PAGE, DatapathConfig
+from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import NetDev, NetNs, addresses_of
 from devmemtcp.agent.preflight import check_interface
 
@@ -38,6 +40,10 @@ class Interface:
         self.name = options.name
         self._dev = NetDev.find(options.name)
         self.ifindex = socket.if_nametoindex(options.name)
+        if options.cpu is not None and options.cpu not in os.sched_getaffinity(0):
+            raise ConfigError(
+                f"{options.name}: CPU {options.cpu} is not among those this process may run on"
+            )
         self.config = _plan(options, self._dev)
         check_interface(self._dev, self.config, force=options.force)
         self.datapath = Datapath(self.config, NetNs(None))

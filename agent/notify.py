@@ -38,8 +38,9 @@ class ServiceManager(Closing):
         self._tell(f"STATUS={status}")
 
     def alive(self) -> None:
-        """The watchdog need not bite."""
-        self._tell("WATCHDOG=1")
+        """The watchdog need not bite, if there is one."""
+        if self.watchdog is not None:
+            self._tell("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
         """Told to end, and ending."""
