@@ -256,6 +256,17 @@ def test_only_a_sealed_memfd_of_the_right_size_is_device_memory(
         assert netdev.bind_rx(veth.right.ifindex, sealed(MIB, both), [0]) == 1
 
 
+def test_the_agent_keeps_neither_descriptor_nor_mapping_of_a_region(
+    veth: Any, agent: AgentProcess
+) -> None:
+    proc = Path(f"/proc/{agent.process.pid}")
+    with Session(agent.path) as session, Region(4 * MIB) as region:
+        name = os.readlink(f"/proc/self/fd/{region.fd}").split(" ")[0]
+        with session.bind_rx(veth.right.ifname, [0], region):
+            assert not [fd for fd in (proc / "fd").iterdir() if name in os.readlink(fd)]
+            assert name not in (proc / "maps").read_text()
+
+
 # ---- receiving ----
 
 
