@@ -211,7 +211,7 @@ static int map_channel(struct app *a, int fd)
 	if (header->magic != CHANNEL_MAGIC ||
 	    !channel_lay_out(&a->layout, header->nr_events, header->nr_requests, header->nr_conns,
 			     header->nr_blocks) ||
-	    a->layout.size > (size_t)st.st_size) {
+	    a->layout.size != (size_t)st.st_size) {
 		munmap(a->channel, st.st_size);
 		a->channel = NULL;
 		return -EPROTO;

@@ -145,6 +145,11 @@ static inline struct app_conn *app_conn(struct app *a, uint32_t flow)
 	return &a->conns[slot];
 }
 
+static inline bool app_inside(uint64_t offset, uint32_t len, uint64_t size)
+{
+	return len <= size && offset <= size - len;
+}
+
 static inline struct app_listener *app_listener_of(struct app *a, uint32_t id)
 {
 	uint32_t slot = CHANNEL_LISTENER_SLOT(id);

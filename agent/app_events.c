@@ -16,7 +16,8 @@
 static void read_addresses(struct app *a, struct app_conn *c)
 {
 	const struct channel_conn *shared = (const void *)((uint8_t *)a->channel + a->layout.conns);
-	struct channel_conn conn = shared[c - a->conns];
+	const struct channel_conn conn =
+		*(const volatile struct channel_conn *)&shared[c - a->conns];
 
 	c->local.family = c->peer.family = conn.family;
 	c->local.port = conn.local_port;
@@ -103,16 +104,11 @@ static bool event_closed(struct app *a, struct app_conn *c)
 	return true;
 }
 
-static bool inside(uint64_t offset, uint32_t len, uint64_t size)
-{
-	return len <= size && offset <= size - len;
-}
-
 static bool frag_makes_sense(struct app *a, const struct channel_event *e)
 {
 	const struct app_region *region = e->arg ? app_region_find(a, e->arg) : NULL;
 
-	return e->arg && (!region || inside(e->offset, e->len, region->size));
+	return e->arg && (!region || app_inside(e->offset, e->len, region->size));
 }
 
 static bool data_makes_sense(const struct app *a, const struct channel_event *e)
@@ -122,7 +118,7 @@ static bool data_makes_sense(const struct app *a, const struct channel_event *e)
 
 	return (kind == RX_LINEAR || kind == RX_DATA) && reason <= REASON_HEAD &&
 	       block < a->layout.nr_blocks && e->offset / CHANNEL_BLOCK == block &&
-	       inside(e->offset % CHANNEL_BLOCK, e->len, CHANNEL_BLOCK);
+	       app_inside(e->offset % CHANNEL_BLOCK, e->len, CHANNEL_BLOCK);
 }
 
 static void count(struct app_conn_bytes *bytes, uint32_t kind, uint32_t reason, uint32_t len)
@@ -209,7 +205,10 @@ void app_drain(struct app *a)
 	}
 	a->stuck = false;
 	while (a->event_tail != head) {
-		struct channel_event e = ring[a->event_tail & (a->layout.nr_events - 1)];
+		/* volatile: not to be read a second time, when it may be another. */
+		const struct channel_event e =
+			*(const volatile struct channel_event *)&ring[a->event_tail &
+								      (a->layout.nr_events - 1)];
 		int taken = take_event(a, &e);
 
 		a->stuck = taken < 0;

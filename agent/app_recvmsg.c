@@ -153,7 +153,8 @@ static int deliver_copy(struct receive *r, const struct app_piece *piece, uint32
 	struct app_region *region = app_region_find(r->a, piece->dmabuf_id);
 	const uint8_t *base = region ? app_region_map(region) : NULL;
 
-	if (!base || piece->offset + skip + len > region->size)
+	/* It may have come before the region was known: nobody has looked at its offset yet. */
+	if (!base || !app_inside(piece->offset, skip + len, region->size))
 		return -EADDRNOTAVAIL;
 	return to_iovec(r, base + piece->offset + skip, len);
 }

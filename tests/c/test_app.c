@@ -118,6 +118,30 @@ static void no_channel_content_harms_the_application(void)
 	}
 }
 
+/* What came before its region was known has not been looked at. */
+static void no_late_region_is_read_outside(void)
+{
+	const int memory = memfd_create("memory", 0);
+	struct app_conn_info info;
+	struct side s = open_side();
+	uint8_t bytes[64];
+
+	if (ftruncate(memory, REGION))
+		abort();
+	connect_flow(&s, FLOW);
+	push(&s, (struct channel_event){.kind = EVENT_FRAG,
+					.flow = FLOW,
+					.offset = UINT64_MAX - 4,
+					.len = sizeof(bytes),
+					.token = 1,
+					.arg = BINDING + 1});
+	CHECK_EQ(app_conn_info(s.app, FLOW, &info), 0);
+	CHECK_EQ(app_region(s.app, BINDING + 1, REGION, memory), 0);
+	CHECK_EQ(app_gather(s.app, FLOW, bytes, sizeof(bytes), MSG_DONTWAIT), -EADDRNOTAVAIL);
+	close_side(&s);
+	close(memory);
+}
+
 /* ---- wake-ups ---- */
 
 #define ROUNDS 100000u
@@ -176,4 +200,5 @@ static void no_wake_up_is_lost(void)
 	close_side(&s);
 }
 
-CHECK_MAIN(CHECK_TEST(no_channel_content_harms_the_application), CHECK_TEST(no_wake_up_is_lost))
+CHECK_MAIN(CHECK_TEST(no_channel_content_harms_the_application),
+	   CHECK_TEST(no_late_region_is_read_outside), CHECK_TEST(no_wake_up_is_lost))
