@@ -34,6 +34,7 @@ class Descriptors:
         self._random = random
         self._size = size
         self._mine: list[int] = []
+        self._lingering: list[socket.socket] = []
         self._not_sealed: int | None = None
         self._next_linger = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -79,6 +80,9 @@ class Descriptors:
         for fd in self._mine:
             os.close(fd)
         self._mine.clear()
+        for sock in self._lingering:  # should ours be the last one: this thread will not wait
+            threading.Thread(target=sock.close).start()
+        self._lingering.clear()
 
     def close(self) -> None:
         """Close all that is left here."""
@@ -144,7 +148,6 @@ class Descriptors:
         sender.setblocking(True)
         linger = struct.pack("ii", 1, _LINGER_SECONDS)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        # Ours goes when it is sent; should it be the last one, somebody else shall wait for it.
-        threading.Timer(0.1, sender.close).start()
         threading.Timer(_LINGER_SECONDS + 1, receiver.close).start()
+        self._lingering.append(sender)
         return sender.fileno()

@@ -233,6 +233,7 @@ def test_attack(
         receive_undisturbed(veth, running.path)
         check_pools(running.path)
         assert running.stop() == 0
+    assert "Traceback" not in running.log
     assert "Sanitizer" not in running.log
     assert "runtime error" not in running.log
 
