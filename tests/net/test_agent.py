@@ -483,6 +483,12 @@ with Session(path) as session, Region(8 << 20) as region, region.map() as view:
 """
 
 
+def await_listening(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "listens\n", process.stderr.read()
+
+
 def flood(veth: Any, port: int) -> None:
     """Send until the other side is gone."""
     with suppress(OSError), dial(veth, port) as sock:
@@ -505,8 +511,7 @@ def test_an_application_killed_under_load_harms_nobody(
         listener = session.listen((veth.right.ip4, PORT))
         args = (veth.right.ifname, veth.right.ip4, str(PORT + 1), "no binding")
         victim = undo.enter_context(agent.nobody(_GREEDY, *args))
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == "listens\n"
+        await_listening(victim)
         threads = [
             threading.Thread(target=flood, args=(veth, PORT + 1)),
             threading.Thread(target=send_to, args=(veth, veth.right.ip4, data)),
@@ -552,8 +557,7 @@ def test_what_a_killed_application_had_can_be_had_again(veth: Any, agent: AgentP
     args = (veth.right.ifname, veth.right.ip4, str(PORT), "bind")
     for _ in range(2):
         with agent.nobody(_GREEDY, *args) as victim:
-            assert victim.stdout is not None
-            assert victim.stdout.readline() == "listens\n"
+            await_listening(victim)
             flooder = threading.Thread(target=flood, args=(veth, PORT))
             flooder.start()
             time.sleep(0.1)  # somewhere in the middle
