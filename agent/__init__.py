@@ -16,11 +16,7 @@ The files, from the interface to the command line:
   (what can be looked at), ``socket``, ``errors``, ``closing``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_stream``, ``devmem_abi``
-* the agent: ``agentd`` (its life), ``config`` and ``option_values``, ``interface`` (one that it
-  serves), ``clients`` (control connections), ``peers`` (who may do what), ``family`` and
-  ``family_messages`` (what applications ask), ``backend`` (what the netdev family asks),
-  ``socket_file``, ``notify``, ``confinement`` with ``capabilities``, ``landlock`` and ``seccomp``,
-  C; ``session`` is the application's side
+* the agent is ``daemon/``; ``session`` is the application's side of it
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
   ``agent_cli``, ``bench/``
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,

@@ -17,7 +17,7 @@ from devmemtcp.netlink.constants import AGENT_SOCKET
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from devmemtcp.agent.config import Config
+    from devmemtcp.agent.daemon.config import Config
     from devmemtcp.agent.session import Session
 
 
@@ -71,7 +71,13 @@ def agent(
 
     What is given here wins over the file. SIGHUP reads the rules and limits again.
     """
-    from devmemtcp.agent.config import DEFAULT_FILE, Config, format_config, load_config, override
+    from devmemtcp.agent.daemon.config import (
+        DEFAULT_FILE,
+        Config,
+        format_config,
+        load_config,
+        override,
+    )
 
     file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     effective = override(
@@ -93,7 +99,7 @@ def agent(
 
 
 def _serve(config: Config, file: Path | None) -> None:
-    from devmemtcp.agent.agentd import Agent
+    from devmemtcp.agent.daemon.agentd import Agent
     from devmemtcp.agent.errors import ConfigError
 
     logging.getLogger().setLevel(config.agent.log_level.upper())

@@ -29,8 +29,8 @@ from typing import Any
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.channel import ChannelFds
 from devmemtcp.agent.closing import Closing
+from devmemtcp.agent.daemon.family_messages import MESSAGES
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.family_messages import MESSAGES
 from devmemtcp.agent.region import Region
 from devmemtcp.agent.snapshot import LoopStats, SocketStats, Stats
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener

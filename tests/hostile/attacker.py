@@ -29,9 +29,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from random import Random
 
-from devmemtcp.agent.config import Limits
-from devmemtcp.agent.family import StackFamily
-from devmemtcp.agent.family_messages import agent_channel_msg, agent_listener_msg, agent_stack_msg
+from devmemtcp.agent.daemon.config import Limits
+from devmemtcp.agent.daemon.family import StackFamily
+from devmemtcp.agent.daemon.family_messages import (
+    agent_channel_msg,
+    agent_listener_msg,
+    agent_stack_msg,
+)
 from devmemtcp.netlink.connection import Connection
 from devmemtcp.netlink.constants import (
     AGENT_FAMILY_NAME,

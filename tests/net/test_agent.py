@@ -621,7 +621,7 @@ def error_of(call: Callable[[], object]) -> OSError:
 def interpreter_seconds() -> float:
     """What starting a Python with these modules takes here, which is not the agent's doing."""
     started = time.monotonic()
-    code = "import devmemtcp.agent.agentd, devmemtcp.agent.cli"
+    code = "import devmemtcp.agent.daemon.agentd, devmemtcp.agent.cli"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     return time.monotonic() - started
 

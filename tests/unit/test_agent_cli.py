@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from devmemtcp.agent.config import parse_config
+from devmemtcp.agent.daemon.config import parse_config
 
 
 def agent(*args: str) -> subprocess.CompletedProcess[str]:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from devmemtcp.agent import clients
-from devmemtcp.agent.clients import ControlServer
-from devmemtcp.agent.config import parse_config
-from devmemtcp.agent.peers import RuleBook
-from devmemtcp.agent.socket_file import SocketFile
+from devmemtcp.agent.daemon import clients
+from devmemtcp.agent.daemon.clients import ControlServer
+from devmemtcp.agent.daemon.config import parse_config
+from devmemtcp.agent.daemon.peers import RuleBook
+from devmemtcp.agent.daemon.socket_file import SocketFile
 from devmemtcp.netlink import attribute, membership
 from devmemtcp.netlink.connection import Connection
 from devmemtcp.netlink.constants import AgentCmd, MsgFlag, MsgType

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devmemtcp.agent.config import (
+from devmemtcp.agent.daemon.config import (
     EVERYBODY,
     Config,
     InterfaceOptions,
@@ -17,8 +17,8 @@ from devmemtcp.agent.config import (
     override,
     parse_config,
 )
+from devmemtcp.agent.daemon.option_values import PortRange
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.option_values import PortRange
 
 FULL = """
 [agent]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("devmemtcp.agent._confine", reason="needs libseccomp")
+pytest.importorskip("devmemtcp.agent.daemon._confine", reason="needs libseccomp")
 
 _PRELUDE = """
 import ctypes, mmap, os, socket, sys, threading
-from devmemtcp.agent._confine import lib
+from devmemtcp.agent.daemon._confine import lib
 libc = ctypes.CDLL(None, use_errno=True)
 folder = sys.argv[1]
 
@@ -189,9 +189,9 @@ for call in (
 
 
 def test_a_missing_libseccomp_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from devmemtcp.agent import confinement
+    from devmemtcp.agent.daemon import confinement
     from devmemtcp.agent.errors import ConfigError
 
-    monkeypatch.setitem(sys.modules, "devmemtcp.agent._confine", None)
+    monkeypatch.setitem(sys.modules, "devmemtcp.agent.daemon._confine", None)
     with pytest.raises(ConfigError, match=r"libseccomp is missing .* package libseccomp2"):
         confinement._native()

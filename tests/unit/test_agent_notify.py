@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devmemtcp.agent.notify import ServiceManager
+from devmemtcp.agent.daemon.notify import ServiceManager
 
 
 @pytest.mark.parametrize("abstract", [False, True])

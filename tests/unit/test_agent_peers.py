@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from devmemtcp.agent.config import parse_config
+from devmemtcp.agent.daemon.config import parse_config
+from devmemtcp.agent.daemon.peers import AgentPeer, Credentials, RuleBook, sender_of
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.peers import AgentPeer, Credentials, RuleBook, sender_of
 
 ALICE, BOB, WORKERS = 1001, 1002, 50
 

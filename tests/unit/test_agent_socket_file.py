@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from devmemtcp.agent.daemon.socket_file import SocketFile
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.socket_file import SocketFile
 
 
 def connect(path: Path) -> socket.socket:
@@ -46,7 +46,7 @@ def test_a_killed_agent_s_is_taken_over(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from devmemtcp.agent.socket_file import SocketFile
+from devmemtcp.agent.daemon.socket_file import SocketFile
 file = SocketFile(Path({str(path)!r}))
 os.kill(os.getpid(), signal.SIGKILL)
 """

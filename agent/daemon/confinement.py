@@ -127,7 +127,7 @@ def _primary_group(uid: int) -> int:
 
 def _native() -> Any:
     try:
-        from devmemtcp.agent._confine import lib
+        from devmemtcp.agent.daemon._confine import lib
     except ImportError as error:
         raise ConfigError(
             f"libseccomp is missing ({error}); Debian has it in the package libseccomp2"

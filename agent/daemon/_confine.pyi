@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent gives up, natively; agent/confine.h declares it."""
+"""What the agent gives up, natively; daemon/api.h declares it."""
 
 from typing import Any
 

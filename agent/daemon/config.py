@@ -21,9 +21,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from devmemtcp.agent import option_values as values
+from devmemtcp.agent.daemon import option_values as values
+from devmemtcp.agent.daemon.option_values import PortRange
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.option_values import PortRange
 from devmemtcp.netlink.constants import AGENT_SOCKET
 from devmemtcp.netlink.emulation import HDS_THRESH_MAX
 from devmemtcp.xdp_prog import LINEAR_MAX

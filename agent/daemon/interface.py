@@ -9,7 +9,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from devmemtcp.agent.config import InterfaceOptions
+from devmemtcp.agent.daemon.config import InterfaceOptions
 from devmemtcp.agent.datapath import Datapath
 from devmemtcp.agent.datapath_config import PAGE, DatapathConfig
 from devmemtcp.agent.errors import ConfigError

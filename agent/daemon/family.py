@@ -16,10 +16,8 @@ from ipaddress import ip_address
 from typing import cast
 
 from devmemtcp.agent.channel import Channel
-from devmemtcp.agent.config import Limits
-from devmemtcp.agent.endpoint import Endpoint
-from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.family_messages import (
+from devmemtcp.agent.daemon.config import Limits
+from devmemtcp.agent.daemon.family_messages import (
     AppAttr,
     ChannelAttr,
     ListenerAttr,
@@ -28,8 +26,10 @@ from devmemtcp.agent.family_messages import (
     StatsCounterAttr,
     StatsGroupAttr,
 )
-from devmemtcp.agent.interface import Interface
-from devmemtcp.agent.peers import AgentPeer
+from devmemtcp.agent.daemon.interface import Interface
+from devmemtcp.agent.daemon.peers import AgentPeer
+from devmemtcp.agent.endpoint import Endpoint
+from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.snapshot import flow_info
 from devmemtcp.netlink import attribute, membership
 from devmemtcp.netlink.constants import AGENT_FAMILY_NAME, AGENT_FAMILY_VERSION, AgentCmd

@@ -29,19 +29,19 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from devmemtcp.agent.backend import LiveBackend
-from devmemtcp.agent.clients import ControlServer
-from devmemtcp.agent.config import Config, load_config
-from devmemtcp.agent.confinement import Confinement
+from devmemtcp.agent.daemon.backend import LiveBackend
+from devmemtcp.agent.daemon.clients import ControlServer
+from devmemtcp.agent.daemon.config import Config, load_config
+from devmemtcp.agent.daemon.confinement import Confinement
+from devmemtcp.agent.daemon.family import StackFamily
+from devmemtcp.agent.daemon.interface import Interface
+from devmemtcp.agent.daemon.notify import ServiceManager
+from devmemtcp.agent.daemon.peers import RuleBook, group_id, user_id
+from devmemtcp.agent.daemon.socket_file import SocketFile
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.family import StackFamily
-from devmemtcp.agent.interface import Interface
 from devmemtcp.agent.netdev import NetNs
-from devmemtcp.agent.notify import ServiceManager
-from devmemtcp.agent.peers import RuleBook, group_id, user_id
 from devmemtcp.agent.preflight import check_capabilities
 from devmemtcp.agent.signals import STOP_SIGNALS
-from devmemtcp.agent.socket_file import SocketFile
 from devmemtcp.netlink.constants import TcpDataSplit
 from devmemtcp.netlink.model import NetdevModel
 from devmemtcp.netlink.netdev import Netdev

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from devmemtcp.agent.daemon.interface import Interface
 from devmemtcp.agent.datapath_config import PAGE
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.interface import Interface
 from devmemtcp.agent.netdev import is_up
 from devmemtcp.agent.preflight import check_mappings
 from devmemtcp.netlink.backend import Device, Events, PagePool, QueueStats

@@ -36,7 +36,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from devmemtcp.agent.closing import Closing
-from devmemtcp.agent.peers import UCRED, AgentPeer, RuleBook, opener_of, sender_of
+from devmemtcp.agent.daemon.peers import UCRED, AgentPeer, RuleBook, opener_of, sender_of
 from devmemtcp.netlink.constants import MsgType
 from devmemtcp.netlink.family import Client
 from devmemtcp.netlink.server import Datagram, NetlinkServer

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from devmemtcp.agent.config import Rule
+from devmemtcp.agent.daemon.config import Rule
 from devmemtcp.agent.errors import ConfigError
 
 UCRED = struct.Struct("=iII")

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * confine.h - what Python may call to give up, for good, what the agent needed to set up only.
+ * api.h - what Python may call to give up, for good, what the agent needed to set up only.
  *
- * Plain declarations only: cffi reads this file, and confine_csrc.c includes it. All of it is of the
+ * Plain declarations only: cffi reads this file, and the C files include it. All of it is of the
  * calling thread and those it starts, so it has to be done before there is any other; the system
  * call filter alone reaches every thread. Functions return 0 or -errno.
  */

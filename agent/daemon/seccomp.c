@@ -28,7 +28,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-#include "confine.h"
+#include "api.h"
 
 #ifndef AF_XDP
 #define AF_XDP 44
