@@ -58,8 +58,11 @@ def test_the_architecture_fits_its_page() -> None:
 
 def test_functions_that_the_architecture_names_exist() -> None:
     text = (ROOT / "docs/ARCHITECTURE.md").read_text()
-    for file, function in re.findall(r"`([\w/.]+\.[ch]):(\w+)`", text):
-        assert re.search(rf"\b{function}\(", (ROOT / file).read_text()), f"{file}:{function}"
+    for file, function in re.findall(r"`([\w/.]+\.(?:c|h|py)):(\w+)`", text):
+        defined = rf"\bdef {function}\(" if file.endswith(".py") else rf"\b{function}\("
+        assert re.search(defined, (ROOT / file).read_text()), f"{file}:{function}"
+    for file in re.findall(r"`(\w+/[\w/.]+\.(?:c|h|py))`", text):
+        assert (ROOT / file).is_file(), file
 
 
 def test_the_lock_file_pins_everything_within_its_range() -> None:
