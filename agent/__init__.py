@@ -15,7 +15,8 @@ The files, from the interface to the command line:
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
   (what can be looked at), ``socket``, ``errors``, ``closing``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
-  ``devmem_frags``, ``devmem_stream``, ``devmem_abi``
+  ``devmem_frags``, ``devmem_messages``, ``devmem_stream``, ``devmem_abi``; ``provider`` is what
+  they need of a runtime
 * the agent is ``daemon/``; ``session`` is the application's side of it
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
   ``agent_cli``, ``bench/``

@@ -22,52 +22,26 @@ import select
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.closing import Closing
-from devmemtcp.agent.devmem_abi import ETOOSMALL, SCM_DEVMEM_LINEAR, SO_DEVMEM_DONTNEED, DmabufCmsg
+from devmemtcp.agent.devmem_abi import ETOOSMALL, SO_DEVMEM_DONTNEED
 from devmemtcp.agent.devmem_frags import ReceivedFrag, received_frags
+from devmemtcp.agent.devmem_messages import AncData, host_bytes, messages
 from devmemtcp.agent.devmem_options import Options, pack_int, refuse
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.provider import Pressure, Stack, StackProvider
 from devmemtcp.agent.socket import Address, Connection, Listener
 
-Pressure = Literal["window", "drop"]
 Buffer: TypeAlias = bytearray | memoryview
-AncData: TypeAlias = list[tuple[int, int, bytes]]
 
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _PORT_TRIES = 16
 _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
-
-
-class Stack(Protocol):
-    """One interface whose flows can be taken: a `Runtime` is one."""
-
-    ifname: str
-
-    def has_address(self, host: str) -> bool:
-        """Is this IP address, or the unspecified one, an address of the interface?"""
-
-    def listen(
-        self,
-        address: Address,
-        *,
-        close_first: bool = False,
-        backlog: int = 1024,
-        pressure: Pressure | None = None,
-    ) -> Listener:
-        """Take connections on (host, port). Raises ConfigError, OSError."""
-
-
-class StackProvider(Protocol):
-    """Where a socket gets its connections from: a `Runtime`, or a session with the agent."""
-
-    def stacks(self) -> Sequence[Stack]:
-        """The interfaces that may be listened on."""
 
 
 class DevmemSocket(Closing):
@@ -308,7 +282,7 @@ class DevmemSocket(Closing):
         room = _new_bytes("uint8_t[]", bufsize)
         iov = ffi.new("struct app_iov *", (room, bufsize))
         size, ancdata = self._recvmsg(iov, 1, ancbufsize, flags)
-        return _host_bytes(room, size, ancdata, flags), ancdata, 0, None
+        return host_bytes(room, size, ancdata, flags), ancdata, 0, None
 
     def recvmsg_into(
         self, buffers: Iterable[Buffer | int], ancbufsize: int = 0, flags: int = 0
@@ -341,7 +315,7 @@ class DevmemSocket(Closing):
             return int(lib.app_recvmsg(conn.app.require_open(), conn.id, msg, flags))
 
         size = self._receive(attempt, flags)
-        return size, _messages(control, msg.controllen) if ancbufsize else []
+        return size, messages(control, msg.controllen) if ancbufsize else []
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """As `socket.recv()`. Raises OSError (EFAULT) for bytes in device memory."""
@@ -722,32 +696,6 @@ def _error(conn: Connection, result: int) -> OSError:
 
 def _base_and_size(buffer: Any) -> tuple[Any, int]:
     return buffer, len(buffer)
-
-
-def _messages(control: Any, used: int) -> AncData:
-    """Take a control buffer apart: cmsghdr (length, level, type), data, padding."""
-    found: AncData = []
-    at = 0
-    header = socket.CMSG_LEN(0)
-    raw = ffi.buffer(control, used)
-    while at + header <= used:
-        message = ffi.cast("struct app_cmsg *", control + at)
-        end = at + message.len
-        found.append((message.level, message.type, raw[at + header : end]))
-        at += socket.CMSG_SPACE(message.len - header)
-    return found
-
-
-def _host_bytes(room: Any, size: int, ancdata: AncData, flags: int) -> bytes:
-    """The bytes that were written, and zeros for those in device memory."""
-    if flags & socket.MSG_TRUNC:
-        return bytes(size)
-    if not ancdata:
-        return bytes(ffi.buffer(room, size))
-    linear = sum(
-        DmabufCmsg.unpack(data).frag_size for _, kind, data in ancdata if kind == SCM_DEVMEM_LINEAR
-    )
-    return bytes(ffi.buffer(room, linear)) + bytes(size - linear) if linear else bytes(size)
 
 
 _LITTLE = pack_int(1)[0] == 1

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from devmemtcp.agent.devmem_frags import FRAGS_A_BATCH, ReceivedFrag, frags_of
-from devmemtcp.agent.devmem_socket import AncData, Buffer, DevmemSocket
+from devmemtcp.agent.devmem_messages import AncData
+from devmemtcp.agent.devmem_socket import Buffer, DevmemSocket
 
 _Result = TypeVar("_Result")
 

@@ -25,9 +25,10 @@ from devmemtcp.agent.devmem_abi import (
     pack_tokens,
 )
 from devmemtcp.agent.devmem_frags import ReceivedFrag
-from devmemtcp.agent.devmem_socket import DevmemSocket, Stack, StackProvider
+from devmemtcp.agent.devmem_socket import DevmemSocket
 from devmemtcp.agent.devmem_stream import DevmemStream
 from devmemtcp.agent.errors import NotInDeviceMemoryError
+from devmemtcp.agent.provider import Stack, StackProvider
 
 __all__ = [
     "CMSG_LEN",

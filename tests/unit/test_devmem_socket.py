@@ -9,6 +9,7 @@ import gc
 import os
 import select
 import selectors
+import signal
 import socket
 import struct
 import threading
@@ -540,6 +541,56 @@ def test_descriptors_of_many_sockets_are_closed_with_them(interface: FakeInterfa
                 assert shows(conn) == (False, True)
             interface.stack.push(6, GENERATION * number + 2)  # CLOSED
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_signal_interrupts_a_wait_and_the_wait_goes_on(
+    stack: FakeStack, conn: DevmemSocket
+) -> None:
+    conn.fileno()  # the pump waits as well, and must not get the signal instead
+    seen: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        seen.append(number)
+        if len(seen) == 2:
+            stack.data(b"abc", WHOLE)
+            stack.wake_app()
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        assert conn.recv(9) == b"abc"
+        assert len(seen) == 2
+        with pytest.raises(KeyboardInterrupt):
+            conn.recv(9)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_child_may_let_go_of_what_the_parent_watches(
+    interface: FakeInterface, conn: DevmemSocket
+) -> None:
+    """In it there is no pump to be stopped, and nobody to be told anything."""
+    assert shows(conn) == (False, True)
+    interface.stack.requests()
+    child = os.fork()
+    if not child:
+        try:
+            interface.app.close()
+            conn.close()
+            gc.collect()
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + PATIENCE
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        assert time.monotonic() < deadline, "the child hangs"
+        time.sleep(0.01)
+    assert not interface.stack.requests()
+    interface.stack.data(b"abc", WHOLE)
+    interface.stack.wake_app()
+    assert shows(conn, PATIENCE)[0]
 
 
 # ---- asyncio ----

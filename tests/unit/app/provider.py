@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from devmemtcp.agent import Region
 from devmemtcp.agent._loop import lib
-from devmemtcp.agent.devmem_socket import DevmemSocket, Pressure
+from devmemtcp.agent.devmem_socket import DevmemSocket
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.provider import Pressure
 from devmemtcp.agent.socket import Address, AppHalf, Listener
 
 from .fake_stack import BINDING, FLOW, LISTENER, FakeStack
