@@ -76,7 +76,7 @@ void app_watch_update(struct app *a, struct app_conn *c)
 
 	if (w->near < 0)
 		return;
-	if (a->dead || c->error || (c->eof && c->shut)) {
+	if (a->dead || c->error || ((c->eof || c->shut_read) && c->shut)) {
 		show_readable(w, true);
 		show_hung_up(w);
 		return;

@@ -44,11 +44,6 @@ class ReceivedFrag(Closing):
     kind: Kind
     reason: Reason
 
-    __slots__ = (
-        *("_conn", "_half", "_made_at", "dmabuf_id", "kind", "offset"),
-        *("reason", "released", "size", "token"),
-    )
-
     def __init__(self, conn: Connection, half: Any, frag: Any, made_at: str) -> None:
         """For `received_frags()`: a `struct app_frag`, and where the warning shall point."""
         self.released = False
@@ -87,10 +82,11 @@ class ReceivedFrag(Closing):
 
     def release(self) -> None:
         """Give the token back; idempotent. `data` must not be read any more."""
-        if not self.released:
-            self.released = True
-            if self._conn.app.handle is not None:
-                self._conn.give_back(self.token)
+        if self.released:
+            return
+        self.released = True
+        if not self._conn.closed and self._conn.app.handle is not None:
+            self._conn.give_back(self.token)
 
     close = release
 

@@ -213,7 +213,7 @@ class DevmemSocket(Closing):
         self._bound = host, self._listeners[0].address[1]
         self._refuses = False
         if self._ends is not None:
-            self._watch()
+            self._watch(*self._ends)
 
     def _listen_on(self, host: str, port: int, backlog: int) -> list[Listener]:
         hosts = [host]
@@ -240,16 +240,11 @@ class DevmemSocket(Closing):
         self._require_open()
         if not self._listeners or self._refuses:
             raise refuse(errno.EINVAL)
-        timeout, expiry = self._timeout, TimeoutError("timed out")
-        if timeout is None:
-            timeout = self._options.rcvtimeo
+        timeout = self._options.rcvtimeo if self._timeout is None else self._timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            conn = self._accept_one(deadline)
-            if conn is not None:
-                break
+        while (conn := self._accept_one(deadline)) is None:
             if deadline is not None and time.monotonic() >= deadline:
-                raise expiry if self._timeout else refuse(errno.EAGAIN)
+                raise TimeoutError("timed out") if self._timeout else refuse(errno.EAGAIN)
         made = DevmemSocket._accepted(self, conn)
         return made, made._show(conn.peer)
 
@@ -606,22 +601,22 @@ class DevmemSocket(Closing):
             return -1
         if self._ends is None:
             near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._ends = near.detach(), far.detach()
-            for end in self._ends:
-                os.set_blocking(end, False)
-            self._watch()
+            with near, far:
+                near.setblocking(False)
+                far.setblocking(False)
+                self._watch(near.fileno(), far.fileno())
+                self._ends = near.detach(), far.detach()
         return self._ends[0]
 
-    def _watch(self) -> None:
+    def _watch(self, near: int, far: int) -> None:
         """Once there is something to show."""
-        assert self._ends is not None
         watched: list[tuple[Any, int, int]] = [
             (listener.app, 0, listener.id) for listener in self._listeners
         ]
         if self._conn is not None:
             watched.append((self._conn.app, self._conn.id, -1))
         for app, flow, listener in watched:
-            result = lib.app_watch(app.require_open(), flow, listener, *self._ends)
+            result = lib.app_watch(app.require_open(), flow, listener, near, far)
             if result:
                 raise refuse(-result)
 

@@ -12,7 +12,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.closing import Closing
@@ -59,21 +60,37 @@ class FragBatch:
     `nbytes` is the sum of all sizes. All that are in device memory belong to one binding. Those
     in host memory are among them: with a region bound to all queues, and nothing left in the
     heads, there are none.
+
+    As a context manager, it gives all tokens back at the end of the block.
     """
 
     nbytes: int
 
-    __slots__ = ("_count", "_frags", "_half", "nbytes")
+    __slots__ = ("_conn", "_count", "_frags", "_half", "nbytes")
 
-    def __init__(self, frags: Any, count: int, half: Any = None) -> None:
-        """For `Connection.recv_frags()`: `struct app_frag[]`, how many of them, `struct app *`."""
+    def __init__(self, frags: Any, count: int, conn: Connection | None = None) -> None:
+        """For `Connection.recv_frags()`: `struct app_frag[]`, and how many of them."""
         self._frags = frags
         self._count = count
-        self._half = half
+        self._conn = conn
+        # Keeps the mapping of the data blocks, also when the runtime is closed.
+        self._half = None if conn is None else conn.app.handle
         self.nbytes = int(lib.frags_bytes(frags, count))
 
     def __len__(self) -> int:
         return self._count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._conn is not None and not self._conn.closed:
+            self._conn.dontneed(self)
 
     def __iter__(self) -> Iterator[Frag]:
         """Raises NotInDeviceMemoryError at the first that is in host memory: see `pieces()`."""
@@ -319,12 +336,11 @@ class Connection(Closing):
             raise ValueError(f"max_frags must be at least 1, not {max_frags}")
         out = _new_frags("struct app_frag[]", max_frags)
         while True:
-            half = self.app.require_open()
-            count = lib.app_take(half, self.id, out, max_frags)
+            count = lib.app_take(self.app.require_open(), self.id, out, max_frags)
             if count > 0:
-                return FragBatch(out, count, half)
+                return FragBatch(out, count, self)
             if count == -errno.ENODATA:
-                return FragBatch(out, 0)
+                return FragBatch(out, 0, self)
             if count < 0:
                 raise self.error(count)
             if not self.app.wait(flow=self.id, timeout=timeout):

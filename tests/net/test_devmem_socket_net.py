@@ -8,6 +8,7 @@ then does not depend on where the bytes are. The answers must be equal: values, 
 from __future__ import annotations
 
 import errno
+import fcntl
 import select
 import socket
 import struct
@@ -34,6 +35,7 @@ from .conftest import Veth
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
 PATIENCE = 30.0
 SO_RCVTIMEO, SO_SNDTIMEO = 20, 21
+_SIOCOUTQ = 0x5411
 PEEK, TRUNC, WAITALL, DONTWAIT = (
     socket.MSG_PEEK,
     socket.MSG_TRUNC,
@@ -72,6 +74,12 @@ class Pair:
     def queued(self) -> int:
         """Bytes that can be read."""
         return len(answer_bytes(lambda: self.conn.recv(1 << 20, PEEK | DONTWAIT)))
+
+    def await_acknowledged(self) -> None:
+        """The peer has nothing left that has not arrived."""
+        self.await_true(
+            lambda: struct.unpack("=i", fcntl.ioctl(self.peer, _SIOCOUTQ, bytes(4)))[0] == 0
+        )
 
     def await_hangup(self) -> None:
         """A reset has arrived."""
@@ -177,7 +185,7 @@ def waiting_for_all(p: Pair) -> list[Any]:
     thread.start()
     for part in (b"abcd", b"efgh", b"ijkl"):
         p.peer.sendall(part)
-        time.sleep(0.02)  # so that they are segments of their own
+        p.await_acknowledged()  # so that they are segments of their own
     thread.join()
     return [*got, p.conn.recv(10)]
 
@@ -393,6 +401,12 @@ def what_poll_shows(p: Pair) -> list[Any]:
     return [*answers, shown(p.conn)]
 
 
+def what_poll_shows_after_shutting_down(p: Pair) -> list[Any]:
+    p.conn.shutdown(socket.SHUT_RDWR)
+    p.await_hangup()
+    return [p.conn.recv(1)]
+
+
 SCENARIOS = [
     plain_data_with_the_flag,
     peeking,
@@ -416,6 +430,7 @@ SCENARIOS = [
     giving_tokens_back,
     options,
     what_poll_shows,
+    what_poll_shows_after_shutting_down,
 ]
 
 

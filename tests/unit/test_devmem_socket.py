@@ -724,6 +724,16 @@ def test_what_was_not_iterated_over_goes_back(stack: FakeStack, conn: DevmemSock
     assert stack.returned() == [71]
 
 
+def test_a_fragment_may_outlive_its_connection(stack: FakeStack, conn: DevmemSocket) -> None:
+    stack.frag(1, 71)
+    stack.frag(1, 72)
+    frags = conn.frags()
+    with next(frags), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conn.close()  # gives all back
+        frags.close()  # type: ignore[attr-defined]
+
+
 def test_a_lost_fragment_is_warned_of_and_its_token_goes_back(
     stack: FakeStack, conn: DevmemSocket
 ) -> None:

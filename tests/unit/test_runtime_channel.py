@@ -413,6 +413,21 @@ def test_a_batch_has_all_kinds_in_the_streams_order(stack: FakeStack, conn: Conn
     assert conn.received.device == 300
 
 
+def test_a_batch_gives_its_tokens_back_at_the_end_of_a_block(
+    stack: FakeStack, conn: Connection
+) -> None:
+    for token in (71, 72):
+        stack.frag(1, token)
+    with conn.recv_frags() as batch:
+        assert len(batch) == 2
+        assert not stack.requests()
+    assert stack.returned() == [71, 72]
+    stack.frag(1, 73)
+    with conn.recv_frags():
+        conn.close()  # gives all back
+    stack.push(EOF, FLOW)
+
+
 def test_all_kinds_are_read_through_the_batch(
     stack: FakeStack, conn: Connection, region: Region
 ) -> None:
