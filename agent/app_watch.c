@@ -60,7 +60,7 @@ static void show_full(struct app_watch *w, bool full)
 	w->full = full;
 }
 
-/* For good: an error, or the end of both directions. */
+/* For good, and readable with it: an error, or the end of both directions. */
 static void show_hung_up(struct app_watch *w)
 {
 	if (w->hung_up)
@@ -77,7 +77,6 @@ void app_watch_update(struct app *a, struct app_conn *c)
 	if (w->near < 0)
 		return;
 	if (a->dead || c->error || ((c->eof || c->shut_read) && c->shut)) {
-		show_readable(w, true);
 		show_hung_up(w);
 		return;
 	}
@@ -108,10 +107,8 @@ static void show_death(struct app *a)
 	for (uint32_t i = 0; i < a->layout.nr_conns; i++)
 		app_watch_update(a, &a->conns[i]);
 	for (uint32_t i = 0; i < APP_LISTENERS; i++) {
-		if (a->listeners[i].watch.near >= 0) {
-			show_readable(&a->listeners[i].watch, true);
+		if (a->listeners[i].watch.near >= 0)
 			show_hung_up(&a->listeners[i].watch);
-		}
 	}
 }
 
