@@ -28,6 +28,7 @@ struct application {
 	uint32_t pushed; /* events since stack_events_pushed() */
 	/* what it takes of what all share: with several applications there is a bound to each */
 	uint32_t nr_conns; /* accepted and not closed */
+	uint32_t nr_embryos;
 	uint32_t max_conns; /* 0: no bound but what there is */
 	uint32_t reply_pages; /* host pages full of what its peers have not acknowledged */
 	uint32_t held[STACK_MAX_AREAS]; /* parts of buffers with its flows' bytes, by area */

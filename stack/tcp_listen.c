@@ -218,14 +218,18 @@ static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64
 	return flooded && evict_embryo(s, flooded, now) ? flow_new(&s->flows, tuple) : NULL;
 }
 
-/* Several applications: one that accepts and never closes leaves slots for the others. */
-static bool has_enough(const struct stack *s, const struct listener *l)
+/*
+ * Several applications: one that accepts and never closes leaves slots for the others. Embryos
+ * count, or a burst of SYNs would be past the bound before the first handshake is done; those
+ * of others do not, because make_room() takes their slots away.
+ */
+static bool has_enough(const struct stack *s, const struct application *app)
 {
-	const uint32_t conns = l->app->nr_conns;
+	const uint32_t held = app->nr_conns + app->nr_embryos;
 
-	if (l->app->max_conns && conns + l->embryos >= l->app->max_conns)
+	if (app->max_conns && held >= app->max_conns)
 		return true;
-	return s->nr_apps > 1 && conns >= s->cfg.max_flows - s->nr_conns;
+	return s->nr_apps > 1 && held >= s->cfg.max_flows - s->nr_conns - app->nr_embryos;
 }
 
 static enum drop accept_syn(struct stack *s, struct listener *l, const struct seg *syn,
@@ -233,7 +237,7 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 {
 	struct flow *f;
 
-	if (has_enough(s, l) || (l->embryos >= l->backlog && !evict_embryo(s, l, now)))
+	if ((has_enough(s, l->app) || l->embryos >= l->backlog) && !evict_embryo(s, l, now))
 		return DROP_BACKLOG;
 	f = make_room(s, &syn->tuple, now);
 	if (!f)
@@ -245,6 +249,7 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 	f->state = TCP_LISTEN;
 	open_flow(s, f, syn, now);
 	l->embryos++;
+	l->app->nr_embryos++;
 	list_add_tail(&l->oldest, &f->age_node);
 	s->stats.flows_opened++;
 	tcp_set_state(s, f, TCP_EV_SYN);

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,13 @@ class AgentProcess:
 
 
 @contextmanager
+def open_folder() -> Iterator[Path]:
+    """One for `running_agent()`: each run of pytest shuts what is in its own to other users."""
+    with tempfile.TemporaryDirectory(prefix="devmemtcp-test-") as name:
+        yield Path(name)
+
+
+@contextmanager
 def running_agent(
     folder: Path,
     end: Any,
@@ -140,13 +148,10 @@ def running_agent(
 ) -> Iterator[AgentProcess]:
     """An agent on one end of a veth pair, killed at the end if it still runs.
 
-    `rules`: TOML; `interface`, `agent`: more keys of these tables. `python`: what runs it, with
-    `environ` beside what there is.
+    `folder`: see `open_folder()`. `rules`: TOML; `interface`,
+    `agent`: more keys of these tables. `python`: what runs it, with `environ` beside what there is.
     """
     folder.chmod(0o755)
-    for directory in folder.parents:
-        if directory.name.startswith("pytest-"):  # they are their user's alone
-            directory.chmod(0o755)
     made = AgentProcess(folder, end, rules, interface, agent, python, environ)
     made.start()
     try:

@@ -40,7 +40,7 @@ from devmemtcp.socket import (
     DmabufCmsg,
 )
 
-from .agent_process import GRANTED, NOBODY, AgentProcess, running_agent
+from .agent_process import GRANTED, NOBODY, AgentProcess, open_folder, running_agent
 
 PORT = 5201
 MIB = 1 << 20
@@ -58,9 +58,15 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
 
 
 @pytest.fixture
-def agent(veth: Any, tmp_path: Path) -> Iterator[AgentProcess]:
+def folder() -> Iterator[Path]:
+    with open_folder() as made:
+        yield made
+
+
+@pytest.fixture
+def agent(veth: Any, folder: Path) -> Iterator[AgentProcess]:
     """Nobody has the admin permission."""
-    with running_agent(tmp_path, veth.right) as made:
+    with running_agent(folder, veth.right) as made:
         yield made
 
 
@@ -106,9 +112,9 @@ def test_no_thread_keeps_what_set_up_needed(agent: AgentProcess) -> None:
     ids=["busy polling", "privileged ports"],
 )
 def test_what_the_configuration_needs_is_kept(
-    veth: Any, tmp_path: Path, options: dict[str, Any], capability: int, port: int
+    veth: Any, folder: Path, options: dict[str, Any], capability: int, port: int
 ) -> None:
-    with running_agent(tmp_path, veth.right, **options) as agent, Session(agent.path) as session:
+    with running_agent(folder, veth.right, **options) as agent, Session(agent.path) as session:
         kept = int(status_of(Path(f"/proc/{agent.process.pid}"))["CapEff"], 16)
         assert kept >> capability & 1
         with Region(4 * MIB) as region:
@@ -116,8 +122,8 @@ def test_what_the_configuration_needs_is_kept(
         session.listen((veth.right.ip4, port)).close()
 
 
-def test_its_user_can_be_another(veth: Any, tmp_path: Path) -> None:
-    with running_agent(tmp_path, veth.right, agent=f"user = {NOBODY}") as agent:
+def test_its_user_can_be_another(veth: Any, folder: Path) -> None:
+    with running_agent(folder, veth.right, agent=f"user = {NOBODY}") as agent:
         assert set(status_of(Path(f"/proc/{agent.process.pid}"))["Uid"].split()) == {str(NOBODY)}
         with Session(agent.path) as session, Region(4 * MIB) as region:
             with session.bind_rx(veth.right.ifname, [0], region) as binding:
@@ -129,7 +135,7 @@ def test_its_user_can_be_another(veth: Any, tmp_path: Path) -> None:
 # ---- who may do what ----
 
 
-def test_nobody_may_listen_and_not_bind_unless_a_rule_says_so(veth: Any, tmp_path: Path) -> None:
+def test_nobody_may_listen_and_not_bind_unless_a_rule_says_so(veth: Any, folder: Path) -> None:
     code = """
 drop()
 with Session(path) as session, Region(4 << 20) as region:
@@ -146,7 +152,7 @@ with Session(path) as session, Region(4 << 20) as region:
             print(error.errno)
 """
     args = (veth.right.ip4, veth.right.ifname)
-    with running_agent(tmp_path, veth.right, rules="") as agent:
+    with running_agent(folder, veth.right, rules="") as agent:
         said, _ = agent.nobody(code, *args).communicate(timeout=60)
         assert said.split() == [
             veth.right.ip4,
@@ -165,7 +171,7 @@ with Session(path) as session, Region(4 << 20) as region:
         assert until(lambda: "the rules stay as they are" in agent.log)
 
 
-def test_without_a_rule_there_is_nothing_but_questions(veth: Any, tmp_path: Path) -> None:
+def test_without_a_rule_there_is_nothing_but_questions(veth: Any, folder: Path) -> None:
     code = """
 drop()
 with Session(path) as session:
@@ -175,7 +181,7 @@ with Session(path) as session:
     except PermissionError as error:
         print(error.strerror)
 """
-    with running_agent(tmp_path, veth.right, rules="") as agent:
+    with running_agent(folder, veth.right, rules="") as agent:
         agent.write_config("")
         agent.config.write_text("rule = []\n" + agent.config.read_text())
         agent.process.send_signal(signal.SIGHUP)
@@ -184,7 +190,7 @@ with Session(path) as session:
         assert said.splitlines() == ["1", f"no rule lets user {NOBODY} use {veth.right.ifname}"]
 
 
-def test_a_socket_that_root_opened_gives_nobody_nothing(veth: Any, tmp_path: Path) -> None:
+def test_a_socket_that_root_opened_gives_nobody_nothing(veth: Any, folder: Path) -> None:
     """Nor does one that nobody opened, when root sends by it."""
     code = """
 import socket
@@ -204,7 +210,7 @@ with Region(4 << 20) as region:
     except OSError as error:
         print(error.errno)
 """
-    with running_agent(tmp_path, veth.right, rules="") as agent:
+    with running_agent(folder, veth.right, rules="") as agent:
         for opener in ("root", "nobody"):
             run = agent.nobody(code, str(veth.right.ifindex), opener)
             said, wrong = run.communicate(timeout=60)
@@ -222,10 +228,10 @@ def sealed(size: int, seals: int) -> int:
 
 
 def test_only_a_sealed_memfd_of_the_right_size_is_device_memory(
-    veth: Any, agent: AgentProcess, tmp_path: Path
+    veth: Any, agent: AgentProcess, folder: Path
 ) -> None:
     both = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-    plain = tmp_path / "plain"
+    plain = folder / "plain"
     plain.write_bytes(bytes(4 * MIB))
     refused = {
         "the region must be a memfd": [
@@ -278,8 +284,8 @@ def send_to(veth: Any, ip4: str, data: bytes) -> bytes:
         return sock.recv(1000)
 
 
-def test_nobody_receives_into_device_memory(veth: Any, agent: AgentProcess, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_nobody_receives_into_device_memory(veth: Any, agent: AgentProcess, folder: Path) -> None:
+    out = folder / "out"
     out.mkdir()
     os.chown(out, NOBODY, NOBODY)
     where = f"{veth.right.ip4}:{PORT}"
@@ -429,7 +435,7 @@ def test_a_socket_works_by_the_agent(veth: Any, agent: AgentProcess) -> None:
         assert received == b"by the agent into device memory"
 
 
-def test_two_interfaces_are_two_stacks(veth: Any, tmp_path: Path) -> None:
+def test_two_interfaces_are_two_stacks(veth: Any, folder: Path) -> None:
     """Each with a binding, and one application on both; when one goes the other stays."""
     with NetNS(veth.right.netns) as right:
         peer = {"ifname": "veth3", "net_ns_fd": veth.left.netns}
@@ -444,7 +450,7 @@ def test_two_interfaces_are_two_stacks(veth: Any, tmp_path: Path) -> None:
     both = ((veth.right.ifname, veth.right.ip4), ("veth2", "10.78.0.2"))
     with ExitStack() as undo:
         more = '[[interface]]\nname = "veth2"\nmemory = "16M"\n' + GRANTED
-        agent = undo.enter_context(running_agent(tmp_path, veth.right, rules=more))
+        agent = undo.enter_context(running_agent(folder, veth.right, rules=more))
         session = undo.enter_context(Session(agent.path))
         assert [stack.ifname for stack in session.stacks()] == [name for name, _ in both]
         views, listeners = [], []
@@ -626,9 +632,9 @@ def interpreter_seconds() -> float:
     return time.monotonic() - started
 
 
-def test_sigterm_lets_connections_end_and_opens_nothing_new(veth: Any, tmp_path: Path) -> None:
+def test_sigterm_lets_connections_end_and_opens_nothing_new(veth: Any, folder: Path) -> None:
     with (
-        running_agent(tmp_path, veth.right, agent="linger = 15") as agent,
+        running_agent(folder, veth.right, agent="linger = 15") as agent,
         Session(agent.path) as session,
     ):
         listener = session.listen((veth.right.ip4, PORT))
@@ -652,9 +658,9 @@ def test_sigterm_lets_connections_end_and_opens_nothing_new(veth: Any, tmp_path:
         assert not agent.path.exists()
 
 
-def test_who_goes_on_after_sigterm_is_cut_off(veth: Any, tmp_path: Path) -> None:
+def test_who_goes_on_after_sigterm_is_cut_off(veth: Any, folder: Path) -> None:
     with (
-        running_agent(tmp_path, veth.right, agent="linger = 0.3") as agent,
+        running_agent(folder, veth.right, agent="linger = 0.3") as agent,
         Session(agent.path) as session,
     ):
         listener = session.listen((veth.right.ip4, PORT))
@@ -666,9 +672,9 @@ def test_who_goes_on_after_sigterm_is_cut_off(veth: Any, tmp_path: Path) -> None
             assert isinstance(error_of(conn.recv_frags), BrokenPipeError)
 
 
-def test_a_second_sigterm_ends_it_at_once(veth: Any, tmp_path: Path) -> None:
+def test_a_second_sigterm_ends_it_at_once(veth: Any, folder: Path) -> None:
     with (
-        running_agent(tmp_path, veth.right, agent="linger = 600") as agent,
+        running_agent(folder, veth.right, agent="linger = 600") as agent,
         Session(agent.path) as session,
     ):
         listener = session.listen((veth.right.ip4, PORT))
@@ -681,9 +687,9 @@ def test_a_second_sigterm_ends_it_at_once(veth: Any, tmp_path: Path) -> None:
     assert not agent.path.exists()
 
 
-def test_an_interface_that_goes_is_told(netns_pair: Any, tmp_path: Path) -> None:
+def test_an_interface_that_goes_is_told(netns_pair: Any, folder: Path) -> None:
     veth = netns_pair()
-    with running_agent(tmp_path, veth.right) as agent, Session(agent.path) as session:
+    with running_agent(folder, veth.right) as agent, Session(agent.path) as session:
         listener = session.listen((veth.right.ip4, PORT))
         veth.right.run(["ip", "link", "delete", veth.right.ifname])
         assert isinstance(error_of(listener.accept), OSError)
@@ -691,8 +697,8 @@ def test_an_interface_that_goes_is_told(netns_pair: Any, tmp_path: Path) -> None
         assert "is not served any more" in agent.log
 
 
-def test_the_service_manager_is_kept_informed(veth: Any, tmp_path: Path) -> None:
-    with running_agent(tmp_path, veth.right, environ={"WATCHDOG_USEC": "200000"}) as agent:
+def test_the_service_manager_is_kept_informed(veth: Any, folder: Path) -> None:
+    with running_agent(folder, veth.right, environ={"WATCHDOG_USEC": "200000"}) as agent:
         assert agent.told() == "WATCHDOG=1"
         assert agent.told() == "WATCHDOG=1"
         agent.process.terminate()
@@ -715,14 +721,14 @@ def test_a_second_agent_is_refused_with_one_line(veth: Any, agent: AgentProcess)
     )
 
 
-def test_it_says_what_it_lacks(veth: Any, tmp_path: Path) -> None:
+def test_it_says_what_it_lacks(veth: Any, folder: Path) -> None:
     """And that before anything is touched."""
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "agent"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "no interface to serve; name one with -i IF" in done.stderr
     prefix = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"]
-    args = ["-i", veth.right.ifname, "--netns", veth.right.netns, "--socket", str(tmp_path / "s")]
+    args = ["-i", veth.right.ifname, "--netns", veth.right.netns, "--socket", str(folder / "s")]
     done = subprocess.run(
         [*prefix, *command, *args], capture_output=True, text=True, timeout=60, check=False
     )
@@ -781,12 +787,12 @@ def garbage(sock: socket.socket, chance: random.Random) -> None:
             return
 
 
-def test_a_session_says_that_nobody_answers(tmp_path: Path) -> None:
+def test_a_session_says_that_nobody_answers(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"no agent answers at .*; `devmemtcp agent"):
-        Session(tmp_path / "agent.sock")
+        Session(folder / "agent.sock")
 
 
-def test_limits_hold(veth: Any, tmp_path: Path) -> None:
+def test_limits_hold(veth: Any, folder: Path) -> None:
     limits = "[limits]\nlisteners = 2\nchannels = 1\nclients = 3\n"
     code = """
 drop()
@@ -808,7 +814,7 @@ try:
 except (BrokenPipeError, ConnectionError):
     print("refused")
 """
-    with running_agent(tmp_path, veth.right, rules=limits + GRANTED) as agent:
+    with running_agent(folder, veth.right, rules=limits + GRANTED) as agent:
         said, wrong = agent.nobody(code, veth.right.ip4).communicate(timeout=60)
         assert said.splitlines() == [
             "the application has 2 listeners",
