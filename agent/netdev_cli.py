@@ -20,6 +20,7 @@ from devmemtcp.agent.document import document
 from devmemtcp.agent.options import Debug, Json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from devmemtcp.netlink.netdev import Netdev
@@ -169,22 +170,45 @@ def _print(report: Report) -> None:
 
     title = f"{report.command} of the {report.target}"
     if report.objects:
-        Console().print(_table(report.objects, title))
+        console = Console()
+        console.print(_table(report.objects, title, console))
     else:
         print(f"{title}: none")
 
 
-def _table(objects: list[dict[str, Any]], title: str) -> Table:
-    """One row an object, one column an attribute that any of them has."""
+def _table(objects: list[dict[str, Any]], title: str, console: Console) -> Table:
+    """One row an object, one column an attribute that any of them has.
+
+    The other way round when only that fits the width: counters have many names.
+    """
+    names = list(dict.fromkeys(name for each in objects for name in each))
+    rows = [names, *([_cell(each.get(name, "")) for name in names] for each in objects)]
+    upright = _grid(rows, title)
+    if _fits(upright, console):
+        return upright
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    lying = _grid(columns, title)
+    return lying if _fits(lying, console) else upright
+
+
+def _grid(rows: list[list[str]], title: str) -> Table:
+    """A table whose first row is its head."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    names = list(dict.fromkeys(name for each in objects for name in each))
-    for name in names:
+    for name in rows[0]:
         table.add_column(name, overflow="fold")
-    for each in objects:
-        table.add_row(*(_cell(each.get(name, "")) for name in names))
+    for row in rows[1:]:
+        table.add_row(*row)
     return table
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Whether no cell has to be broken."""
+    from rich.measure import Measurement
+
+    unlimited = console.options.update(width=10_000)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
 
 
 def _cell(value: object) -> str:
