@@ -446,7 +446,10 @@ def _agents_stack(
     undo: contextlib.ExitStack, path: str, interface: str, region: Region
 ) -> SessionStack:
     """The agent's stack, with the region bound to all queues of the interface."""
-    session = undo.enter_context(Session(path))
+    try:
+        session = undo.enter_context(Session(path))
+    except PermissionError as error:  # not a matter of rules
+        raise ConfigError(error.strerror or str(error)) from error
     stack = session.stack(interface)
     undo.enter_context(session.bind_rx(interface, range(stack.queues), region))
     return stack

@@ -402,7 +402,9 @@ def _connect(path: str, timeout: float) -> netlink.Connection:
         ) from error
     except PermissionError as error:
         raise PermissionError(
-            error.errno, f"the socket of the agent at {path} is not open to this user"
+            error.errno,
+            f"the socket of the agent at {path} is not open to this user; "
+            "`owner`, `group` and `mode` of the agent's [agent] say to whom",
         ) from error
 
 

@@ -51,8 +51,11 @@ def _agent_socket(path: str, timeout: float | None) -> socket.socket:
         sock.close()
         if error.errno is None:  # TimeoutError of settimeout()
             raise
+        text = f"no agent answers: {os.strerror(error.errno)}"
+        if isinstance(error, PermissionError):
+            text = "the agent's socket is not open to this user"
         # OSError() makes the subclass that belongs to the errno.
-        raise OSError(error.errno, f"no agent answers: {os.strerror(error.errno)}", path) from error
+        raise OSError(error.errno, text, path) from error
     return sock
 
 
