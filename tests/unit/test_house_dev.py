@@ -68,8 +68,15 @@ def test_setup_takes_no_argument() -> None:
 def test_help_lists_each_verb() -> None:
     done = dev("help")
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in ("setup", "demo", "test", "hostile", "lint", "bench", "run"):
+    for verb in ("setup", "demo", "test", "hostile", "lint", "bench", "run", "python"):
         assert re.search(rf"^  {verb}\b", done.stdout, re.MULTILINE)
+
+
+def test_python_imports_this_checkout_and_what_lies_beside_a_program(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("import devmemtcp.agent\n")
+    (tmp_path / "program.py").write_text("import beside, sys; print(sys.argv[1])\n")
+    done = dev("python", str(tmp_path / "program.py"), "yes", cwd="/")
+    assert (done.returncode, done.stdout) == (0, "yes\n")
 
 
 def test_missing_packages_without_sudo_are_one_line_and_exit_code_2(bare: Path) -> None:
