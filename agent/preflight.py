@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None
         raise ConfigError(f"{name} is down; `ip link set {name} up`")
     if not MIN_MTU <= config.mtu <= MAX_MTU:
         raise ConfigError(f"{name} has an MTU of {config.mtu}; {MIN_MTU} to {MAX_MTU} work")
+    if config.cpu is not None and config.cpu not in os.sched_getaffinity(0):
+        raise ConfigError(f"CPU {config.cpu} is not among those this process may run on")
+    if config.max_buffers > lib.STACK_MAX_NIOVS:
+        raise ConfigError(
+            f"{name}: {config.max_buffers * PAGE_SIZE >> 20} MiB to receive into, in device memory "
+            f"and in host memory of {config.queues} queues, are more than the "
+            f"{lib.STACK_MAX_NIOVS * PAGE_SIZE >> 20} MiB that one interface can have"
+        )
     if config.queues > lib.STACK_MAX_QUEUES:
         raise ConfigError(
             f"{name} has {config.queues} RX queues, {lib.STACK_MAX_QUEUES} are possible; "

@@ -291,8 +291,6 @@ class Runtime:
         ):
             if not least <= value <= most:
                 raise ConfigError(f"{name} must be {least} to {most}, not {value}")
-        if self._cpu is not None and self._cpu not in os.sched_getaffinity(0):
-            raise ConfigError(f"CPU {self._cpu} is not among those this process may run on")
 
     def _check_queues(self, config: DatapathConfig) -> None:
         if self._wanted_queues is None:

@@ -27,6 +27,8 @@
 #define STACK_CHUNK 4096 /* bytes of one buffer: a net_iov or a host page */
 #define STACK_CHUNK_DATA 3840 /* payload bytes the NIC puts into one buffer */
 #define STACK_MAX_QUEUES 64
+#define STACK_MAX_NIOVS 524287
+#define STACK_MIN_AREA 16 /* buffers */
 #define STACK_MAX_AREAS 256
 #define STACK_MAX_APPS 256
 #define STACK_NONE 0xffffffffu /* no area, no application */

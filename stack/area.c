@@ -19,8 +19,6 @@
  * off in the provider's stack, which is LIFO too and so hands out what is warm. */
 #define POOL_RING 64
 
-#define AREA_MIN 16 /* buffers */
-
 static const struct page_pool_params pool_params = {
 	.flags = PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV | PP_FLAG_ALLOW_UNREADABLE_NETMEM,
 	.pool_size = POOL_RING,
@@ -72,8 +70,8 @@ static int init_rest(struct area *a, struct memory_provider *mp)
 
 bool area_config_ok(const struct stack_area_config *c)
 {
-	return c->nr_niovs >= AREA_MIN && c->nr_niovs <= TOKEN_SLOTS_MAX / 2 && c->header_base &&
-	       !c->dmabuf_id == !!c->data_base;
+	return c->nr_niovs >= STACK_MIN_AREA && c->nr_niovs <= TOKEN_SLOTS_MAX / 2 &&
+	       c->header_base && !c->dmabuf_id == !!c->data_base;
 }
 
 /* In the UMEM each buffer comes behind its header page. */

@@ -41,9 +41,11 @@ static uint32_t power_of_two(uint64_t at_least)
 	return n;
 }
 
+_Static_assert(STACK_MAX_NIOVS <= TOKEN_SLOTS_MAX / 2, "two tokens for each buffer");
+
 static bool config_ok(const struct stack_config *c)
 {
-	return c->max_niovs >= 16 && c->max_niovs <= TOKEN_SLOTS_MAX / 2 && c->max_areas &&
+	return c->max_niovs >= 16 && c->max_niovs <= STACK_MAX_NIOVS && c->max_areas &&
 	       c->max_areas <= STACK_MAX_AREAS && c->max_apps && c->max_apps <= STACK_MAX_APPS &&
 	       c->nr_pages >= 16 && c->nr_pages <= 1u << 20 && c->nr_queues &&
 	       c->nr_queues <= STACK_MAX_QUEUES && c->max_flows &&

@@ -15,15 +15,16 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
+from devmemtcp.agent._loop import lib
 from devmemtcp.agent.daemon.interface import Interface
 from devmemtcp.agent.datapath_config import PAGE
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import is_up
 from devmemtcp.agent.preflight import check_mappings
 from devmemtcp.netlink.backend import Device, Events, PagePool, QueueStats
-from devmemtcp.netlink.constants import PagePoolStatsAttr, QstatsAttr, XdpAct
+from devmemtcp.netlink.constants import PagePoolStatsAttr, QstatsAttr
 from devmemtcp.netlink.errors import NetlinkError
 from devmemtcp.netlink.extack import Refused
 from devmemtcp.netlink.ids import CyclicIds
@@ -32,6 +33,17 @@ from devmemtcp.pyxdp import Unsupported
 from devmemtcp.pyxdp.ethtool import channels
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_AGAINST_WRITING = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE
+
+
+class _Features(TypedDict, total=False):
+    """What the kernel says of a device: fields of `backend.Device`."""
+
+    xdp_features: int
+    xdp_rx_metadata_features: int
+    xsk_features: int
+    xdp_zc_max_segs: int
+
 
 _Key = tuple[int, int, int]
 """Interface, the stack's area, dmabuf id: numbers of areas are used again."""
@@ -47,7 +59,7 @@ class LiveBackend:
         """`interfaces` by ifindex. `kernel` is asked for XDP features."""
         self._interfaces = interfaces
         self._kernel = kernel
-        self._features: dict[int, XdpAct] = {}
+        self._features: dict[int, _Features] = {}
         self._ids = CyclicIds()
         self._pools: dict[_Key, PagePool] = {}
         self._bound: dict[int, Interface] = {}
@@ -75,16 +87,21 @@ class LiveBackend:
             up=_up(name),
             present=interface is None or not interface.failed,
             managed=interface is not None,
-            xdp_features=self._xdp_features(ifindex),
+            **self._features_of(ifindex),
         )
 
-    def _xdp_features(self, ifindex: int) -> XdpAct:
+    def _features_of(self, ifindex: int) -> _Features:
         if ifindex not in self._features:
             try:
                 device = self._kernel.dev_get(ifindex)
             except NetlinkError:  # it is gone
-                return XdpAct(0)
-            self._features[ifindex] = XdpAct(device.xdp_features or 0)
+                return _Features()
+            self._features[ifindex] = _Features(
+                xdp_features=device.xdp_features or 0,
+                xdp_rx_metadata_features=device.xdp_rx_metadata_features or 0,
+                xsk_features=device.xsk_features or 0,
+                xdp_zc_max_segs=device.xdp_zc_max_segs or 0,
+            )
         return self._features[ifindex]
 
     def links_changed(self) -> None:
@@ -112,11 +129,16 @@ class LiveBackend:
             raise Refused(
                 errno.EINVAL, "the region must be sealed with F_SEAL_SHRINK and F_SEAL_GROW"
             )
+        if seals & _AGAINST_WRITING or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise Refused(errno.EINVAL, "the region must be writable, by its descriptor and seals")
         stat, most = os.fstat(fd), self._interfaces[ifindex].options.memory
         if stat.st_blksize != PAGE:
             raise Refused(errno.EINVAL, "the region must have pages of 4096 bytes")
-        if not 0 < stat.st_size <= most or stat.st_size % PAGE:
-            raise Refused(errno.EINVAL, f"the region must have whole pages, at most {most} bytes")
+        least = lib.STACK_MIN_AREA * PAGE
+        if not least <= stat.st_size <= most or stat.st_size % PAGE:
+            raise Refused(
+                errno.EINVAL, f"the region must have whole pages, {least} to {most} bytes"
+            )
 
     def bind(self, ifindex: int, queues: Sequence[int], fd: int, dmabuf_id: int) -> None:
         """Restart the queues on the region: all of them, or none. Raises OSError."""

@@ -70,7 +70,11 @@ class AgentOptions:
 class Limits:
     """[limits]: what one application, or one user, may have."""
 
-    listeners: int = _option(values.number(1, 256), 64, help="addresses that it listens on")
+    listeners: int = _option(
+        values.number(1, 256),
+        64,
+        help="addresses that one user listens on, on an interface; root has no limit",
+    )
     backlog: int = _option(
         values.number(1, 65536), 1024, help="connections of a listener that were not accepted yet"
     )
@@ -274,7 +278,7 @@ def override(config: Config, *, interfaces: Iterable[str] = (), **options: objec
     """
     checks = {field.name: field.metadata["check"] for field in dataclasses.fields(AgentOptions)}
     given = {
-        name: _checked(checks[name], value, f"--{name.replace('_', '-')}")
+        name: _checked(checks[name], value, _option_name(name))
         for name, value in options.items()
         if value is not None
     }
@@ -285,6 +289,12 @@ def override(config: Config, *, interfaces: Iterable[str] = (), **options: objec
         agent=dataclasses.replace(config.agent, **given),  # type: ignore[arg-type]
         interfaces=chosen or config.interfaces,
     )
+
+
+def _option_name(field: str) -> str:
+    """What a field of [agent] is called on the command line."""
+    name = field.replace("_", "-")
+    return f"--socket-{name}" if field in ("owner", "group", "mode") else f"--{name}"
 
 
 # ---- printing ----

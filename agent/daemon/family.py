@@ -206,9 +206,9 @@ class StackFamily:
                 f"no rule lets user {app.peer.uid} listen on port {port}",
                 bad_attr=attrs[ListenerAttr.PORT].offset,
             )
-        limits = self._limits()
-        if len(app.listeners) >= limits.listeners:
-            raise Refused(errno.EDQUOT, f"the application has {limits.listeners} listeners")
+        limits, user = self._limits(), app.peer.uid
+        if user and self._listeners_of(user, app.interface) >= limits.listeners:
+            raise Refused(errno.EDQUOT, f"user {user} has {limits.listeners} listeners already")
         pressure, backlog = _PRESSURES[0], limits.backlog
         if given := attrs.get(ListenerAttr.PRESSURE):
             pressure = given.string().decode(errors="replace")
@@ -242,6 +242,11 @@ class StackFamily:
         return attribute.put_u32(ListenerAttr.ID, number) + attribute.put_u16(
             ListenerAttr.PORT, port
         )
+
+    def _listeners_of(self, user: int, interface: Interface) -> int:
+        """There are so many an interface: counted by application, one user could have them all."""
+        apps = self._apps.values()
+        return sum(len(a.listeners) for a in apps if (a.peer.uid, a.interface) == (user, interface))
 
     @staticmethod
     def _address(request: Request, interface: Interface, host: str) -> str:

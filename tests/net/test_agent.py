@@ -245,8 +245,13 @@ def test_only_a_sealed_memfd_of_the_right_size_is_device_memory(
             sealed(4 * MIB, fcntl.F_SEAL_SHRINK),
             sealed(4 * MIB, fcntl.F_SEAL_GROW),
         ],
-        "whole pages, at most 67108864 bytes": [
+        "must be writable": [
+            sealed(4 * MIB, both | fcntl.F_SEAL_WRITE),
+            os.open(f"/proc/self/fd/{sealed(4 * MIB, both)}", os.O_RDONLY),
+        ],
+        "whole pages, 65536 to 67108864 bytes": [
             sealed(0, both),
+            sealed(15 * 4096, both),
             sealed(4 * MIB + 1, both),
             sealed(65 * MIB, both),
         ],
@@ -368,6 +373,8 @@ class dial_later:  # noqa: N801 - reads as the verb it is
 def test_the_netdev_family_answers_from_the_live_data_path(veth: Any, agent: AgentProcess) -> None:
     with ExitStack() as undo:
         netdev = undo.enter_context(Netdev(agent.path))
+        with veth.right.enter(), Netdev("kernel") as kernel:
+            assert netdev.dev_get(veth.right.ifindex) == kernel.dev_get(veth.right.ifindex)
         before = netdev.page_pool_get()
         assert [(pool.ifindex, pool.dmabuf) for pool in before] == [(veth.right.ifindex, None)]
         session = undo.enter_context(Session(agent.path))
@@ -734,6 +741,19 @@ def test_it_says_what_it_lacks(veth: Any, folder: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "no permission to serve: it needs CAP_NET_RAW" in done.stderr
+    config = folder / "agent.toml"
+    for option, said in (
+        ("cpu = 4096", "CPU 4096 is not among those this process may run on"),
+        ('memory = "3G"', "are more than the 2047 MiB that one interface can have"),
+    ):
+        config.write_text(f'[[interface]]\nname = "{veth.right.ifname}"\n{option}\n')
+        done = subprocess.run(
+            [*command, *args[2:], "--config", str(config)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
     assert not programs(veth.right)
 
 
@@ -793,7 +813,7 @@ def test_a_session_says_that_nobody_answers(folder: Path) -> None:
 
 
 def test_limits_hold(veth: Any, folder: Path) -> None:
-    limits = "[limits]\nlisteners = 2\nchannels = 1\nclients = 3\n"
+    limits = "[limits]\nlisteners = 2\nchannels = 2\nclients = 3\n"
     code = """
 drop()
 sessions = []
@@ -810,6 +830,10 @@ except OSError as error:
     print(error.extack)
 third = Session(path)
 try:
+    third.listen((sys.argv[2], 5004))
+except OSError as error:
+    print(error.extack)
+try:
     Session(path)
 except (BrokenPipeError, ConnectionError):
     print("refused")
@@ -817,7 +841,8 @@ except (BrokenPipeError, ConnectionError):
     with running_agent(folder, veth.right, rules=limits + GRANTED) as agent:
         said, wrong = agent.nobody(code, veth.right.ip4).communicate(timeout=60)
         assert said.splitlines() == [
-            "the application has 2 listeners",
-            f"user {NOBODY} has 1 channels already",
+            f"user {NOBODY} has 2 listeners already",
+            f"user {NOBODY} has 2 listeners already",
+            f"user {NOBODY} has 2 channels already",
             "refused",
         ], wrong

@@ -37,6 +37,8 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path: Path) -> None:
         (["--socket", "s"], "--socket must be an absolute path"),
         (["--user", "no-such-user", "-i", "x"], "there is no user 'no-such-user'"),
         (["--config", str(tmp_path / "none")], "cannot read"),
+        (["--socket-mode", "9999"], "--socket-mode must be permissions in octal"),
+        (["--socket-group", "99999999999"], "--socket-group must be a name or a number"),
     ):
         done = agent(*args)
         assert done.returncode == 2
