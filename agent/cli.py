@@ -33,7 +33,16 @@ import typer
 from devmemtcp.agent import agent_cli, netdev_cli
 from devmemtcp.agent import bench as bench_verbs
 from devmemtcp.agent.document import document, failure
-from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
+from devmemtcp.agent.options import (
+    DEFAULT_PERIOD,
+    CsumChoice,
+    Debug,
+    Json,
+    Mode,
+    ModeChoice,
+    Pattern,
+    RegionSize,
+)
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
 if TYPE_CHECKING:
@@ -89,9 +98,7 @@ def demo(
     mtu: Annotated[int, typer.Option(help="Bytes of an IP packet on the veth.")] = 1500,
     mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
-    pattern: Annotated[
-        int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")
-    ] = 251,
+    pattern: Pattern = DEFAULT_PERIOD,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -204,9 +211,7 @@ def recv(
 def send(
     peer: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where to send to.")],
     size: Annotated[str, typer.Option(metavar="SIZE", help="Bytes to send, e.g. 64M, 1G.")],
-    pattern: Annotated[
-        int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")
-    ] = 251,
+    pattern: Pattern = DEFAULT_PERIOD,
     congestion: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Congestion control. Default: cubic if there is one."),

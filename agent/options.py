@@ -32,3 +32,8 @@ Mode = Annotated[
 RegionSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")
 ]
+Pattern = Annotated[
+    int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")
+]
+DEFAULT_PERIOD = 251
+"""A prime: no power of two divides it, so a page or a chunk in the wrong place shows."""

@@ -15,8 +15,6 @@ from __future__ import annotations
 from devmemtcp.agent.errors import ConfigError
 
 MIN_PERIOD, MAX_PERIOD = 2, 256
-DEFAULT_PERIOD = 251
-"""A prime: no power of two divides it, so a page or a chunk in the wrong place shows."""
 
 
 def one_period(period: int) -> bytes:

@@ -466,19 +466,6 @@ class ChannelsAttr(IntEnum):
     COMBINED_COUNT = 9
 
 
-class RssAttr(IntEnum):
-    """ETHTOOL_A_RSS_*."""
-
-    HEADER = 1
-    CONTEXT = 2
-    HFUNC = 3
-    INDIR = 4
-    HKEY = 5
-    INPUT_XFRM = 6
-    START_CONTEXT = 7
-    FLOW_HASH = 8
-
-
 # --- the agent's own family: what a netlink socket does by other means than messages -----------
 
 

@@ -34,12 +34,12 @@ from devmemtcp.agent.bench.receiver import NOBODY
 from devmemtcp.agent.bench.tcp_rx import Spread
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, Side, check_mtu
+from devmemtcp.agent.options import DEFAULT_PERIOD
 from devmemtcp.agent.region import check_size
 from devmemtcp.agent.runtime import Mode
 from devmemtcp.agent.session import Session
 
 PORT, VICTIM_PORT = 5203, 5204
-PATTERN = 251
 GOAL = 0.95
 """Of the goodput with a stack inside."""
 SETTLE_SECONDS = 1.0
@@ -160,7 +160,8 @@ def _send(far: Side, host: str, port: int, size: int) -> None:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "send", f"{host}:{port}"]
     with far.entered():
         sender = subprocess.Popen(
-            [*command, "--size", str(size), "--pattern", str(PATTERN)], stdout=subprocess.DEVNULL
+            [*command, "--size", str(size), "--pattern", str(DEFAULT_PERIOD)],
+            stdout=subprocess.DEVNULL,
         )
     if sender.wait():
         raise OSError(f"the sender ended with {sender.returncode}")
@@ -294,7 +295,7 @@ def _kill(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say) ->
     settled: list[float] = []
     with ExitStack() as undo:
         agent = undo.enter_context(_agent(lab, options))
-        role = _role(lab, options, agent, pattern=PATTERN)
+        role = _role(lab, options, agent, pattern=DEFAULT_PERIOD)
         receiver = undo.enter_context(_Process(_RECEIVER, "streams", role))
         receiver.hear()
         role = _role(lab, options, agent, port=VICTIM_PORT)

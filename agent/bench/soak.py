@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from devmemtcp.agent.bench.worker import PATTERN, PORT, Worker
+from devmemtcp.agent.bench.worker import PORT, Worker
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, check_mtu
+from devmemtcp.agent.options import DEFAULT_PERIOD
 from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView, check_size
 from devmemtcp.agent.runtime import Mode, Runtime
 from devmemtcp.agent.socket import Connection, Listener
@@ -175,7 +176,7 @@ class Soak:
             report.connections += 1
             return
         wrong, self._phases[conn.id] = batch.check_pattern(
-            self._view, PATTERN, self._phases[conn.id]
+            self._view, DEFAULT_PERIOD, self._phases[conn.id]
         )
         report.wrong_bytes += wrong
         report.bytes_received += batch.nbytes

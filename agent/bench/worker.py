@@ -37,6 +37,7 @@ from devmemtcp import xdp_prog
 from devmemtcp.agent.bench import conditions
 from devmemtcp.agent.bench._native import ffi, lib
 from devmemtcp.agent.lab import Side
+from devmemtcp.agent.options import DEFAULT_PERIOD
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.process import die_with_parent
 from devmemtcp.agent.region import PAGE_SIZE, Region
@@ -52,7 +53,6 @@ ANSWER_SECONDS = 20.0
 ACCEPT_SECONDS = 10.0
 PORT = 5202
 CONGESTION = "cubic"
-PATTERN = 251
 """Period of what `churn` sends."""
 _SEND_BYTES = 1 << 20
 _RECV_BYTES = 1 << 20
@@ -172,7 +172,7 @@ class _End:
         # We close first: without this, all our ports are in TIME-WAIT after half a minute.
         Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1")
         stopped = threading.Event()
-        data = memoryview(one_period(PATTERN) * (_SEND_BYTES * 4 // PATTERN))
+        data = memoryview(one_period(DEFAULT_PERIOD) * (_SEND_BYTES * 4 // DEFAULT_PERIOD))
 
         def one_after_another(number: int) -> None:
             choose = random.Random(number)

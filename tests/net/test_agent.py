@@ -41,20 +41,12 @@ from devmemtcp.socket import (
 )
 
 from .agent_process import GRANTED, NOBODY, AgentProcess, open_folder, running_agent
+from .traffic import until
 
 PORT = 5201
 MIB = 1 << 20
 PATIENCE = 20.0
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK = 10, 12, 13, 14
-
-
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @pytest.fixture

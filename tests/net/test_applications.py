@@ -11,8 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,7 +25,7 @@ from devmemtcp.agent.datapath_config import DatapathConfig
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.socket import AppHalf
 
-from .traffic import MIB, PATIENCE, PORT, dial, read_exactly
+from .traffic import MIB, PATIENCE, PORT, dial, read_exactly, until
 
 BUFFERS = 1024
 
@@ -116,15 +115,6 @@ def hoarder(path: Datapath, host: str, port: int) -> Iterator[tuple[int, subproc
             yield app, process
         finally:
             process.kill()
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def push(sock: socket.socket) -> None:

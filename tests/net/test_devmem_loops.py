@@ -36,10 +36,9 @@ from devmemtcp.socket import (
 )
 
 from .conftest import Veth
+from .traffic import MIB, PATIENCE, assert_clean, dial
 
 SOL = socket.SOL_SOCKET
-MIB = 1 << 20
-PATIENCE = 30.0
 
 
 @contextmanager
@@ -56,25 +55,11 @@ def receiver(veth: Veth, **options: Any) -> Iterator[tuple[Runtime, RegionView, 
         listener.listen()
         yield rt, view, listener
         listener.close()
-        deadline = threading.Event()
-        for _ in range(300):
-            if rt.stats().tokens_outstanding == 0:
-                break
-            deadline.wait(0.01)
-        assert rt.stats().tokens_outstanding == 0
-        assert rt.check() == 0
-
-
-def dial(veth: Veth, address: Any) -> socket.socket:
-    with veth.left.enter():
-        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    sock.settimeout(PATIENCE)
-    sock.connect(address)
-    return sock
+        assert_clean(rt)
 
 
 def send_stream(veth: Veth, address: Any, data: bytes) -> None:
-    with dial(veth, address) as sock:
+    with dial(veth.left, address) as sock:
         sock.sendall(data)
 
 
@@ -194,7 +179,7 @@ def test_linear_bytes_are_told_apart(
 def test_short_payloads_are_ordinary_bytes_and_strict_refuses_them(veth: Veth) -> None:
     with receiver(veth, linear_bytes=16) as (_, _view, listener):
         for strict in (False, True):
-            with dial(veth, listener.getsockname()) as sock:
+            with dial(veth.left, listener.getsockname()) as sock:
                 conn, _ = listener.accept()
                 with conn:
                     conn.strict = strict
@@ -242,7 +227,7 @@ def test_both_families_come_to_an_unspecified_address(veth: Veth) -> None:
         listener.settimeout(PATIENCE)
         port = listener.getsockname()[1]
         for host, shown in ((right.ip4, f"::ffff:{veth.left.ip4}"), (right.ip6, veth.left.ip6)):
-            with dial(veth, (host, port)) as sock:
+            with dial(veth.left, (host, port)) as sock:
                 sock.sendall(b"hello there, device")
                 conn, address = listener.accept()
                 with conn:
@@ -272,7 +257,7 @@ def test_asyncio_serves_many_at_once(veth: Veth) -> None:
                 tasks.create_task(receive(await server.accept()))
 
     def send(address: Any) -> bytes:
-        with dial(veth, address) as sock:
+        with dial(veth.left, address) as sock:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             return sock.recv(100, socket.MSG_WAITALL)

@@ -41,7 +41,7 @@ from devmemtcp.pyxdp import (
     attach,
 )
 
-from .rx_metadata import (
+from ..rx_metadata import (
     CSUM_PARTIAL,
     CSUM_VERIFIED,
     META_LEN,

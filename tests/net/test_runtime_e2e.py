@@ -10,8 +10,7 @@ import random
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,34 +20,9 @@ import pytest
 from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime
 from devmemtcp.agent.datapath import Datapath
 
-PORT = 5201
-MIB = 1 << 20
-PATIENCE = 60.0
+from .traffic import MIB, PATIENCE, PORT, assert_clean, dial, settled
+
 TCPI_BYTES_SENT = 200  # offset in struct tcp_info
-
-
-def settled(rt: Runtime, condition: Callable[[], bool]) -> bool:
-    """Whether a condition on the runtime's state comes true; requests travel through a ring."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        rt.poll(0.001)
-    return True
-
-
-def assert_clean(rt: Runtime) -> None:
-    """Nothing lent, nothing queued, every buffer accounted for."""
-    assert settled(rt, lambda: rt.stats().tokens_outstanding == 0)
-    stats = rt.stats()
-    assert rt.check() == 0
-    assert stats.stack["niovs_lent"] == stats.stack["niovs_queued"] == 0
-    assert stats.stack["niovs_ooo"] == 0
-    assert stats.stack["requests_rejected"] == 0
-    assert stats.loop.rx_bad_descs == stats.loop.rx_oversize == 0
-    assert all(sock.rx_invalid_descs == sock.tx_invalid_descs == 0 for sock in stats.sockets)
-    states = {frag.state for frag in rt.frags()}
-    assert states <= {"free", "fill", "tx"}
 
 
 @contextlib.contextmanager
@@ -63,18 +37,6 @@ def receiver(
     ):
         yield rt, view
         assert_clean(rt)
-
-
-def dial(end: Any, address: tuple[str, int], source_port: int = 0) -> socket.socket:
-    """A kernel socket of this end, connected."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with end.enter():
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.settimeout(PATIENCE)
-    if source_port:
-        sock.bind(("::" if family == socket.AF_INET6 else "", source_port))
-    sock.connect(address)
-    return sock
 
 
 def read_all(conn: Connection, view: RegionView) -> bytes:

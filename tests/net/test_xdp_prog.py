@@ -44,7 +44,7 @@ from devmemtcp.pyxdp import (
     XskMap,
 )
 
-from .rx_metadata import (
+from ..rx_metadata import (
     CSUM_PARTIAL,
     CSUM_TRUSTED,
     CSUM_VERIFIED,

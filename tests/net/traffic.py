@@ -16,6 +16,16 @@ MIB = 1 << 20
 PATIENCE = 60.0
 
 
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Whether a condition that raises no event comes true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def settled(rt: Runtime, condition: Callable[[], bool]) -> bool:
     """Whether a condition on the runtime's state comes true; requests travel through a ring."""
     deadline = time.monotonic() + PATIENCE

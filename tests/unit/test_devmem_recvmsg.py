@@ -12,7 +12,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ from .app.fake_stack import (
     WHOLE,
     FakeStack,
 )
-from .app.provider import FakeInterface, FakeProvider, connected, fake_interface
+from .app.provider import FakeInterface, FakeProvider, connected, fails, fake_interface
 
 ROOM = CMSG_SPACE(24)
 ONE = CMSG_LEN(24)
@@ -68,11 +68,8 @@ def region() -> Iterator[Region]:
 
 @pytest.fixture
 def interface(region: Region) -> Iterator[FakeInterface]:
-    stack = FakeStack()
-    made = fake_interface(stack, region)
-    yield made
-    made.app.close()
-    stack.close()
+    with fake_interface(region) as made:
+        yield made
 
 
 @pytest.fixture
@@ -94,12 +91,6 @@ def dmabuf(offset: int, size: int, token: int) -> tuple[int, int, bytes]:
 
 def linear(size: int) -> tuple[int, int, bytes]:
     return socket.SOL_SOCKET, SCM_DEVMEM_LINEAR, DmabufCmsg(0, size, 0, 0).pack()
-
-
-def fails(call: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is compared
-        call()
-    return caught.value.errno
 
 
 def dontneed(conn: DevmemSocket, *ranges: tuple[int, int]) -> int:
@@ -551,10 +542,8 @@ def test_any_calls_see_the_stream_once_and_leave_no_token(
 ) -> None:
     """Packets are (bytes in the head, fragments); calls are (length, control buffer, peek)."""
     rng = random.Random(seed)
-    stack = FakeStack(nr_blocks=16)
-    with Region(REGION) as region:
-        interface = fake_interface(stack, region)
-        conn = connected(interface)
+    with Region(REGION) as region, fake_interface(region) as interface:
+        stack, conn = interface.stack, connected(interface)
         conn.settimeout(0)
         sent, lent = bytearray(), 0
         for head, frags in packets:
@@ -603,8 +592,6 @@ def test_any_calls_see_the_stream_once_and_leave_no_token(
         assert returned == lent
         assert len(stack.free_blocks) == NR_BLOCKS
         conn.close()
-        interface.app.close()
-    stack.close()
 
 
 # ---- the receive loops of kperf and of ncdevmem, as they are ----

@@ -16,7 +16,7 @@ import threading
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ from .app.fake_stack import (
     WHOLE,
     FakeStack,
 )
-from .app.provider import FakeInterface, FakeProvider, connected, fake_interface
+from .app.provider import FakeInterface, FakeProvider, connected, fails, fake_interface
 
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
 PATIENCE = 30.0
@@ -55,21 +55,15 @@ def region() -> Iterator[Region]:
 
 @pytest.fixture
 def interface(region: Region) -> Iterator[FakeInterface]:
-    stack = FakeStack()
-    made = fake_interface(stack, region)
-    yield made
-    made.app.close()
-    stack.close()
+    with fake_interface(region) as made:
+        yield made
 
 
 @pytest.fixture
 def other(region: Region) -> Iterator[FakeInterface]:
-    stack = FakeStack()
-    made = fake_interface(stack, region, "eth2")
-    made.hosts = ("198.51.100.1",)
-    yield made
-    made.app.close()
-    stack.close()
+    with fake_interface(region, "eth2") as made:
+        made.hosts = ("198.51.100.1",)
+        yield made
 
 
 @pytest.fixture
@@ -87,12 +81,6 @@ def fresh(interface: FakeInterface) -> Iterator[DevmemSocket]:
 def conn(interface: FakeInterface) -> Iterator[DevmemSocket]:
     with connected(interface) as made:
         yield made
-
-
-def fails(call: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is compared
-        call()
-    return caught.value.errno
 
 
 # ---- addresses and listening ----

@@ -27,11 +27,12 @@ from scapy.layers.l2 import Ether
 
 from devmemtcp.agent._loop import ffi, lib
 
+from ..rx_metadata import CSUM_VERIFIED, INFO_LEN, MAGIC, META_LEN, RxInfo
+
 PAGE = 4096
 NIOVS, PAGES, RING = 1024, 64, 512
 CHUNK = 3840
 CONTD = 1  # XDP_PKT_CONTD
-META, MAGIC = 160, 0xD3E7
 PATIENCE = 60.0
 LOOP_BATCH = 128
 # channel.h: offsets, and kind and flow of an event
@@ -277,10 +278,19 @@ class Nic:
         headers = bytes(packet)
         niovs = [self.take_buffer() for _ in sizes or (0,)]
         end = (niovs[0] + 1) * PAGE
-        info = struct.pack(
-            "=HBBBBBBIHBB", MAGIC, len(headers), 14, 34, 4, 1, 0, sum(sizes), self.queue, 0, 0
+        info = RxInfo(
+            magic=MAGIC,
+            hdr_len=len(headers),
+            l3_off=14,
+            l4_off=34,
+            family=4,
+            csum=CSUM_VERIFIED,
+            grown=0,
+            payload_len=sum(sizes),
+            queue=self.queue,
+            linear=0,
         )
-        self.memory[end - META : end - META + len(info)] = info
+        self.memory[end - META_LEN : end - META_LEN + INFO_LEN] = info.pack()
         self.memory[end - len(headers) : end] = headers
         for niov, size in zip(niovs, sizes or (0,), strict=True):
             last = niov == niovs[-1]

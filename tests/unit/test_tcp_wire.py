@@ -9,10 +9,9 @@ import pytest
 
 from devmemtcp.stack._stack import ffi, lib
 
-from .tcp.bench import CSUM_PARTIAL, CSUM_TRUSTED, LOCAL4, PEER4, Bench, MakeBench, Peer, pattern
+from ..rx_metadata import CSUM_PARTIAL, CSUM_TRUSTED
+from .tcp.bench import LOCAL4, PEER4, Bench, MakeBench, Peer, pattern
 from .tcp.wire import Address, build_headers
-
-TS_PLACEHOLDER = b"\x01\x01\x08\x0a" + bytes(8)
 
 SYN_LISTS = {
     "nops": b"\x01" * 8 + b"\x02\x04\x05\xb4",

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import pytest
 
 from devmemtcp.agent import Region
 from devmemtcp.agent._loop import lib
@@ -68,11 +71,24 @@ class FakeProvider:
         return self.interfaces
 
 
-def fake_interface(stack: FakeStack, region: Region, ifname: str = "eth1") -> FakeInterface:
+@contextmanager
+def fake_interface(region: Region, ifname: str = "eth1") -> Iterator[FakeInterface]:
     """An interface with one binding."""
+    stack = FakeStack()
     app = stack.open()
     app.add_region(BINDING, region)
-    return FakeInterface(stack, app, ifname)
+    try:
+        yield FakeInterface(stack, app, ifname)
+    finally:
+        app.close()
+        stack.close()
+
+
+def fails(call: Callable[[], object]) -> int | None:
+    """The errno of the OSError that a call raises."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is compared
+        call()
+    return caught.value.errno
 
 
 def connected(interface: FakeInterface, flow: int = FLOW, **options: object) -> DevmemSocket:

@@ -20,7 +20,6 @@ at it or not, and ``finish()`` demands that every buffer is home again.
 from __future__ import annotations
 
 import mmap
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from typing import Any
 
 from devmemtcp.stack._stack import ffi, lib
 
+from ...rx_metadata import CSUM_VERIFIED, HEAD_MAX, INFO_LEN, MAGIC, META_LEN, MIN_LINEAR, RxInfo
 from . import app as application
 from . import wire
 from .wire import Address, Segment
@@ -38,11 +38,6 @@ MS = 1_000_000
 SECOND = 1000 * MS
 PAGE = 4096
 CHUNK_DATA = 3840
-META = 160
-RX_INFO = struct.Struct("<HBBBBBBIHBB")
-HEADERS_MAX = META - RX_INFO.size
-RX_MAGIC = 0xD3E7
-CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
 POISON = 0xEE
 
 LOCAL4 = Address(bytes((192, 0, 2, 1)), 5000, b"\x02\x00\x00\x00\x00\xaa")
@@ -412,9 +407,9 @@ class Bench:
         grown, payload_len, queue, linear.
         """
         wanted = self.linear if linear is None else linear
-        head = max(0, min(wanted, len(payload), HEADERS_MAX - len(headers)))
+        head = max(0, min(wanted, len(payload), HEAD_MAX - len(headers)))
         rest = payload[head:] + trailer
-        grown = max(0, 14 - len(payload) + head)
+        grown = max(0, MIN_LINEAR - len(payload) + head)
         rest += bytes(grown)
         pieces = [rest[at : at + CHUNK_DATA] for at in range(0, len(rest), CHUNK_DATA)]
         area = self._attached[queue]
@@ -424,7 +419,7 @@ class Bench:
             self.nic_drops += 1
             return False
         fields = {
-            "magic": RX_MAGIC,
+            "magic": MAGIC,
             "hdr_len": len(headers),
             "l3_off": 14,
             "l4_off": 34,
@@ -434,7 +429,6 @@ class Bench:
             "payload_len": len(payload),
             "queue": queue,
             "linear": head,
-            "zero": 0,
         } | dict(record)
         packet = self._packet
         packet.queue, packet.nr_chunks = queue, len(pieces)
@@ -446,7 +440,8 @@ class Bench:
         front = headers + payload[:head]
         area.headers[end - PAGE : end] = bytes((POISON,)) * PAGE
         area.headers[end - len(front) : end] = front
-        area.headers[end - META : end - META + RX_INFO.size] = RX_INFO.pack(*fields.values())
+        info = end - META_LEN
+        area.headers[info : info + INFO_LEN] = RxInfo(**fields).pack()
         lib.stack_rx(self.stack, packet, self.now)
         if not self._batching:
             self.turn()

@@ -30,7 +30,14 @@ class RxInfo(NamedTuple):
     payload_len: int
     queue: int
     linear: int
-    zero: int
+    zero: int = 0
+
+    def pack(self) -> bytes:
+        return _RX_INFO.pack(*self)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> RxInfo:
+        return cls(*_RX_INFO.unpack(raw))
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Metadata:
     @classmethod
     def unpack(cls, raw: bytes) -> Metadata:
         assert len(raw) == META_LEN
-        info = RxInfo(*_RX_INFO.unpack(raw[:INFO_LEN]))
+        info = RxInfo.unpack(raw[:INFO_LEN])
         headers_end = META_LEN - info.linear
         headers_start = headers_end - info.hdr_len
         unused, headers = raw[INFO_LEN:headers_start], raw[headers_start:headers_end]
@@ -54,7 +61,7 @@ class Metadata:
     def expected(self) -> bytes:
         """The bytes that this must have come from: nothing in between but zeros."""
         head = self.headers + self.linear
-        return _RX_INFO.pack(*self.info) + bytes(HEAD_MAX - len(head)) + head
+        return self.info.pack() + bytes(HEAD_MAX - len(head)) + head
 
 
 def linear_len(wanted: int, hdr_len: int, payload_len: int) -> int:
