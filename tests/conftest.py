@@ -5,9 +5,14 @@ A run that fails can be repeated, and one that passed says the same about the ne
 examples are for whoever looks for them: `pytest --hypothesis-profile=explore tests/unit`.
 
 And for how long the hostile clients go on: a second each, or as long as is asked for.
+
+And Ctrl-C is heard: a shell without job control starts what runs in the background with SIGINT
+ignored, and that is inherited by the programs that tests interrupt.
 """
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +22,10 @@ AT_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 settings.register_profile("explore", AT_ANY_SPEED)
 settings.register_profile("repeatable", AT_ANY_SPEED, derandomize=True)
 settings.load_profile("repeatable")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
