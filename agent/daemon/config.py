@@ -62,7 +62,9 @@ class AgentOptions:
     )
     seccomp: bool = _option(values.boolean, True, help="allow only the system calls it needs")
     log_level: Literal["debug", "info", "warning", "error"] = _option(
-        values.choice("debug", "info", "warning", "error"), "info", help="least weight of a message"
+        values.choice("debug", "info", "warning", "error"),
+        "info",
+        help="least weight of a message: debug, info, warning, error",
     )
 
 
@@ -84,7 +86,7 @@ class Limits:
     channels: int = _option(
         values.number(1, 256),
         32,
-        help="of one user on an interface; root has no limit",
+        help="applications of one user on an interface; root has no limit",
     )
     clients: int = _option(
         values.number(1, 65536), 64, help="control connections of one user; root has no limit"
@@ -97,10 +99,14 @@ class InterfaceOptions:
 
     name: str = _option(values.text, help="of the interface, in the agent's namespace")
     mode: Literal["auto", "native", "generic"] = _option(
-        values.choice("auto", "native", "generic"), "auto", help="how to attach the XDP program"
+        values.choice("auto", "native", "generic"),
+        "auto",
+        help="native or generic XDP; auto: as suits the driver",
     )
     rx_csum: Literal["verify", "trust"] = _option(
-        values.choice("verify", "trust"), "verify", help="TCP checksums of what arrives"
+        values.choice("verify", "trust"),
+        "verify",
+        help="verify TCP checksums, or trust the NIC and the link",
     )
     linear_bytes: int = _option(
         values.number(0, LINEAR_MAX), 0, help="payload bytes that the split leaves with the headers"
@@ -301,16 +307,26 @@ def _option_name(field: str) -> str:
 
 
 def format_config(config: Config) -> str:
-    """Every option, its value and what it is for, as TOML that `parse_config()` reads again."""
+    """Every option, its value and what it is for, as TOML that `parse_config()` reads again.
+
+    Without an interface, what one can have stands in comments.
+    """
     parts = [
         *_table("[agent]", config.agent),
         *_table("[limits]", config.limits),
         *(line for each in config.interfaces for line in _table("[[interface]]", each)),
+        *([] if config.interfaces else _interface_in_comments()),
         *(line for each in config.rules for line in _table("[[rule]]", each)),
     ]
     # Without any, the rule for everybody would come back.
     head = [] if config.rules else ["rule = []", ""]
     return "\n".join([*head, *parts])
+
+
+def _interface_in_comments() -> list[str]:
+    *lines, end = _table("[[interface]]", InterfaceOptions(name="eth1"))
+    aligned = (line[2:].replace(" #", "   #", 1) if line[0] == "#" else line for line in lines)
+    return [*(f"# {line}" for line in aligned), end]
 
 
 def _table(title: str, table: Any) -> list[str]:

@@ -94,6 +94,14 @@ def test_what_is_printed_can_be_read_again(text: str) -> None:
     assert parse_config(format_config(config), "printed") == config
 
 
+def test_without_an_interface_its_options_are_printed_in_comments() -> None:
+    _, found, rest = format_config(Config()).partition("# [[interface]]\n")
+    assert found
+    lines = rest.partition("\n\n")[0].splitlines()
+    assert [line.split()[1] for line in lines] == list(InterfaceOptions.__dataclass_fields__)
+    assert len({line.index("#", 2) for line in lines}) == 1
+
+
 def test_without_rules_anybody_may_listen_and_nobody_bind() -> None:
     assert parse_config("", "x.toml").rules == (EVERYBODY,)
     assert not EVERYBODY.admin
