@@ -36,6 +36,7 @@
 #endif
 
 #define BUSY_POLL_US 20
+#define LAST_TURNS 64 /* each takes thousands of requests */
 
 static void *allocate(size_t size)
 {
@@ -339,6 +340,14 @@ int loop_app_open(struct loop *l, const struct loop_app_config *config)
 	return number;
 }
 
+/* What it asked for since this turn's look, the ends of connections above all: as after close(2)
+ * they end by themselves, and are not reset. Bounded, for somebody may be writing still. */
+static void take_last_requests(struct loop *l)
+{
+	for (int turn = 0; turn < LAST_TURNS && stack_requests(l->stack, loop_now()); turn++)
+		;
+}
+
 static int call_app_close(struct loop *l, void *arg)
 {
 	struct app_args *a = arg;
@@ -346,6 +355,7 @@ static int call_app_close(struct loop *l, void *arg)
 
 	if (!app->mem)
 		return -ENOENT;
+	take_last_requests(l);
 	stack_app_close(l->stack, a->number);
 	unwatch_app(l, app);
 	a->app = *app;

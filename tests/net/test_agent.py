@@ -553,6 +553,29 @@ def all_home(counts: dict[str, int]) -> bool:
     return not any(counts[name] for name in names)
 
 
+def test_what_it_closed_before_it_went_is_not_reset(veth: Any, agent: AgentProcess) -> None:
+    """As a process that calls close(2) and exits: the kernel sends the FIN."""
+    for number in range(20):
+        with Session(agent.path) as session:
+            listener = session.listen((veth.right.ip4, PORT + number))
+            with dial(veth, PORT + number) as peer:
+                conn = listener.accept(PATIENCE)
+                peer.sendall(b"bye")
+                assert read_some(conn) == b"bye"
+                conn.send(b"bye")
+                conn.close()
+                session.close()
+                assert peer.recv(10) == b"bye"
+                assert peer.recv(10) == b""
+
+
+def read_some(conn: Connection) -> bytes:
+    batch = conn.recv_frags(timeout=PATIENCE)
+    data = b"".join(host_bytes(batch))
+    conn.dontneed(batch)
+    return data
+
+
 def bound_pools(agent: AgentProcess) -> list[Any]:
     with Netdev(agent.path) as netdev:
         return [pool for pool in netdev.page_pool_get() if pool.dmabuf is not None]

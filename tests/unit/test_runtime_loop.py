@@ -37,6 +37,7 @@ PATIENCE = 60.0
 LOOP_BATCH = 128
 # channel.h: offsets, and kind and flow of an event
 EVENT_HEAD, APP_WAITS, EVENTS = 64, 320, 512
+REQUEST_HEAD, REQUEST_CLOSE = 192, 4
 EVENT, EVENT_FRAG = struct.Struct("=II24x"), 2
 
 
@@ -754,6 +755,26 @@ def test_an_application_that_goes_harms_no_other(
     assert nic.stats()[0].tokens_outstanding == 2
     assert machine.listen(app, 5202) >= 0  # the port is free,
     assert machine.open_app().number == second.number  # and so is its place
+
+
+def test_what_an_application_closed_before_it_went_is_not_reset(
+    nic: Nic, machine: Machine, app: App, peer: Peer
+) -> None:
+    """Its last request came after the loop's look at the ring: here, after the loop's end."""
+    nic.kicks.close()
+    peer.deliver(CHUNK)
+    peer.deliver(CHUNK)  # an ACK is due, and the kick for it fails
+    nic.arrived()
+    assert until(lambda: machine.result is not None)
+    flows = ffi.new("struct flow_info[]", 1)
+    assert lib.loop_flows(nic.loop, flows, 1) == 1
+    with mmap.mmap(app.channel, 0) as channel:
+        requests = EVENTS + app.geometry["nr_events"] * EVENT.size
+        channel[requests : requests + 16] = struct.pack("=IIII", REQUEST_CLOSE, flows[0].id, 0, 0)
+        channel[REQUEST_HEAD : REQUEST_HEAD + 4] = struct.pack("=I", 1)
+    assert lib.loop_app_close(nic.loop, app.number) == 0
+    assert lib.loop_flows(nic.loop, flows, 1) == 1
+    assert flows[0].state == lib.TCP_FIN_WAIT_1
 
 
 @pytest.mark.parametrize("how", ["full", "closed", "gone"])
