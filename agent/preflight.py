@@ -14,6 +14,7 @@ from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.region import PAGE_SIZE
 from devmemtcp.pyxdp.features import Features
+from devmemtcp.xdp_prog import PROGRAM_FRAGS, PROGRAM_LINEAR
 
 MIN_MTU, MAX_MTU = 576, 65535
 LINEAR_MTU = 3498
@@ -88,10 +89,14 @@ def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None
             f"see `ethtool -L {name}`"
         )
     if dev.features.programs:
-        raise ConfigError(
-            f"{name} has an XDP program already: {dev.features.programs[0]}; "
-            f"`ip link set {name} xdp off` takes it off"
+        program = dev.features.programs[0]
+        # Ours are held by a link, which `ip` cannot take off.
+        what_to_do = (
+            "another agent or receiver has the interface, `bpftool link show` tells its process"
+            if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR)
+            else f"`ip link set {name} xdp off` takes it off"
         )
+        raise ConfigError(f"{name} has an XDP program already: {program}; {what_to_do}")
     check_features(dev.features, config)
 
 

@@ -394,6 +394,20 @@ def test_the_netdev_family_answers_from_the_live_data_path(veth: Any, agent: Age
         assert until(lambda: not bound_pools(agent))
 
 
+def test_a_binding_is_one_page_pool(netns_pair: Any, folder: Path) -> None:
+    """Two of one control connection are two, each of them gone with it."""
+    end = netns_pair(queues=3).right
+    with running_agent(folder, end) as agent, Netdev(agent.path) as asking:
+        with Region(4 * MIB) as some, Region(4 * MIB) as other, Netdev(agent.path) as netdev:
+            first = netdev.bind_rx(end.ifindex, some.fd, [0, 2])
+            second = netdev.bind_rx(end.ifindex, other.fd, [1])
+            assert sorted(pool.dmabuf or 0 for pool in asking.page_pool_get()) == [first, second]
+            bound = [q.dmabuf for q in asking.queue_get(end.ifindex) if q.type is QueueType.RX]
+            assert bound == [first, second, first]
+        assert until(lambda: not bound_pools(agent))
+        assert len(asking.page_pool_get()) == 3
+
+
 def test_notifications_tell_of_a_binding_s_pools(veth: Any, agent: AgentProcess) -> None:
     seen: list[tuple[str, int | None]] = []
     with (
