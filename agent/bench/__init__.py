@@ -152,13 +152,18 @@ def soak(
 def _print_soak(report: SoakReport) -> None:
     from rich.console import Console
 
+    from devmemtcp.agent.bench.soak import JUDGED_SECONDS, amount
+
+    growth = ", ".join(f"{name} {amount(name, grown)}" for name, grown in report.growth.items())
+    if report.seconds < JUDGED_SECONDS:
+        growth += f" (not judged in less than {JUDGED_SECONDS:.0f} s)"
     Console().print(
         f"{report.connections} connections, {report.bytes_received / 1e9:.1f} GB in "
         f"{report.seconds:.0f} s ({report.mode} mode, MTU {report.mtu}, "
         f"region {report.region_size >> 20} MiB), {report.wrong_bytes} bytes wrong\n"
         f"resident: at most {report.resident_peak >> 20} MiB, "
         f"{report.resident_allowed >> 20} allowed\n"
-        f"growth: " + ", ".join(f"{name} {value:.1f}" for name, value in report.growth.items()),
+        f"growth: {growth}",
         highlight=False,
     )
 

@@ -236,9 +236,14 @@ def _growth(samples: Sequence[Sample], name: str) -> float:
     return statistics.linear_regression(at, values).slope * (at[-1] - at[0])
 
 
+def amount(name: str, grown: float) -> str:
+    """Growth with its unit."""
+    return f"{grown / (1 << 20):.1f} MiB" if name == "resident" else f"{grown:.1f}"
+
+
 def _failures(report: SoakReport, end: Sample) -> list[str]:
     found = [
-        f"{name} grew by {grown:.1f}"
+        f"{name} grew by {amount(name, grown)}"
         for name, grown in report.growth.items()
         if grown > GROWTH[name] and report.seconds >= JUDGED_SECONDS
     ]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `devmemtcp netdev dump` prints, and in which direction."""
+"""What verbs print for people."""
 
 import pytest
 from rich.console import Console
 
+from devmemtcp.agent.bench import _print_soak
+from devmemtcp.agent.bench.soak import SoakReport
 from devmemtcp.agent.netdev_cli import _table
 
 NAMES = [f"a-counter-with-a-name-{number}" for number in range(8)]
@@ -24,3 +26,14 @@ def test_a_dump_lies_down_when_only_that_fits(
     table = _table([dict.fromkeys(NAMES, 5)] * objects, "counters", console)
     assert (len(table.columns), table.row_count) == shape
     assert table.columns[0].header == NAMES[0]
+
+
+def test_a_soak_says_its_growth_with_a_unit_and_whether_it_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    growth = {"resident": 3.25 * (1 << 20), "descriptors": 0.0}
+    _print_soak(SoakReport(seconds=18.0, growth=growth))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith("growth: resident 3.2 MiB, descriptors 0.0 (not judged in less than 60 s)")
+    _print_soak(SoakReport(seconds=600.0, growth=growth))
+    assert "judged" not in capsys.readouterr().out
