@@ -97,7 +97,9 @@ def test_a_taken_interface_is_refused(veth: Any, region: Region) -> None:
     with Runtime(veth.right.ifname, region, netns=veth.right.netns):
         with (
             Region(4 * MIB) as other,
-            pytest.raises(ConfigError, match=r"already: steer_frags \(.*\); another agent or receiver has"),
+            pytest.raises(
+                ConfigError, match=r"already: steer_frags \(.*\); another agent or receiver has"
+            ),
             Runtime(veth.right.ifname, other, netns=veth.right.netns),
         ):
             pass
