@@ -7,6 +7,8 @@
  * outside the memory of a binding it knows, outside the data blocks, or outside the memory
  * here. A fragment of a binding it does not know is handed on as it is: that is what the
  * kernel does with all of them.
+ *
+ * Called with the lock held. A piece belongs to its connection's queue from here on.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * app_sockopt.c - setsockopt(2) of a connection, and what is known of it.
+ *
+ * Each call takes the lock, and sorts what has arrived first, so that its answer is not older
+ * than the events in the ring; only SO_DEVMEM_DONTNEED does without: tokens are ours alone.
  */
 #include <errno.h>
 #include <string.h>

@@ -7,12 +7,13 @@
 * `Unsupported`: the machine lacks a capability (a test may skip on this one, and on no other).
 """
 
+import os
 from errno import EINVAL, ENODEV
 
 from devmemtcp.agent.devmem_abi import Reason
 from devmemtcp.pyxdp import Unsupported, XdpError
 
-__all__ = ["ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError"]
+__all__ = ["ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError", "failed"]
 
 
 class ConfigError(ValueError):
@@ -40,3 +41,8 @@ class NotInDeviceMemoryError(OSError):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(ENODEV, text)
         self.reason = reason
+
+
+def failed(result: int, what: str) -> OSError:
+    """The error of a native call that returned -errno: what could not be done, and why."""
+    return OSError(-result, f"{what}: {os.strerror(-result)}")

@@ -5,6 +5,11 @@
  * The stack belongs to the loop's thread, so others leave a function in the box and
  * wait until the loop has called it between two turns. Before the loop runs and after
  * it has ended they call it themselves: counters outlive the interface.
+ *
+ * Call order: mailbox_open(); any thread loop_call(), below the calls of api.h; the loop's thread
+ * mailbox_running(true), mailbox_collect() between two turns, mailbox_running(false); mailbox_close().
+ *
+ * Ownership: a call and its argument are the caller's, who waits for the result.
  */
 #include <errno.h>
 #include <sys/eventfd.h>

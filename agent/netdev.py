@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from devmemtcp.agent._loop import ffi, lib
-from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.errors import ConfigError, failed
 from devmemtcp.pyxdp.features import Features, features
 
 _SIOCGIFFLAGS = 0x8913
@@ -78,7 +78,7 @@ class NetNs:
 def _setns(fd: int) -> None:
     result = lib.netns_enter(fd)
     if result:
-        raise OSError(-result, f"cannot enter the network namespace: {os.strerror(-result)}")
+        raise failed(result, "cannot enter the network namespace")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class NetDev:
         name = self.features.ifname
         result = lib.netdev_has_address(name.encode(), to_stack(address, 0))
         if result < 0:
-            raise OSError(-result, f"cannot list the addresses of {name}: {os.strerror(-result)}")
+            raise failed(result, f"cannot list the addresses of {name}")
         return bool(result)
 
 
@@ -125,7 +125,7 @@ def addresses_of(name: str) -> list[IpAddress]:
         out = ffi.new("struct stack_addr[]", count)
         there = lib.netdev_addresses(name.encode(), out, count)
         if there < 0:
-            raise OSError(-there, f"cannot list the addresses of {name}: {os.strerror(-there)}")
+            raise failed(there, f"cannot list the addresses of {name}")
     return [ip_address(from_stack(addr)[0]) for addr in out[0:there]]
 
 

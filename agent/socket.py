@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.devmem_abi import Kind, Reason
-from devmemtcp.agent.errors import NotInDeviceMemoryError
+from devmemtcp.agent.errors import NotInDeviceMemoryError, failed
 from devmemtcp.agent.netdev import from_stack
 from devmemtcp.agent.region import Region, RegionView
 
@@ -227,7 +227,7 @@ class AppHalf:
     def _set_region(self, dmabuf_id: int, size: int, fd: int) -> None:
         result = lib.app_region(self.require_open(), dmabuf_id, size, fd)
         if result:
-            raise OSError(-result, f"region of binding {dmabuf_id}: {os.strerror(-result)}")
+            raise failed(result, f"region of binding {dmabuf_id}")
 
     def close(self) -> None:
         """Let go of it: every call from now on raises; idempotent."""

@@ -26,6 +26,7 @@ from devmemtcp.agent._loop import lib
 from devmemtcp.agent.channel import ChannelFds
 from devmemtcp.agent.datapath import Binding, Datapath
 from devmemtcp.agent.datapath_config import ChannelGeometry, DatapathConfig
+from devmemtcp.agent.errors import failed
 from devmemtcp.agent.netdev import NetNs
 
 _EXIT_SECONDS = 5.0
@@ -265,7 +266,7 @@ def _set_up(sock: socket.socket) -> Datapath:
 def _give_up_privileges() -> None:
     """Before any thread is started: capabilities are a thread's. See privileges.c."""
     if result := lib.privileges_give_up():
-        raise OSError(-result, f"cannot give up capabilities: {os.strerror(-result)}")
+        raise failed(result, "cannot give up capabilities")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.errors import ConfigError, failed
 
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
@@ -137,4 +137,4 @@ def _native() -> Any:
 
 def _check(result: int, what: str) -> None:
     if result < 0:
-        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+        raise failed(result, what)
