@@ -20,6 +20,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -548,7 +549,7 @@ class DevmemSocket(Closing):
         value = self._option(level, optname)
         if buflen is not None:
             return value[:buflen]
-        return int.from_bytes(value[:4], "little" if _LITTLE else "big", signed=True)
+        return int.from_bytes(value[:4], sys.byteorder, signed=True)
 
     def _option(self, level: int, optname: int) -> bytes:
         if level != socket.SOL_SOCKET:
@@ -691,6 +692,3 @@ def _error(conn: Connection, result: int) -> OSError:
 
 def _base_and_size(buffer: Any) -> tuple[Any, int]:
     return buffer, len(buffer)
-
-
-_LITTLE = pack_int(1)[0] == 1
