@@ -54,6 +54,7 @@ class SocketFile(Closing):
             undo.callback(_remove, path)
             os.chown(path, uid, gid)
             os.chmod(path, mode)
+            _warn_of_a_shut_directory(path.parent, mode)
             self.listener.listen(_BACKLOG)
             self._undo = undo.pop_all()
 
@@ -92,6 +93,16 @@ def _make_directory(directory: Path) -> None:
     except FileNotFoundError:
         raise ConfigError(f"there is no directory {directory.parent}; make it first") from None
     os.chmod(directory, 0o755)  # whatever the umask: who may connect is the socket's mode
+
+
+def _warn_of_a_shut_directory(directory: Path, mode: int) -> None:
+    """An existing directory keeps its mode; say so when it shuts out whom the socket's lets in."""
+    through = stat.S_IMODE(directory.stat().st_mode)
+    if (mode & 0o006 and not through & 0o001) or (mode & 0o060 and not through & 0o011):
+        log.warning(
+            "mode %04o of the socket does not help: its directory %s has mode %04o; chmod it",
+            *(mode, directory, through),
+        )
 
 
 def _remove_stale(path: Path) -> None:

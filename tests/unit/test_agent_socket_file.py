@@ -32,6 +32,28 @@ def test_it_is_there_with_its_mode_and_gone_at_the_end(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == []
 
 
+@pytest.mark.parametrize(
+    ("directory", "mode", "warned"),
+    [
+        (0o700, 0o600, False),
+        (0o700, 0o666, True),
+        (0o750, 0o666, True),
+        (0o750, 0o660, False),
+        (0o700, 0o660, True),
+        (0o755, 0o666, False),
+    ],
+)
+def test_a_directory_that_shuts_others_out_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, directory: int, mode: int, warned: bool
+) -> None:
+    shut = tmp_path / "run"
+    shut.mkdir()
+    shut.chmod(directory)
+    SocketFile(shut / "agent.sock", mode=mode).close()
+    assert (f"its directory {shut} has mode {directory:04o}" in caplog.text) == warned
+    assert shut.stat().st_mode & 0o777 == directory
+
+
 def test_a_live_agent_is_not_disturbed(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with SocketFile(path):
