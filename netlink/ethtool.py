@@ -107,11 +107,7 @@ class Ethtool:
     ) -> None:
         """Connect as :class:`devmemtcp.netlink.netdev.Netdev` does."""
         connection = Connection.open(target, netns=netns, timeout=timeout)
-        try:
-            self._genl = GenlFamily(connection, ETHTOOL_FAMILY_NAME, ETHTOOL_FAMILY_VERSION)
-        except BaseException:
-            connection.close()
-            raise
+        self._genl = GenlFamily(connection, ETHTOOL_FAMILY_NAME, ETHTOOL_FAMILY_VERSION)
 
     def close(self) -> None:
         """Close the socket. Twice is once."""

@@ -18,14 +18,18 @@ Attributes = list[tuple[str, Any]]
 
 
 class GenlFamily:
-    """One family over one connection, which it owns."""
+    """One family over one connection, which it owns, and closes if the family is not there."""
 
     def __init__(self, connection: Connection, name: str, version: int) -> None:
         """Look the family up (CTRL_CMD_GETFAMILY). Raises Unsupported when there is none."""
         self.connection = connection
         self.name = name
         self.version = version
-        found = _get_family(connection, name)
+        try:
+            found = _get_family(connection, name)
+        except BaseException:
+            connection.close()
+            raise
         self.id: int = found.get_attr("CTRL_ATTR_FAMILY_ID")
         self.groups: dict[str, int] = {
             group.get_attr("CTRL_ATTR_MCAST_GRP_NAME"): group.get_attr("CTRL_ATTR_MCAST_GRP_ID")

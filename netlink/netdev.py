@@ -58,11 +58,7 @@ class Netdev:
         """
         self._target, self._netns = target, netns
         connection = Connection.open(target, netns=netns, timeout=timeout)
-        try:
-            self._genl = GenlFamily(connection, NETDEV_FAMILY_NAME, NETDEV_FAMILY_VERSION)
-        except BaseException:
-            connection.close()
-            raise
+        self._genl = GenlFamily(connection, NETDEV_FAMILY_NAME, NETDEV_FAMILY_VERSION)
 
     def fileno(self) -> int:
         """Return the socket's descriptor. The bindings live as long as the last copy of it."""
