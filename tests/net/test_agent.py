@@ -630,6 +630,10 @@ def test_a_killed_agent_leaves_nothing_and_another_starts_at_once(
         listener = session.listen((veth.right.ip4, PORT))
         undo.enter_context(dial_later(veth))
         conn = listener.accept(PATIENCE)
+        quiet = undo.enter_context(Session(agent.path))
+        other = quiet.listen((veth.right.ip4, PORT + 2))
+        undo.enter_context(dial_later(veth, PORT + 2))
+        asleep = other.accept(PATIENCE)  # nobody waits here: only the call itself can notice
         errors: list[OSError] = []
         waiting = threading.Thread(target=lambda: errors.append(error_of(conn.recv_frags)))
         waiting.start()
@@ -638,6 +642,7 @@ def test_a_killed_agent_leaves_nothing_and_another_starts_at_once(
         agent.process.wait()
         assert until(lambda: not programs(veth.right), 0.5)
         waiting.join(PATIENCE)
+        errors.append(error_of(lambda: asleep.send(b"into the void")))
         for error in (*errors, error_of(session.stacks), error_of(listener.accept)):
             assert isinstance(error, BrokenPipeError)
             assert f"the agent at {agent.path}" in str(error)
