@@ -90,8 +90,11 @@ class Harness:
         return HEADER.pack(16 + len(body), self.family.id, flags | MsgFlag.REQUEST, 1, 0) + body
 
     def news(self, count: int) -> None:
-        for _ in range(count):
-            self.control.post(lambda: self.server.multicast(self.family, "news", 1, BLOB))
+        def at_once() -> None:  # nothing is sent in between, so what waits is bounded by itself
+            for _ in range(count):
+                self.server.multicast(self.family, "news", 1, BLOB)
+
+        self.control.post(at_once)
 
     def still_serves(self) -> bool:
         with self.connect() as sock, suppress(ConnectionError):
