@@ -381,7 +381,7 @@ def _worded(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}", 1
+        return f"{error.strerror}{where}", 2 if isinstance(error, PermissionError) else 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 

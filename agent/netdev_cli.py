@@ -55,7 +55,7 @@ class ScopeChoice(StrEnum):
     QUEUE = "queue"
 
 
-Command = Annotated[GetChoice, typer.Argument(help="A command of the family.")]
+Command = Annotated[GetChoice, typer.Argument(metavar="COMMAND", help="A command of the family.")]
 Target = Annotated[TargetChoice, typer.Option(help="Who to ask.")]
 Socket = Annotated[
     str | None,
@@ -138,6 +138,10 @@ def _client(target: TargetChoice, socket_path: str | None) -> Netdev:
         return Netdev(target.value if socket_path is None else Path(socket_path))
     except errors.Unsupported as error:
         raise Unsupported(str(error)) from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        from devmemtcp.agent.session import no_agent
+
+        raise no_agent(str(error.filename), error) from error
 
 
 def _dump(

@@ -392,14 +392,19 @@ class _Asking:
             ) from error
 
 
+def no_agent(path: str, error: OSError) -> ConfigError:
+    """What is wrong when connecting to `path` ended in `error`, and what to do."""
+    return ConfigError(
+        f"no agent answers at {path}; `devmemtcp agent -i IF` starts one",
+        error.errno or errno.ECONNREFUSED,
+    )
+
+
 def _connect(path: str, timeout: float) -> netlink.Connection:
     try:
         return netlink.Connection.open(path, timeout=timeout)
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise ConfigError(
-            f"no agent answers at {path}; `devmemtcp agent -i IF` starts one",
-            error.errno or errno.ECONNREFUSED,
-        ) from error
+        raise no_agent(path, error) from error
     except PermissionError as error:
         raise PermissionError(
             error.errno,
