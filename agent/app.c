@@ -229,8 +229,7 @@ static int allocate(struct app *a)
 	a->reply_mark = calloc(a->layout.nr_requests, sizeof(*a->reply_mark));
 	if (!a->conns || !a->pieces || !a->reply_mark)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < a->nr_pieces; i++)
-		a->pieces[i].next = i + 1 < a->nr_pieces ? i + 1 : APP_NIL;
+	a->piece_free = APP_NIL;
 	for (uint32_t i = 0; i < a->layout.nr_conns; i++)
 		a->conns[i].watch = (struct app_watch){.near = -1, .far = -1};
 	for (uint32_t i = 0; i < APP_LISTENERS; i++) {

@@ -118,6 +118,7 @@ struct app {
 	struct app_conn *conns; /* by slot */
 	struct app_piece *pieces;
 	uint32_t nr_pieces;
+	uint32_t pieces_used; /* those behind have never been used */
 	uint32_t piece_free;
 	struct app_listener listeners[APP_LISTENERS]; /* by slot */
 	uint32_t ready_first, ready_last; /* connections with something to read */

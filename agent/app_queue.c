@@ -69,13 +69,24 @@ void app_update_ready(struct app *a, struct app_conn *c)
 
 /* ---- pieces ---- */
 
-bool app_piece_append(struct app *a, struct app_conn *c, const struct app_piece *piece)
+/* What was free before comes first: memory that was never needed is never touched. */
+static uint32_t piece_new(struct app *a)
 {
 	uint32_t n = a->piece_free;
 
+	if (n != APP_NIL)
+		a->piece_free = a->pieces[n].next;
+	else if (a->pieces_used < a->nr_pieces)
+		n = a->pieces_used++;
+	return n;
+}
+
+bool app_piece_append(struct app *a, struct app_conn *c, const struct app_piece *piece)
+{
+	uint32_t n = piece_new(a);
+
 	if (n == APP_NIL)
 		return false;
-	a->piece_free = a->pieces[n].next;
 	a->pieces[n] = *piece;
 	a->pieces[n].refs = 1;
 	a->pieces[n].next = APP_NIL;
