@@ -36,6 +36,18 @@ def umem_size(buffers: int) -> int:
     return int(lib.mosaic_size(buffers, TX_PAGES))
 
 
+def attach_mode(
+    wanted: Literal["auto", "native", "generic"], driver: str | None
+) -> Literal["native", "generic"] | None:
+    """`DatapathConfig.mode` for what was asked for.
+
+    A veth is taken in generic mode: native mode takes the peer's segmentation offload away.
+    """
+    if wanted != "auto":
+        return wanted
+    return "generic" if driver == "veth" else None
+
+
 @dataclass(frozen=True)
 class ChannelGeometry:
     """Capacities of a channel, see stack/channel.h; what both ends must agree on."""

@@ -28,7 +28,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.channel import Channel
 from devmemtcp.agent.datapath import Binding, Datapath
-from devmemtcp.agent.datapath_config import HOST_BUFFERS, DatapathConfig
+from devmemtcp.agent.datapath_config import HOST_BUFFERS, DatapathConfig, attach_mode
 from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.preflight import (
@@ -232,15 +232,12 @@ class Runtime:
 
     def _plan(self, dev: NetDev) -> DatapathConfig:
         can = dev.features
-        mode = None if self._mode == "auto" else self._mode
-        if mode is None and can.driver == "veth":
-            mode = "generic"
         queues = can.rx_queues or 1
         return DatapathConfig(
             ifname=can.ifname,
             queues=queues,
             mtu=can.mtu,
-            mode=mode,
+            mode=attach_mode(self._mode, can.driver),
             multi_buffer=can.multi_buffer is not False,
             csum_trust=self._csum_trust,
             busy_poll=self._busy_poll,

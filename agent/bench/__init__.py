@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -13,12 +13,16 @@ from devmemtcp.agent.document import document
 from devmemtcp.agent.options import CsumChoice, Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
     from devmemtcp.agent.bench.plan import CpuPlan
     from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
+
+    Judged = TypeVar("Judged", SoakReport, AgentRxReport)
 
 app = typer.Typer(
     help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
@@ -139,13 +143,18 @@ def soak(
         region_size=parse_size(region_size, what="--region-size"),
     )
     report = run_soak(options, lambda line: logging.info("%s", line))
+    _judged(report, as_json, _print_soak)
+
+
+def _judged(report: Judged, as_json: bool, show: Callable[[Judged], None]) -> NoReturn:
+    """Say what failed, print the report, and leave with its verdict."""
     for failure in report.failures:
         logging.error("%s", failure)
     exit_code = 0 if report.ok else 1
     if as_json:
         print(document(report, exit_code))
     else:
-        _print_soak(report)
+        show(report)
     raise typer.Exit(exit_code)
 
 
@@ -196,14 +205,7 @@ def agent_rx(
         region_size=parse_size(region_size, what="--region-size"),
     )
     report = run_agent_rx(options, lambda line: logging.info("%s", line))
-    for failure in report.failures:
-        logging.error("%s", failure)
-    exit_code = 0 if report.ok else 1
-    if as_json:
-        print(document(report, exit_code))
-    else:
-        _print_agent_rx(report)
-    raise typer.Exit(exit_code)
+    _judged(report, as_json, _print_agent_rx)
 
 
 def _print_agent_rx(report: AgentRxReport) -> None:

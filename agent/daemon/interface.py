@@ -9,16 +9,13 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from devmemtcp.agent._loop import lib
 from devmemtcp.agent.daemon.config import InterfaceOptions
 from devmemtcp.agent.datapath import Datapath
-from devmemtcp.agent.datapath_config import PAGE, DatapathConfig
+from devmemtcp.agent.datapath_config import PAGE, DatapathConfig, attach_mode
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import NetDev, NetNs, addresses_of
 from devmemtcp.agent.preflight import check_interface
-
-MAX_AREAS = 256
-"""Bindings, host memory of queues, and what drains (STACK_MAX_AREAS)."""
-MAX_APPS = 256
 
 
 class Interface:
@@ -80,16 +77,13 @@ class Interface:
 
 def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
     can = dev.features
-    mode = None if options.mode == "auto" else options.mode
-    if mode is None and can.driver == "veth":
-        mode = "generic"  # native mode takes the peer's segmentation offload away
     queues = can.rx_queues or 1
     host_buffers = options.host_memory // PAGE
     return DatapathConfig(
         ifname=can.ifname,
         queues=queues,
         mtu=can.mtu,
-        mode=mode,
+        mode=attach_mode(options.mode, can.driver),
         multi_buffer=can.multi_buffer is not False,
         csum_trust=options.rx_csum == "trust",
         linear_bytes=options.linear_bytes,
@@ -98,8 +92,8 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
         cpu=options.cpu,
         host_buffers=host_buffers,
         max_buffers=options.memory // PAGE + queues * host_buffers,
-        max_areas=MAX_AREAS,
-        max_apps=MAX_APPS,
+        max_areas=lib.STACK_MAX_AREAS,
+        max_apps=lib.STACK_MAX_APPS,
         max_flows=options.max_connections,
         rcv_wnd_max=options.rcv_wnd,
     )
