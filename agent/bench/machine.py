@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a result was measured on, and what disturbed it: recorded beside every figure."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from devmemtcp.agent.bench import conditions
+
+_MILLISECONDS = 1000 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What does not change while it is measured. None: this machine does not say."""
+
+    kernel: str
+    architecture: str
+    cpu: str
+    cores: tuple[int, ...]
+    """That may be used."""
+    virtual: bool
+    """Below a hypervisor, as far as the CPU says so (x86 only)."""
+    clock_source: str | None
+    tsc_ghz: float | None
+    governor: str | None
+    """Of the first core. None in most virtual machines: the host decides."""
+    bpf_jit: bool | None
+
+    @classmethod
+    def look(cls) -> Machine:
+        """At the one we are on. Takes 50 ms, for the frequency of the time stamp counter."""
+        cpuinfo = _cpuinfo()
+        name = os.uname()
+        jit = _read("/proc/sys/net/core/bpf_jit_enable")
+        return cls(
+            kernel=name.release,
+            architecture=name.machine,
+            cpu=cpuinfo.get("model name", name.machine),
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+            virtual="hypervisor" in cpuinfo.get("flags", "").split(),
+            clock_source=_read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            tsc_ghz=conditions.tsc_hz() / 1e9 or None,
+            governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            bpf_jit=None if jit is None else jit != "0",
+        )
+
+    def __str__(self) -> str:
+        parts = [f"Linux {self.kernel}", f"{len(self.cores)} cores of {self.cpu}"]
+        if self.tsc_ghz:
+            parts.append(f"TSC {self.tsc_ghz:.2f} GHz")
+        if self.virtual:
+            parts.append("virtual")
+        parts.append(f"clock source {self.clock_source or 'unknown'}")
+        parts.append(f"governor {self.governor or 'not ours to see'}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What disturbed a sample, or everything up to a moment."""
+
+    steal_ms: float
+    """That the hypervisor gave to others, all cores together."""
+    switched_out: int
+    """Times that this thread was made to wait for another (involuntary context switches)."""
+    migrations: int | None
+    """Times that this thread changed cores; None: the kernel keeps no such account."""
+
+    @classmethod
+    def now(cls) -> Noise:
+        """Since the machine, and the calling thread, started."""
+        with open("/proc/stat") as stat:
+            steal = int(stat.readline().split()[8])
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(steal * _MILLISECONDS, usage.ru_nivcsw, _migrations())
+
+    def __sub__(self, before: Noise) -> Noise:
+        moved = (
+            None
+            if self.migrations is None or before.migrations is None
+            else self.migrations - before.migrations
+        )
+        return Noise(
+            self.steal_ms - before.steal_ms, self.switched_out - before.switched_out, moved
+        )
+
+
+def _migrations() -> int | None:
+    text = _read("/proc/thread-self/sched")
+    for line in (text or "").splitlines():
+        if line.startswith("se.nr_migrations"):
+            return int(line.rpartition(":")[2])
+    return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except FileNotFoundError:
+        return None
