@@ -37,9 +37,12 @@ bool bpf_program__autoload(const struct bpf_program *prog);
 int bpf_program__set_autoload(struct bpf_program *prog, bool autoload);
 int bpf_program__fd(const struct bpf_program *prog);
 int pyxdp_program_has_frags(const struct bpf_program *prog);
+/* Bytes of a loaded program: as verified and rewritten (8 or 16 an instruction), and as machine code. */
+int pyxdp_program_size(int prog_fd, uint32_t *translated, uint32_t *jited);
 
 const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__fd(const struct bpf_map *map);
+int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 uint32_t bpf_map__key_size(const struct bpf_map *map);
 uint32_t bpf_map__value_size(const struct bpf_map *map);
@@ -79,7 +82,10 @@ int pyxdp_test_run(int prog_fd, struct pyxdp_test_run *run);
 /* ---- attach.c ---- */
 
 int pyxdp_link_create(int prog_fd, int ifindex, uint32_t mode_flags);
+struct bpf_link_update_opts;
+
 int bpf_link_detach(int link_fd);
+int bpf_link_update(int link_fd, int new_prog_fd, const struct bpf_link_update_opts *opts);
 int pyxdp_netlink_attach(int ifindex, int prog_fd, uint32_t flags);
 int pyxdp_netlink_detach(int ifindex, uint32_t mode_flags, int old_prog_fd);
 

@@ -135,6 +135,20 @@ class Attachment(Resource):
 
     close = detach
 
+    def replace(self, program: Program) -> None:
+        """Put ``program`` in this one's place; between them no packet meets none.
+
+        Only where :attr:`kind` is "link": otherwise :class:`Unsupported`. Raises
+        :class:`XdpError`, EINVAL for a program of another type, ``ValueError`` once detached.
+        """
+        if self.closed:
+            raise ValueError(f"{self!r} is detached")
+        if self._link_fd is None:
+            raise Unsupported(f"only a bpf_link can change its program, not a {self.kind}")
+        result = lib.bpf_link_update(self._link_fd, program.fd, ffi.NULL)
+        check(result, f"cannot put {program.name} in the place of {self.program.name}")
+        self.program = program
+
     def _netlink_detach(self, prog_fd: int) -> None:
         with captured_log() as log:
             result = lib.pyxdp_netlink_detach(self.ifindex, _mode_flags(self.mode), prog_fd)

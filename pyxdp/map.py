@@ -77,6 +77,17 @@ class Map:
         self._check_size("key", key, self.key_size)
         check(lib.bpf_map_update_elem(self.fd, key, value, flags), f"cannot set {self._at(key)}")
 
+    def set_initial(self, value: bytes) -> None:
+        """Give a section of global variables (".data", ".rodata") its value before loading.
+
+        What is in ".rodata" is known to the verifier, which removes the branches that it rules
+        out. :class:`XdpError`: EBUSY once loaded, EINVAL for another map or size.
+        """
+        if self._handle is None:
+            raise ValueError(f"map {self.name}: its object is closed")
+        result = lib.bpf_map__set_initial_value(self._handle, value, len(value))
+        check(result, f"cannot set the initial value of {self.name}")
+
     def delete(self, key: bytes) -> None:
         """Remove ``key``; :class:`XdpError` ENOENT when it is not there."""
         self._check_size("key", key, self.key_size)

@@ -28,6 +28,17 @@ int pyxdp_program_has_frags(const struct bpf_program *prog)
 	       !strncmp(section, "xdp.frags", strlen("xdp.frags"));
 }
 
+int pyxdp_program_size(int prog_fd, uint32_t *translated, uint32_t *jited)
+{
+	struct bpf_prog_info info = {};
+	uint32_t len = sizeof(info);
+	int err = bpf_obj_get_info_by_fd(prog_fd, &info, &len);
+
+	*translated = info.xlated_prog_len;
+	*jited = info.jited_prog_len;
+	return err;
+}
+
 int pyxdp_map_type(const struct bpf_map *map)
 {
 	return bpf_map__type(map);

@@ -118,6 +118,16 @@ class Program:
             raise ValueError(f"program {self.name} is not loaded")
         return fd
 
+    def size(self) -> tuple[int, int]:
+        """Bytes in the kernel: as verified, with dead code removed, and as machine code.
+
+        The latter is 0 without a JIT. ``struct bpf_prog_info``: xlated_prog_len, jited_prog_len.
+        """
+        sizes = ffi.new("uint32_t[2]")
+        result = lib.pyxdp_program_size(self.fd, sizes, sizes + 1)
+        check(result, f"cannot ask for the size of {self.name}")
+        return sizes[0], sizes[1]
+
     def test_run(
         self,
         data: bytes,

@@ -2,17 +2,18 @@
 """The XDP program: where its object is, and how to speak to its maps.
 
 The object holds two programs with the same logic, ``steer_frags`` (multi-buffer
-packets, ``xdp.frags``) and ``steer_linear``, two small ones beside, and five maps for userspace:
+packets, ``xdp.frags``) and ``steer_linear``, two small ones beside, and six maps for userspace:
 
-========== ============ ================================== ===========================
-map        type         key                                value
-========== ============ ================================== ===========================
-xsks       XSKMAP       rx_queue_index, u32                AF_XDP socket fd, u32
-listeners  HASH         :func:`listener_key`               :func:`listener_value`
-mac        ARRAY        0, u32                             :func:`mac_value`
-addresses  HASH         :func:`address_key`                u32, not used
-counters   PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible CPU
-========== ============ ================================== ===========================
+============ ============ ================================== ===========================
+map          type         key                                value
+============ ============ ================================== ===========================
+xsks         XSKMAP       rx_queue_index, u32                AF_XDP socket fd, u32
+listeners    HASH         :func:`listener_key`               :func:`listener_value`
+closed_ports ARRAY        word, u32: :func:`closed_ports`    the same
+mac          ARRAY        0, u32                             :func:`mac_value`
+addresses    HASH         :func:`address_key`                u32, not used
+counters     PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible CPU
+============ ============ ================================== ===========================
 
 ``steer.h``, which is installed beside this file, is the authority on all layouts.
 """
@@ -20,7 +21,7 @@ counters   PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible
 import re
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -33,6 +34,7 @@ __all__ = [
     "PROGRAM_LINEAR",
     "PROGRAM_PROBE",
     "address_key",
+    "closed_ports",
     "listener_key",
     "listener_value",
     "mac_value",
@@ -57,8 +59,8 @@ _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 def object_path(name: str = "devmemtcp") -> Traversable:
     """The compiled object, ``<name>.bpf.o``, in a wheel or an editable install.
 
-    ``devmemtcp`` is the one described above; ``pass``, with one program of that name, lets
-    everything pass, for benchmarks.
+    ``devmemtcp`` is the one described above. For benchmarks there are ``pass``, with one program
+    of that name that lets everything pass, and ``drop``, whose programs drop everything.
     """
     return resources.files(__name__) / f"{name}.bpf.o"
 
@@ -100,6 +102,19 @@ def _key(ip: str | IPv4Address | IPv6Address, port: int) -> bytes:
     address = ip_address(ip)
     packed = address.packed if address.version == 6 else _V4_MAPPED + address.packed
     return packed + struct.pack("=HH", socket.htons(port), address.version)
+
+
+def closed_ports(open_ports: Iterable[int]) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the map ``closed_ports``, all of them, given the ports with listeners.
+
+    Before a listener is entered its port is opened, and closed after the last one is gone.
+    """
+    words = [(1 << 64) - 1] * (65536 // 64)
+    for port in open_ports:
+        word, bit = divmod(socket.htons(port), 64)
+        words[word] &= ~(1 << bit)
+    for number, bits in enumerate(words):
+        yield struct.pack("=I", number), struct.pack("=Q", bits)
 
 
 def mac_value(mac: bytes) -> bytes:

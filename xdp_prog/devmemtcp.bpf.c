@@ -20,6 +20,14 @@
 #include "csum.h"
 #include "split.h"
 
+static __always_inline bool is_closed(__be16 port)
+{
+	__u32 word = port / 64;
+	const __u64 *bits = bpf_map_lookup_elem(&closed_ports, &word);
+
+	return bits && *bits >> port % 64 & 1;
+}
+
 /*
  * The exact address first, then the unspecified address of its family, if the packet is for
  * us and not one that we only happen to see.
@@ -64,7 +72,7 @@ static __always_inline enum steer_counter take(struct xdp_md *ctx)
 	reason = parse_destination(ctx, &seg);
 	if (reason)
 		return reason;
-	listener = find_listener(&seg.dst);
+	listener = is_closed(seg.dst.port) ? NULL : find_listener(&seg.dst);
 	if (!listener)
 		return STEER_pass_no_listener;
 	if (!bpf_map_lookup_elem(&xsks, &queue))

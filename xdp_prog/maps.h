@@ -2,7 +2,7 @@
 /*
  * maps.h - what userspace fills in, and where the program keeps its accounts.
  *
- * Userspace writes xsks, listeners, mac and addresses and reads counters. The program writes
+ * Userspace writes xsks, listeners, closed_ports, mac and addresses and reads counters. The program writes
  * only counters (its own CPU's column) and scratch.
  */
 #ifndef DEVMEMTCP_MAPS_H
@@ -31,6 +31,18 @@ struct {
 	__type(key, struct steer_key);
 	__type(value, struct steer_value);
 } listeners SEC(".maps");
+
+/*
+ * A bit for each port, in network byte order: set where userspace knows that there is no
+ * listener. Most frames that are not ours end there, at the price of a load, where the keys of
+ * listeners would be hashed twice. All zeros: nothing is known, listeners alone decides.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536 / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} closed_ports SEC(".maps");
 
 /* Our Ethernet address. All zeros until userspace has entered it, which no frame is sent to. */
 struct {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from devmemtcp.agent.bench.plan import CpuPlan
     from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
+    from devmemtcp.agent.bench.xdp_drop import XdpDropReport
 
     Judged = TypeVar("Judged", SoakReport, AgentRxReport)
 
@@ -115,6 +116,56 @@ def tcp_rx(
         print(document(report, 0))
     else:
         _print_tcp_rx(report)
+
+
+@app.command("xdp-drop")
+def xdp_drop(
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            "-i",
+            "--interface",
+            metavar="IF",
+            help="Count what arrives here from outside, and drop it all; default: a veth pair.",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 60,
+    duration: Annotated[float, typer.Option(metavar="SECONDS", help="Of a turn.")] = 0.05,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A fifth of the rounds: wider intervals.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
+    ] = None,
+    cpu: Annotated[
+        int | None, typer.Option(help="Core of the sender and of softirq; default: the first.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the order of turns; default: a new one.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Drop frames of 64 bytes: an empty XDP program, ours, and what its checks add.
+
+    The frames are made by the kernel (BPF_PROG_TEST_RUN), on the core that drops them.
+    Variants take turns; the verdict on a pair is computed from the interval of its ratio.
+    """
+    from devmemtcp.agent.bench.xdp_drop import VARIANTS, XdpDropOptions, run_xdp_drop
+
+    options = XdpDropOptions(
+        rounds=max(1, rounds // 5) if quick else rounds,
+        duration=duration,
+        variants=tuple(variant or [each.name for each in VARIANTS]),
+        interface=interface,
+        cpu=min(os.sched_getaffinity(0)) if cpu is None else cpu,
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
+    )
+    report = run_xdp_drop(options, lambda line: logging.info("%s", line))
+    if as_json:
+        print(document(report, 0))
+    else:
+        _print_xdp_drop(report)
 
 
 @app.command()
@@ -228,6 +279,33 @@ def _print_agent_rx(report: AgentRxReport) -> None:
             f"streams of another, {report.wrong_bytes} bytes wrong",
             highlight=False,
         )
+def _print_xdp_drop(report: XdpDropReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    where = report.interface or f"veth, core {report.cpu}"
+    rates = Table(
+        title=f"{report.frame_bytes}-byte frames dropped, {report.mode} mode, {where}",
+        title_justify="left",
+    )
+    for column in ("variant", "Mpps: median (95 %)", "ns/frame"):
+        rates.add_column(column, justify="left" if column == "variant" else "right")
+    for row in report.rows:
+        rates.add_row(row.variant, str(row.mpps), f"{row.ns:.1f}")
+    pairs = Table()
+    for column in ("variant", "against", "rate x: median (95 %)", "verdict"):
+        pairs.add_column(column)
+    for pair in report.comparisons:
+        verdict = f"{pair.verdict} (margin {pair.margin:.0%})"
+        pairs.add_row(pair.variant, pair.against, str(pair.ratio), verdict)
+    console = Console(width=max(100, Console().width))
+    console.print(rates, pairs)
+    console.print(
+        f"{report.machine}; {report.rounds} rounds of {report.duration:g} s in "
+        f"{report.seconds:.0f} s, seed {report.seed}; {report.noise}"
+        + ("" if report.lost is None else f"; {report.lost:.2%} of the frames lost"),
+        highlight=False,
+    )
 
 
 def _plans(texts: list[str] | None) -> tuple[CpuPlan, ...]:

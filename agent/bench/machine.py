@@ -78,6 +78,13 @@ class Noise:
         usage = resource.getrusage(resource.RUSAGE_THREAD)
         return cls(steal * _MILLISECONDS, usage.ru_nivcsw, _migrations())
 
+    def __str__(self) -> str:
+        moved = "unknown" if self.migrations is None else self.migrations
+        return (
+            f"stolen {self.steal_ms:.0f} ms, switched out {self.switched_out} times, "
+            f"migrations {moved}"
+        )
+
     def __sub__(self, before: Noise) -> Noise:
         moved = (
             None

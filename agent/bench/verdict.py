@@ -47,17 +47,20 @@ class Interval:
     """An estimate and the range that holds the truth as often as was asked for."""
 
     estimate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """None: too few samples to tell."""
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.estimate:.3f}"
         return f"{self.estimate:.3f} ({self.low:.3f} - {self.high:.3f})"
 
     def judge(self, margin: float) -> Verdict:
         """What this interval says, being one of a ratio; `margin` 0.02 is 2 %."""
         if not 0 < margin < 1:
             raise ValueError(f"a margin of {margin} is not between 0 and 1")
-        if math.isnan(self.low + self.high):
+        if self.low is None or self.high is None:
             return Verdict.UNDECIDED
         if 1 - margin <= self.low and self.high <= 1 + margin:
             return Verdict.WITHIN
@@ -71,7 +74,7 @@ def median_interval(
 ) -> Interval:
     """The median of `samples` and its interval; the same seed gives the same interval.
 
-    With fewer than MIN_SAMPLES samples the interval is unknown: its ends are NaN. Raises
+    With fewer than MIN_SAMPLES samples the interval is unknown: its ends are None. Raises
     ValueError without samples, and for a level that is no probability.
     """
     if not samples:
@@ -80,7 +83,7 @@ def median_interval(
         raise ValueError(f"a level of {level} is not between 0 and 1")
     estimate = statistics.median(samples)
     if len(samples) < MIN_SAMPLES:
-        return Interval(estimate, math.nan, math.nan)
+        return Interval(estimate, None, None)
     draw = random.Random(seed)
     size = len(samples)
     medians = sorted(
@@ -110,7 +113,8 @@ def ratio_interval(
     # The median of logarithms, so that a / b is the inverse of b / a also for an even count.
     logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
     interval = median_interval(logs, seed=seed, level=level, resamples=resamples)
-    return Interval(math.exp(interval.estimate), math.exp(interval.low), math.exp(interval.high))
+    low, high = (None if end is None else math.exp(end) for end in (interval.low, interval.high))
+    return Interval(math.exp(interval.estimate), low, high)
 
 
 def _expanded_tail(tail: float, size: int) -> float:

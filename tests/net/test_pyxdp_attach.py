@@ -309,3 +309,13 @@ def test_a_dispatcher_that_cannot_be_joined_is_explained(
     assert caught.value.errno == errno.EBUSY
     assert "already has xdp_dispatcher" in str(caught.value)
     assert support.reason in str(caught.value)
+
+
+def test_a_link_changes_its_program(loaded: BpfObject, right: str) -> None:
+    with attach(loaded.programs["drop"], right) as attachment:
+        attachment.replace(loaded.programs["redirect"])
+        assert modes(right) == [("redirect", Mode.NATIVE)]
+        assert attachment.program is loaded.programs["redirect"]
+    assert modes(right) == []
+    with pytest.raises(ValueError, match="is detached"):
+        attachment.replace(loaded.programs["drop"])

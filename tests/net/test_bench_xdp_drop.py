@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench xdp-drop`: what its programs do, where its frames come from, what it reports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from devmemtcp import xdp_prog
+from devmemtcp.agent.bench.live_frames import FRAME_BYTES, LiveFrames, tcp_frame
+from devmemtcp.agent.bench.xdp_drop import PAIRS, VARIANTS, PacketCount
+from devmemtcp.pyxdp import BpfObject, Mode, attach
+from devmemtcp.pyxdp.program import XDP_DROP, XDP_PASS
+
+if TYPE_CHECKING:
+    from tests.net.conftest import Veth
+
+OURS = bytes.fromhex("020000000001")
+THEIRS = bytes.fromhex("020000000002")
+IP4 = "192.0.2.1"
+PORT = 9
+PROGRAMS = {each.program for each in VARIANTS} | {"send", "steer_frags"}
+STEERING = ("steer_off", "steer_frozen", "steer_flag")
+
+
+def frame(port: int = PORT) -> bytes:
+    return tcp_frame(THEIRS, OURS, socket.inet_aton("192.0.2.2"), socket.inet_aton(IP4), port)
+
+
+@pytest.fixture
+def unloaded(veth: Veth) -> Iterator[BpfObject]:
+    with BpfObject.open(str(xdp_prog.object_path("drop")), programs=PROGRAMS) as obj:
+        yield obj
+
+
+@pytest.fixture
+def loaded(unloaded: BpfObject) -> BpfObject:
+    unloaded.load()
+    unloaded.maps["mac"].set(bytes(4), xdp_prog.mac_value(OURS))
+    return unloaded
+
+
+def counters(obj: BpfObject) -> dict[str, int]:
+    values = []
+    for index in range(len(xdp_prog.COUNTERS)):
+        percpu = obj.maps["counters"].get_percpu(index.to_bytes(4, sys.byteorder))
+        assert percpu is not None
+        values.append([int.from_bytes(value, sys.byteorder) for value in percpu])
+    return {name: value for name, value in xdp_prog.read_counters(values).items() if value}
+
+
+def listen(obj: BpfObject, ip: str, port: int) -> None:
+    obj.maps["listeners"].set(xdp_prog.listener_key(ip, port), xdp_prog.listener_value())
+
+
+# ---- the frames ----
+
+
+def test_the_frame_is_a_whole_tcp_segment() -> None:
+    parsed = Ether(frame())
+    assert len(frame()) == FRAME_BYTES == 64 - 4
+    assert (parsed.dst, parsed.src) == ("02:00:00:00:00:01", "02:00:00:00:00:02")
+    assert (parsed[IP].dst, parsed[TCP].dport, parsed[IP].len) == (IP4, PORT, 40)
+    sums = parsed[IP].chksum, parsed[TCP].chksum
+    del parsed[IP].chksum, parsed[TCP].chksum
+    parsed = Ether(bytes(parsed))
+    assert sums == (parsed[IP].chksum, parsed[TCP].chksum)
+
+
+def test_what_is_sent_is_what_arrives(loaded: BpfObject, veth: Veth) -> None:
+    with veth.left.enter():
+        attachment = attach(loaded.programs["drop"], veth.left.ifname, mode=Mode.NATIVE)
+        count = PacketCount(veth.left.ifname)
+    before = count.read()
+    with attachment, veth.right.enter():
+        ifindex = socket.if_nametoindex(veth.right.ifname)
+        with LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=0) as sender:
+            deadline = time.monotonic() + 20
+            while not sender.sent and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert time.clock_gettime_ns(sender.cpu_clock()) > 0
+        assert sender.sent > 0
+        # The kernel itself says a word now and then, when a link comes up.
+        assert 0 <= count.read() - before - sender.sent < 20
+    count.close()
+
+
+def test_a_sender_that_fails_is_noticed(loaded: BpfObject, veth: Veth) -> None:
+    with (
+        pytest.raises(OSError, match="cannot run send"),
+        LiveFrames(loaded.programs["send"], frame()[:8], 1, cpu=0),
+    ):
+        pass
+
+
+def test_a_count_of_an_interface_that_is_gone() -> None:
+    count = PacketCount("nosuch0")
+    with pytest.raises(OSError, match="nosuch0 is gone"):
+        count.read()
+    count.close()
+
+
+# ---- the programs ----
+
+
+def test_every_program_drops(loaded: BpfObject) -> None:
+    for name in {each.program for each in VARIANTS}:
+        assert loaded.programs[name].test_run(frame()).retval == XDP_DROP, name
+
+
+def test_steering_is_that_of_the_attached_program_but_for_its_pass(loaded: BpfObject) -> None:
+    assert loaded.programs["steer_frags"].test_run(frame()).retval == XDP_PASS
+    for number, name in enumerate(STEERING, start=2):
+        assert loaded.programs[name].test_run(frame()).retval == XDP_DROP
+        assert counters(loaded) == {"pass_no_listener": number}
+
+
+def test_without_device_memory_the_check_leaves_every_frame_alone(unloaded: BpfObject) -> None:
+    (rodata,) = (item for name, item in unloaded.maps.items() if name.endswith(".rodata"))
+    (data,) = (item for name, item in unloaded.maps.items() if name.endswith(".data"))
+    assert (rodata.value_size, data.value_size) == (1, 1)
+    rodata.set_initial(b"\0")
+    unloaded.load()
+    unloaded.maps["mac"].set(bytes(4), xdp_prog.mac_value(OURS))
+    data.set(bytes(4), b"\0")
+    for name in ("steer_frozen", "steer_flag"):
+        assert unloaded.programs[name].test_run(frame()).retval == XDP_DROP
+    assert counters(unloaded) == {"pass_no_socket": 2}
+    data.set(bytes(4), b"\1")
+    unloaded.programs["steer_flag"].test_run(frame())
+    assert counters(unloaded) == {"pass_no_socket": 2, "pass_no_listener": 1}
+    with pytest.raises(OSError, match="rodata"):
+        rodata.set(bytes(4), b"\1")  # frozen
+
+
+def test_of_the_frozen_check_only_a_load_is_left(loaded: BpfObject) -> None:
+    off, frozen, flag = (loaded.programs[name].size()[0] for name in STEERING)
+    assert frozen - off == (2 + 1) * 8  # the address (of twice the length), and the load
+    assert flag > frozen
+
+
+# ---- closed ports ----
+
+
+def test_a_closed_port_has_no_listener_whatever_the_map_holds(loaded: BpfObject) -> None:
+    listen(loaded, IP4, PORT)
+    steer = loaded.programs["steer_frags"]
+    steer.test_run(frame())
+    assert counters(loaded) == {"pass_no_socket": 1}
+    for word, bits in xdp_prog.closed_ports([]):
+        loaded.maps["closed_ports"].set(word, bits)
+    steer.test_run(frame())
+    assert counters(loaded) == {"pass_no_socket": 1, "pass_no_listener": 1}
+
+
+@pytest.mark.parametrize("port", [1, 9, 63, 64, 255, 256, 8080, 65535])
+def test_an_open_port_is_open_and_all_others_are_closed(loaded: BpfObject, port: int) -> None:
+    for other in {port, port ^ 1, port ^ 0x100} - {0}:
+        listen(loaded, IP4, other)
+    for word, bits in xdp_prog.closed_ports([port]):
+        loaded.maps["closed_ports"].set(word, bits)
+    steer = loaded.programs["steer_frags"]
+    steer.test_run(frame(port))
+    assert counters(loaded) == {"pass_no_socket": 1}
+    steer.test_run(frame(port ^ 1))
+    steer.test_run(frame(port ^ 0x100))
+    assert counters(loaded) == {"pass_no_socket": 1, "pass_no_listener": 2}
+
+
+# ---- the command ----
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "xdp-drop", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.usefixtures("veth")
+def test_every_variant_has_a_turn_in_every_round() -> None:
+    done = run("--rounds", "6", "--duration", "0.02", "--seed", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document["ok"]
+    names = {each.name for each in VARIANTS}
+    for number in range(6):
+        turns = [turn for turn in document["turns"] if turn["round"] == number]
+        assert {turn["variant"] for turn in turns} == names
+    for turn in document["turns"]:
+        assert turn["sample"]["frames"] > 0
+        assert 0 < turn["sample"]["seconds"] <= turn["sample"]["wall_seconds"] * 1.01
+    assert [row["variant"] for row in document["rows"]] == [each.name for each in VARIANTS]
+    assert [(pair["variant"], pair["against"]) for pair in document["comparisons"]] == list(PAIRS)
+    for pair in document["comparisons"]:
+        assert pair["ratio"]["low"] <= pair["ratio"]["estimate"] <= pair["ratio"]["high"]
+        assert pair["verdict"] in ("within the noise", "differs", "undecided")
+    rate = {row["variant"]: row["mpps"]["estimate"] for row in document["rows"]}
+    assert rate["drop"] > rate["steer-port"]  # by a third: two lookups in a hash table
+    assert document["lost"] == 0
+    assert document["machine"]["kernel"]
+    assert document["noise"].keys() == {"steal_ms", "switched_out", "migrations"}
+
+
+def on_an_interface(veth: Veth, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "xdp-drop", "--json"]
+    options = ["-i", veth.left.ifname, "--rounds", "1", "--duration", "0.05", *args]
+    done = veth.left.run([*command, *options], check=False, capture_output=True, text=True)
+    shown = veth.left.run(["ip", "link", "show", veth.left.ifname], capture_output=True, text=True)
+    assert "xdp" not in shown.stdout
+    return done
+
+
+def test_what_arrives_from_outside_is_counted(loaded: BpfObject, veth: Veth) -> None:
+    with veth.right.enter():
+        ifindex = socket.if_nametoindex(veth.right.ifname)
+        sender = LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=0)
+    with veth.right.enter(), sender:
+        done = on_an_interface(veth, "--variant", "drop", "--variant", "steer")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["interface"] == veth.left.ifname
+    assert (document["cpu"], document["lost"]) == (None, None)
+    assert all(turn["sample"]["frames"] > 1000 for turn in document["turns"])
+    (pair,) = document["comparisons"]
+    assert (pair["verdict"], pair["ratio"]["low"]) == ("undecided", None)  # after one round
+
+
+def test_where_nothing_arrives_there_is_no_rate(veth: Veth) -> None:
+    done = on_an_interface(veth, "--variant", "drop")
+    assert done.returncode == 1
+    assert "nothing arrived" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--rounds", "0"], "--rounds 0"),
+        (["--duration", "nan"], "--duration nan"),
+        (["--variant", "magic"], "steer-frozen"),
+        (["--cpu", "4711"], "core 4711"),
+    ],
+)
+@pytest.mark.usefixtures("veth")
+def test_a_wrong_option_gets_one_line(args: list[str], said: str) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
