@@ -57,6 +57,12 @@ static int device_init(struct page_pool *pool)
 		return -EOPNOTSUPP;
 	if (pool->p.order)
 		return -E2BIG;
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	int err = static_branch_inc(&netmem_has_net_iovs);
+
+	if (err)
+		return err;
+#endif
 	memory_provider_add_pool(pool->mp, pool);
 	return 0;
 }
@@ -64,6 +70,10 @@ static int device_init(struct page_pool *pool)
 static void device_destroy(struct page_pool *pool)
 {
 	memory_provider_del_pool(pool->mp, pool);
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	/* Where code may no longer be written, the key stays up: slower, and as right. */
+	static_branch_dec(&netmem_has_net_iovs);
+#endif
 }
 
 static const struct memory_provider_ops device_provider_ops = {
@@ -85,6 +95,8 @@ int device_provider_init(struct device_provider *mem, uint32_t nr_niovs, unsigne
 {
 	struct net_iov *niovs = (void *)((char *)mem + MEMORY_ALIGN(sizeof(*mem)));
 
+	if (NETMEM_CHECK == NETMEM_CHECK_OFF)
+		return -EOPNOTSUPP;
 	if (nr_niovs == 0 || base_virtual % NETMEM_PAGE_SIZE)
 		return -EINVAL;
 	memset(niovs, 0, (size_t)nr_niovs * sizeof(*niovs));

@@ -86,7 +86,8 @@ size_t device_provider_size(uint32_t nr_niovs);
 /*
  * net_iov i stands for region bytes [base_virtual + 4096 i, ...) and UMEM
  * address dma_base + i * dma_stride. `mem`: device_provider_size() bytes, 64-byte
- * aligned. Returns 0, or -EINVAL: no net_iovs, or base_virtual not page-aligned.
+ * aligned. Returns 0, or -EINVAL: no net_iovs, or base_virtual not page-aligned;
+ * -EOPNOTSUPP: this build has no device memory (NETMEM_CHECK_OFF).
  */
 int device_provider_init(struct device_provider *mem, uint32_t nr_niovs, unsigned long base_virtual,
 			 unsigned long dma_base, unsigned long dma_stride);

@@ -9,6 +9,10 @@
 
 struct netmem_warning netmem_warning;
 
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+DEFINE_STATIC_KEY_FALSE(netmem_has_net_iovs);
+#endif
+
 /*
  * Cold and never inlined, so a check costs its caller one branch, and the return
  * address says which function that was. The counters are atomic although a stack

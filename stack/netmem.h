@@ -33,10 +33,28 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "static_key.h"
 
 struct page_pool;
 struct host_provider;
 struct net_iov_area;
+
+/*
+ * The forms of the check "page or net_iov?", of which a build has one:
+ *
+ *   OFF     NET_DEVMEM=n: there are no net_iovs, so all that takes one for a page
+ *           apart is a cast. What would make one says EOPNOTSUPP.
+ *   PLAIN   a bit test and a branch
+ *   STATIC  the same behind a static key, which the first pool of device memory
+ *           raises and the last one lowers, as page_pool_mem_providers
+ */
+#define NETMEM_CHECK_OFF 0
+#define NETMEM_CHECK_PLAIN 1
+#define NETMEM_CHECK_STATIC 2
+
+#ifndef NETMEM_CHECK
+#define NETMEM_CHECK NETMEM_CHECK_PLAIN
+#endif
 
 #define NETMEM_PAGE_SHIFT 12
 #define NETMEM_PAGE_SIZE (1UL << NETMEM_PAGE_SHIFT)
@@ -250,6 +268,10 @@ static inline bool netmem_equal(netmem_ref a, netmem_ref b)
 	return a.bits == b.bits;
 }
 
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+DECLARE_STATIC_KEY_FALSE(netmem_has_net_iovs);
+#endif
+
 /*
  * THE check: page or net_iov? Every accessor that must know asks here, and
  * nothing else in the tree tests the bit, so that a build may replace this one
@@ -257,7 +279,15 @@ static inline bool netmem_equal(netmem_ref a, netmem_ref b)
  */
 static inline bool netmem_is_net_iov(netmem_ref netmem)
 {
+#if NETMEM_CHECK == NETMEM_CHECK_OFF
+	return false;
+#else
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	if (!static_branch_unlikely(netmem_has_net_iovs))
+		return false;
+#endif
 	return netmem.bits & NET_IOV;
+#endif
 }
 
 /* Unsafe: of a net_iov it makes a pointer one byte into its descriptor. Check first. */
@@ -274,18 +304,30 @@ static inline struct page *netmem_to_page(netmem_ref netmem)
 	return __netmem_to_page(netmem);
 }
 
+/* Unsafe: for net_iovs only. */
+static inline struct net_iov *__netmem_to_net_iov(netmem_ref netmem)
+{
+	return (struct net_iov *)(netmem.bits - NET_IOV);
+}
+
 /* NULL for a page; debug builds count a warning too. */
 static inline struct net_iov *netmem_to_net_iov(netmem_ref netmem)
 {
 	if (netmem_is_net_iov(netmem))
-		return (struct net_iov *)(netmem.bits & ~NET_IOV);
+		return __netmem_to_net_iov(netmem);
 	NETMEM_DEBUG_WARN_ON_ONCE(true);
 	return NULL;
 }
 
+/* Of a build that cannot hold one it makes nothing: a bug of the caller's, who had none to give. */
 static inline netmem_ref net_iov_to_netmem(struct net_iov *niov)
 {
+#if NETMEM_CHECK == NETMEM_CHECK_OFF
+	NETMEM_WARN_ON_ONCE(true);
+	return NETMEM_NONE;
+#else
 	return (netmem_ref){(unsigned long)niov | NET_IOV};
+#endif
 }
 
 static inline netmem_ref page_to_netmem(struct page *page)
@@ -299,9 +341,14 @@ static inline struct netmem_desc *__netmem_to_nmdesc(netmem_ref netmem)
 	return (struct netmem_desc *)netmem.bits;
 }
 
+/* To clear a bit is cheaper than to ask whether it is set, be it of a static key. */
 static inline struct netmem_desc *netmem_to_nmdesc(netmem_ref netmem)
 {
+#if NETMEM_CHECK == NETMEM_CHECK_OFF
+	return __netmem_to_nmdesc(netmem);
+#else
 	return (struct netmem_desc *)(netmem.bits & ~NET_IOV);
+#endif
 }
 
 /* Unsafe: for pages only. */

@@ -107,7 +107,9 @@ void page_pool_place_in_cache(struct page_pool *pool, netmem_ref netmem)
 
 /* ---- back to the provider ---- */
 
-static void page_pool_return_netmem(struct page_pool *pool, netmem_ref netmem)
+/* Not inlined, as alloc_slow(): what they call would have the fast path set up a stack frame. */
+static __attribute__((noinline)) void page_pool_return_netmem(struct page_pool *pool,
+							      netmem_ref netmem)
 {
 	pool->pages_state_release_cnt++;
 	if (pool->mp->ops->release_netmem(pool, netmem))
@@ -174,27 +176,29 @@ static netmem_ref refill_alloc_cache(struct page_pool *pool)
 	return cache_pop(pool);
 }
 
-netmem_ref page_pool_alloc_netmem(struct page_pool *pool)
+static __attribute__((noinline)) netmem_ref alloc_slow(struct page_pool *pool)
 {
-	netmem_ref netmem;
+	netmem_ref netmem = refill_alloc_cache(pool);
 
-	if (__builtin_expect(pool->cache_count != 0, 1)) {
-		pool->alloc_stats.fast++;
-		return cache_pop(pool);
-	}
-	netmem = refill_alloc_cache(pool);
 	if (!netmem_is_none(netmem))
 		return netmem;
 	return pool->mp->ops->alloc_netmems(pool);
 }
 
+netmem_ref page_pool_alloc_netmem(struct page_pool *pool)
+{
+	if (__builtin_expect(pool->cache_count == 0, 0))
+		return alloc_slow(pool);
+	pool->alloc_stats.fast++;
+	return cache_pop(pool);
+}
+
 /* ---- put ---- */
 
-/* A page that somebody else still holds, or of the emergency reserves, must not come round. */
-static bool can_be_recycled(netmem_ref netmem)
+/* Not one that somebody else still holds, or of the emergency reserves. */
+static bool page_may_come_round(const struct page *page)
 {
-	return netmem_is_net_iov(netmem) ||
-	       (netmem_ref_count(netmem) == 1 && !netmem_is_pfmemalloc(netmem));
+	return page->_refcount == 1 && !page_is_pfmemalloc(page);
 }
 
 static bool recycle_in_cache(struct page_pool *pool, netmem_ref netmem)
@@ -208,10 +212,10 @@ static bool recycle_in_cache(struct page_pool *pool, netmem_ref netmem)
 	return true;
 }
 
-void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
+static void put_last(struct page_pool *pool, netmem_ref netmem, bool recyclable, bool allow_direct)
 {
 	assert(netmem_get_pp(netmem) == pool && netmem_is_pp(netmem));
-	if (!can_be_recycled(netmem)) {
+	if (!recyclable) {
 		pool->recycle_stats.released_refcnt++;
 		page_pool_return_netmem(pool, netmem);
 		return;
@@ -224,11 +228,28 @@ void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, boo
 	}
 }
 
+void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
+{
+	put_last(pool, netmem,
+		 netmem_is_net_iov(netmem) || page_may_come_round(__netmem_to_page(netmem)),
+		 allow_direct);
+}
+
+/*
+ * The check is made once, and the rest knows: this and page_pool_alloc_netmem() are the fast path,
+ * and all that a page pays for there being net_iovs is this branch.
+ */
 void page_pool_put_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
 {
-	if (page_pool_unref_netmem(netmem, 1) != 0)
-		return;
-	page_pool_put_unrefed_netmem(pool, netmem, allow_direct);
+	if (netmem_is_net_iov(netmem)) {
+		if (page_pool_unref_nmdesc(&__netmem_to_net_iov(netmem)->desc, 1) == 0)
+			put_last(pool, netmem, true, allow_direct);
+	} else {
+		struct page *page = __netmem_to_page(netmem);
+
+		if (page_pool_unref_nmdesc(&page->desc, 1) == 0)
+			put_last(pool, netmem, page_may_come_round(page), allow_direct);
+	}
 }
 
 /* ---- looking, and the end ---- */

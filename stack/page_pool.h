@@ -116,19 +116,23 @@ static inline void page_pool_fragment_netmem(netmem_ref netmem, long nr)
  * rest (1), which for the common sole user of an unsplit buffer it already is:
  * nothing is written then. Fewer references than `nr` are a bug: warns.
  */
-static inline long page_pool_unref_netmem(netmem_ref netmem, long nr)
+static inline long page_pool_unref_nmdesc(struct netmem_desc *desc, long nr)
 {
-	long *pp_ref_count = netmem_get_pp_ref_count_ref(netmem);
 	long left;
 
-	if (*pp_ref_count == nr) {
+	if (desc->pp_ref_count == nr) {
 		if (nr != 1)
-			*pp_ref_count = 1;
+			desc->pp_ref_count = 1;
 		return 0;
 	}
-	left = *pp_ref_count -= nr;
+	left = desc->pp_ref_count -= nr;
 	NETMEM_WARN_ON_ONCE(left < 0);
 	return left;
+}
+
+static inline long page_pool_unref_netmem(netmem_ref netmem, long nr)
+{
+	return page_pool_unref_nmdesc(netmem_to_nmdesc(netmem), nr);
 }
 
 /* Buffers outside the provider: in use, and resting in cache and ring too. */

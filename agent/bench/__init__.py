@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
+    from devmemtcp.agent.bench.page_pool import PagePoolReport
     from devmemtcp.agent.bench.plan import CpuPlan
     from devmemtcp.agent.bench.soak import SoakReport
     from devmemtcp.agent.bench.tcp_rx import Setting, Spread, TcpRxReport
@@ -39,6 +40,10 @@ Plans = Annotated[
         "Repeatable: the best one counts.",
     ),
 ]
+
+
+Quick = Annotated[bool, typer.Option("--quick", help="A fifth of the rounds: wider intervals.")]
+Seed = Annotated[int | None, typer.Option(help="Of the order of turns; default: a new one.")]
 
 
 @app.callback()
@@ -80,9 +85,7 @@ def tcp_rx(
         bool,
         typer.Option("--copy", help="Ours: copy every byte out of the region, as recv() does."),
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the order of turns; default: a new one.")
-    ] = None,
+    seed: Seed = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -118,6 +121,36 @@ def tcp_rx(
         _print_tcp_rx(report)
 
 
+@app.command("page-pool")
+def page_pool(
+    rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 120,
+    loops: Annotated[int, typer.Option(help="Of each of the runs that a turn takes.")] = 100_000,
+    quick: Quick = False,
+    cpu: Annotated[int | None, typer.Option(help="Core to run on; default: the first.")] = None,
+    seed: Seed = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take buffers out of the page_pool and put them back: the kernel's benchmark, on ours.
+
+    Cache, ring and slow path, host and device memory, and each form of the check whether a
+    buffer is a page, with time, instructions, and a verdict on each form against none.
+    """
+    from devmemtcp.agent.bench.page_pool import PagePoolOptions, run_page_pool
+
+    options = PagePoolOptions(
+        rounds=max(1, rounds // 5) if quick else rounds,
+        loops=loops,
+        cpu=min(os.sched_getaffinity(0)) if cpu is None else cpu,
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
+    )
+    report = run_page_pool(options, lambda line: logging.info("%s", line))
+    if as_json:
+        print(document(report, 0))
+    else:
+        _print_page_pool(report)
+
+
 @app.command("xdp-drop")
 def xdp_drop(
     interface: Annotated[
@@ -131,18 +164,14 @@ def xdp_drop(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 60,
     duration: Annotated[float, typer.Option(metavar="SECONDS", help="Of a turn.")] = 0.05,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A fifth of the rounds: wider intervals.")
-    ] = False,
+    quick: Quick = False,
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
     ] = None,
     cpu: Annotated[
         int | None, typer.Option(help="Core of the sender and of softirq; default: the first.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the order of turns; default: a new one.")
-    ] = None,
+    seed: Seed = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -279,26 +308,47 @@ def _print_agent_rx(report: AgentRxReport) -> None:
             f"streams of another, {report.wrong_bytes} bytes wrong",
             highlight=False,
         )
+def _print_page_pool(report: PagePoolReport) -> None:
+    from rich.console import Console
+
+    times = _table("variant", "ns: median (95 %)", "TSC ticks", "instructions")
+    times.title = f"page_pool: one alloc and one put, core {report.cpu}"
+    for row in report.rows:
+        times.add_row(
+            row.variant.name, str(row.ns), _number(row.ticks, 1), _number(row.instructions, 1)
+        )
+    pairs = _table("variant", "against", "time x (95 %)", "instructions", "verdict")
+    for pair in report.comparisons:
+        pairs.add_row(
+            pair.variant,
+            pair.against,
+            str(pair.ratio),
+            "" if pair.more_instructions is None else f"{pair.more_instructions:+.1f}",
+            f"{pair.verdict} (margin {pair.margin:.0%})",
+        )
+    console = Console(width=max(120, Console().width))
+    console.print(times, pairs)
+    console.print(
+        f"fast/host/static takes {report.floor_ratio} of the floor: the loop and two loads\n"
+        f"{report.machine}; {report.rounds} rounds of {report.runs} runs of {report.loops} in "
+        f"{report.seconds:.0f} s, seed {report.seed}; {report.noise}",
+        highlight=False,
+    )
+
+
 def _print_xdp_drop(report: XdpDropReport) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     where = report.interface or f"veth, core {report.cpu}"
-    rates = Table(
-        title=f"{report.frame_bytes}-byte frames dropped, {report.mode} mode, {where}",
-        title_justify="left",
-    )
-    for column in ("variant", "Mpps: median (95 %)", "ns/frame"):
-        rates.add_column(column, justify="left" if column == "variant" else "right")
+    rates = _table("variant", "Mpps: median (95 %)", "ns/frame")
+    rates.title = f"{report.frame_bytes}-byte frames dropped, {report.mode} mode, {where}"
     for row in report.rows:
         rates.add_row(row.variant, str(row.mpps), f"{row.ns:.1f}")
-    pairs = Table()
-    for column in ("variant", "against", "rate x: median (95 %)", "verdict"):
-        pairs.add_column(column)
+    pairs = _table("variant", "against", "rate x: median (95 %)", "verdict")
     for pair in report.comparisons:
         verdict = f"{pair.verdict} (margin {pair.margin:.0%})"
         pairs.add_row(pair.variant, pair.against, str(pair.ratio), verdict)
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(120, Console().width))
     console.print(rates, pairs)
     console.print(
         f"{report.machine}; {report.rounds} rounds of {report.duration:g} s in "
@@ -306,6 +356,21 @@ def _print_xdp_drop(report: XdpDropReport) -> None:
         + ("" if report.lost is None else f"; {report.lost:.2%} of the frames lost"),
         highlight=False,
     )
+
+
+def _table(*columns: str) -> Table:
+    """One with names on the left and numbers on the right."""
+    from rich.table import Table
+
+    table = Table(title_justify="left")
+    for column in columns:
+        names = column in ("variant", "against", "verdict")
+        table.add_column(column, justify="left" if names else "right")
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _plans(texts: list[str] | None) -> tuple[CpuPlan, ...]:

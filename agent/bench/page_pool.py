@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page_pool costs, and the check "page or net_iov?" in it.
+
+pool_cost.c has the cases: those of the kernel's bench_page_pool_simple, on our pool. It is
+compiled with each form of the check into a module of its own (`FORMS`), so that all forms are
+in one process and take turns:
+
+    off           no check: a build without device memory
+    plain         a bit test and a branch
+    static        behind a static key that is down: no device memory is bound
+    static-bound  the same code, with the key up: some is bound, elsewhere
+
+A sample is the median of short runs, each shorter than a time slice. Where the code happens to be
+loaded moves a path of ten cycles by one or two, for as long as the process lives: more than what is
+to be seen, and no number of turns shows it. So each round has copies of the modules of its own, at
+other addresses (T. Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously
+Wrong!", ASPLOS 2009).
+
+Instructions are counted by
+running a case in a child process that is traced one instruction at a time: no estimate, and no
+counter of the CPU's, which a virtual machine seldom has.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from devmemtcp.agent.bench.machine import Machine, Noise
+from devmemtcp.agent.bench.rounds import Turn, by_variant, pinned, take_turns
+from devmemtcp.agent.bench.verdict import Interval, Verdict, median_interval, ratio_interval
+from devmemtcp.agent.errors import ConfigError
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+FORMS = ("off", "plain", "static", "static-bound")
+BASELINES = ("empty", "atomic", "lock", "floor")
+CASES = ("fast", "ring", "slow")
+PROVIDERS = ("host", "device")
+MARGIN = 0.02
+LAYOUTS = 128
+"""Copies of each form's module; a longer measurement uses them again."""
+RUNS = 3
+"""Of a sample; it is their median."""
+_NAME = "devmemtcp.agent.bench._pool_"
+_PERIODS = {"slow/device": 256, "ring/host": 64, "ring/device": 64, "slow/host": 64}
+"""Loops after which the same instructions come again: the pool moves buffers in batches."""
+_FAST_LOOPS = 16
+_TRACE_ROOM = 1 << 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A case, with a provider and a form of the check; baselines have neither."""
+
+    case: str
+    provider: str | None = None
+    form: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As `fast/host/static`."""
+        return "/".join(part for part in (self.case, self.provider, self.form) if part)
+
+
+def variants() -> Iterator[Variant]:
+    """All there are. Where there is device memory its key is up: `static` has no such turn."""
+    yield from (Variant(case) for case in BASELINES)
+    for case in CASES:
+        yield from (Variant(case, "host", form) for form in FORMS)
+        yield from (Variant(case, "device", form) for form in ("plain", "static-bound"))
+
+
+PAIRS = tuple(
+    (Variant(case, "host", form), Variant(case, "host", "off"))
+    for case in CASES
+    for form in FORMS[1:]
+)
+
+
+@dataclass(frozen=True)
+class PagePoolOptions:
+    """What was asked for on the command line."""
+
+    rounds: int
+    loops: int
+    """Of one short run."""
+    cpu: int
+    seed: int
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work, as far as it shows in the values."""
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds {self.rounds}: at least 1 is needed")
+        if not 1000 <= self.loops < 1 << 32:
+            raise ConfigError(f"--loops {self.loops}: 1000 to 4294967295")
+
+    def seconds(self) -> float:
+        """About how long it will take, at 5 ns a loop."""
+        turns = (self.rounds + 1) * len(list(variants()))
+        return 10 + turns * (RUNS * self.loops * 6e-9 + 1e-3)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One turn: medians of its runs, for one alloc and put."""
+
+    ns: float
+    ticks: float | None
+    """Of the time stamp counter, which need not be the core's cycles; None: there is none."""
+
+
+@dataclass
+class Row:
+    """One variant over all rounds."""
+
+    variant: Variant
+    ns: Interval
+    ticks: float | None
+    instructions: float | None
+    """For one alloc and put; None: this machine lets no process be traced."""
+
+
+@dataclass
+class Comparison:
+    """Two variants, round by round."""
+
+    variant: str
+    against: str
+    ratio: Interval
+    """Of their times."""
+    more_instructions: float | None
+    margin: float
+    verdict: Verdict
+
+
+@dataclass
+class PagePoolReport:
+    """`asdict()` of it is the JSON document."""
+
+    ok: bool
+    machine: Machine
+    cpu: int
+    rounds: int
+    runs: int
+    loops: int
+    layouts: int
+    seed: int
+    seconds: float
+    noise: Noise
+    floor_ratio: Interval
+    """Of the fast path, host memory, static, to the floor."""
+    rows: list[Row]
+    comparisons: list[Comparison]
+    turns: list[Turn[Sample]]
+    fast_path: dict[str, list[str]]
+    """By form: the instructions of one alloc and put, if capstone is installed to name them."""
+
+
+@functools.cache
+def _file(form: str) -> str:
+    """Where a form's module was installed. To be asked before any copy of it is loaded."""
+    spec = importlib.util.find_spec(_NAME + form)
+    assert spec is not None
+    assert spec.origin is not None
+    return spec.origin
+
+
+@functools.cache
+def _module(form: str, layout: int) -> Any:
+    """The module of a form, loaded from a file of its own: at addresses of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = shutil.copy(_file(form), directory)
+        spec = importlib.util.spec_from_file_location(_NAME + form, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+class Pool:
+    """A pool of one provider in one form of the check: a context manager."""
+
+    def __init__(self, form: str, provider: str, layout: int = 0) -> None:
+        """Raises OSError: EOPNOTSUPP for device memory in the form that has none."""
+        module = _module(form.partition("-")[0], layout)
+        self._ffi, self._lib = module.ffi, module.lib
+        error = self._ffi.new("int *")
+        self._provider = provider
+        self._bound: Any = None
+        self._handle = self._lib.pool_bench_new(provider == "device", error)
+        if self._handle == self._ffi.NULL:
+            raise OSError(-error[0], f"no pool of {provider} memory, form {form}")
+        if form.endswith("-bound") and provider != "device":
+            self._bound = self._lib.pool_bench_new(True, error)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in (self._bound, self._handle):
+            if handle is not None:
+                self._lib.pool_bench_free(handle)
+        self._bound = self._handle = None
+
+    def sample(self, case: str, loops: int) -> Sample:
+        """Time RUNS runs of `loops` turns each."""
+        out = self._ffi.new("struct pool_time *")
+        ns, ticks = [], []
+        for _ in range(RUNS):
+            self._lib.pool_bench_time(self._handle, self._case(case), loops, out)
+            ns.append(out.ns / loops)
+            ticks.append(out.ticks / loops)
+        return Sample(statistics.median(ns), statistics.median(ticks) or None)
+
+    def trace(self, case: str, loops: int) -> tuple[int, list[int]]:
+        """(how many instructions in all, the addresses of the last ones).
+
+        Raises OSError where ptrace(2) is forbidden.
+        """
+        pcs = self._ffi.new("uint64_t[]", _TRACE_ROOM)
+        args = (self._handle, self._case(case), loops, pcs, _TRACE_ROOM)
+        steps = self._lib.pool_bench_trace(*args)
+        if steps < 0:
+            raise OSError(-steps, f"cannot trace a process: {os.strerror(-steps)}")
+        return steps, list(pcs[0 : min(steps, _TRACE_ROOM)])
+
+    def instructions(self, case: str) -> float:
+        """For one loop: the difference of two traces, so that what surrounds the loop is not."""
+        few = _PERIODS.get(f"{case}/{self._provider}", _FAST_LOOPS)
+        many = 2 * few
+        return (self.trace(case, many)[0] - self.trace(case, few)[0]) / (many - few)
+
+    def code(self, address: int, size: int) -> bytes:
+        """What is at an address of a trace."""
+        out = self._ffi.new("uint8_t[]", size)
+        self._lib.pool_bench_code(address, out, size)
+        return bytes(self._ffi.buffer(out))
+
+    def fast_path(self) -> list[str]:
+        """The instructions of one alloc and put, in order; empty without capstone."""
+        decoder = _decoder()
+        if decoder is None:
+            return []
+        _, pcs = self.trace("fast", _FAST_LOOPS)
+        every_time = {pc for pc, times in Counter(pcs).items() if times >= _FAST_LOOPS - 1}
+        first = next(index for index, pc in enumerate(pcs) if pc in every_time)
+        period = pcs.index(pcs[first], first + 1) - first
+        lines = []
+        for pc in pcs[first : first + period]:
+            (text,) = decoder.disasm(self.code(pc, 16), pc, 1)
+            lines.append(f"{text.mnemonic} {text.op_str}".strip())
+        return lines
+
+    def misuse(self) -> bool:
+        """Take a buffer for a page: True when that gave NULL, and a warning."""
+        result = self._lib.pool_bench_misuse(self._handle)
+        if result < 0:
+            raise OSError(-result, "no buffer")
+        return bool(result)
+
+    def warnings(self) -> int:
+        """Sites that have warned so far: each does so once."""
+        return int(self._lib.pool_bench_warnings())
+
+    def _case(self, case: str) -> int:
+        return int(getattr(self._lib, f"POOL_{case.upper()}"))
+
+
+def run_page_pool(options: PagePoolOptions, say: Say) -> PagePoolReport:
+    """Measure; `say` is called with a line for each round. Raises ConfigError and OSError."""
+    options.check()
+    say(f"this takes about {options.seconds():.0f} s")
+    machine, began, noise = Machine.look(), time.monotonic(), Noise.now()
+    turns: list[Turn[Sample]] = []
+    with pinned(options.cpu):
+        chosen = {each.name: each for each in variants()}
+        measures = {name: _measurement(each, options.loops) for name, each in chosen.items()}
+        for turn in take_turns(measures, options.rounds, seed=options.seed):
+            if turns and turn.round != turns[-1].round:
+                say(f"round {turn.round} of {options.rounds}")
+            turns.append(turn)
+        instructions = {name: _instructions(each, say) for name, each in chosen.items()}
+        fast_path = {
+            form: _with_pool(Variant("fast", "host", form), lambda pool: pool.fast_path())
+            for form in FORMS
+            if instructions[Variant("fast", "host", form).name] is not None
+        }
+    samples = by_variant(turns)
+    fast = samples[Variant("fast", "host", "static").name]
+    return PagePoolReport(
+        ok=True,
+        machine=machine,
+        cpu=options.cpu,
+        rounds=options.rounds,
+        runs=RUNS,
+        loops=options.loops,
+        layouts=min(LAYOUTS, options.rounds + 1),
+        seed=options.seed,
+        seconds=time.monotonic() - began,
+        noise=Noise.now() - noise,
+        floor_ratio=_ratio(fast, samples["floor"], options.seed),
+        rows=[
+            _row(each, samples[name], instructions[name], options.seed)
+            for name, each in chosen.items()
+        ],
+        comparisons=[
+            _comparison(each.name, against.name, samples, instructions, options.seed)
+            for each, against in PAIRS
+        ],
+        turns=turns,
+        fast_path=fast_path,
+    )
+
+
+def _with_pool(variant: Variant, use: Callable[[Pool], T], layout: int = 0) -> T:
+    with Pool(variant.form or "plain", variant.provider or "host", layout) as pool:
+        return use(pool)
+
+
+def _measurement(variant: Variant, loops: int) -> Callable[[], Sample]:
+    layout = itertools.cycle(range(LAYOUTS))
+
+    def measure() -> Sample:
+        return _with_pool(variant, lambda pool: pool.sample(variant.case, loops), next(layout))
+
+    return measure
+
+
+def _instructions(variant: Variant, say: Say) -> float | None:
+    """None where no process may be traced, which is said."""
+    try:
+        count = _with_pool(variant, lambda pool: pool.instructions(variant.case))
+    except PermissionError as error:
+        say(f"instructions are not counted: {error.strerror}")
+        return None
+    return count
+
+
+def _ratio(samples: Sequence[Sample], against: Sequence[Sample], seed: int) -> Interval:
+    return ratio_interval([each.ns for each in samples], [each.ns for each in against], seed=seed)
+
+
+def _row(variant: Variant, samples: Sequence[Sample], instructions: float | None, seed: int) -> Row:
+    ticks = [each.ticks for each in samples if each.ticks is not None]
+    return Row(
+        variant=variant,
+        ns=median_interval([each.ns for each in samples], seed=seed),
+        ticks=statistics.median(ticks) if ticks else None,
+        instructions=instructions,
+    )
+
+
+def _comparison(
+    name: str,
+    against: str,
+    samples: dict[str, list[Sample]],
+    instructions: dict[str, float | None],
+    seed: int,
+) -> Comparison:
+    ratio = _ratio(samples[name], samples[against], seed)
+    mine, theirs = instructions[name], instructions[against]
+    return Comparison(
+        variant=name,
+        against=against,
+        ratio=ratio,
+        more_instructions=None if mine is None or theirs is None else mine - theirs,
+        margin=MARGIN,
+        verdict=ratio.judge(MARGIN),
+    )
+
+
+def _decoder() -> Any:
+    """A disassembler for this machine's code; None without capstone."""
+    try:
+        capstone = import_module("capstone")
+    except ModuleNotFoundError:
+        return None
+    if os.uname().machine == "aarch64":
+        return capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
