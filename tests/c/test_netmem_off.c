@@ -6,6 +6,8 @@
 #include "memory_provider.h"
 #include "page_pool.h"
 
+void nobody_defines_this(void);
+
 static void there_is_no_provider_of_device_memory(void)
 {
 	struct device_provider *device = aligned_alloc(64, MEMORY_ALIGN(device_provider_size(4)));
@@ -33,8 +35,9 @@ static void every_netmem_is_a_page(void)
 	CHECK(netmem_to_nmdesc(netmem) == &page.desc);
 	CHECK(netmem_address(netmem) == &page);
 #ifdef __OPTIMIZE__
-	/* The compiler knows, too: what would handle a net_iov is not even in the build. */
-	CHECK(__builtin_constant_p(netmem_is_net_iov(netmem)));
+	/* What would handle a net_iov is not even in the build, or this would not link. */
+	if (netmem_is_net_iov(netmem))
+		nobody_defines_this();
 #endif
 }
 
