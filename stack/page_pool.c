@@ -111,9 +111,14 @@ void page_pool_place_in_cache(struct page_pool *pool, netmem_ref netmem)
 static __attribute__((noinline)) void page_pool_return_netmem(struct page_pool *pool,
 							      netmem_ref netmem)
 {
+	struct page *page;
+
 	pool->pages_state_release_cnt++;
-	if (pool->mp->ops->release_netmem(pool, netmem))
-		put_page(netmem_to_page(netmem));
+	if (!pool->mp->ops->release_netmem(pool, netmem))
+		return;
+	page = netmem_to_page(netmem); /* warns of a provider that wants a net_iov to be put */
+	if (page)
+		put_page(page);
 }
 
 /* ---- the ring ---- */
