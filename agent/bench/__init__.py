@@ -171,6 +171,9 @@ def xdp_drop(
     cpu: Annotated[
         int | None, typer.Option(help="Core of the sender and of softirq; default: the first.")
     ] = None,
+    app_cpu: Annotated[
+        int | None, typer.Option(help="Core of an AF_XDP socket's owner; default: the second.")
+    ] = None,
     seed: Seed = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -182,12 +185,16 @@ def xdp_drop(
     """
     from devmemtcp.agent.bench.xdp_drop import VARIANTS, XdpDropOptions, run_xdp_drop
 
+    usable = sorted(os.sched_getaffinity(0))
+    first = usable[0] if cpu is None else cpu
+    others = [each for each in usable if each != first] or [first]
     options = XdpDropOptions(
         rounds=max(1, rounds // 5) if quick else rounds,
         duration=duration,
         variants=tuple(variant or [each.name for each in VARIANTS]),
         interface=interface,
-        cpu=min(os.sched_getaffinity(0)) if cpu is None else cpu,
+        cpu=first,
+        app_cpu=others[0] if app_cpu is None else app_cpu,
         seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
     )
     report = run_xdp_drop(options, lambda line: logging.info("%s", line))

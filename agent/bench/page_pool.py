@@ -179,16 +179,16 @@ def _file(form: str) -> str:
 
 
 @functools.cache
-def _module(form: str, layout: int) -> Any:
+def module(form: str, layout: int) -> Any:
     """The module of a form, loaded from a file of its own: at addresses of its own."""
     with tempfile.TemporaryDirectory() as directory:
         path = shutil.copy(_file(form), directory)
         spec = importlib.util.spec_from_file_location(_NAME + form, path)
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    return loaded
 
 
 class Pool:
@@ -196,8 +196,8 @@ class Pool:
 
     def __init__(self, form: str, provider: str, layout: int = 0) -> None:
         """Raises OSError: EOPNOTSUPP for device memory in the form that has none."""
-        module = _module(form.partition("-")[0], layout)
-        self._ffi, self._lib = module.ffi, module.lib
+        loaded = module(form.partition("-")[0], layout)
+        self._ffi, self._lib = loaded.ffi, loaded.lib
         error = self._ffi.new("int *")
         self._provider = provider
         self._bound: Any = None
@@ -264,6 +264,11 @@ class Pool:
             (text,) = decoder.disasm(self.code(pc, 16), pc, 1)
             lines.append(f"{text.mnemonic} {text.op_str}".strip())
         return lines
+
+    @property
+    def handle(self) -> Any:
+        """`struct pool_bench *`, for the other calls of its module."""
+        return self._handle
 
     def misuse(self) -> bool:
         """Take a buffer for a page: True when that gave NULL, and a warning."""

@@ -22,6 +22,8 @@ struct pool_time {
 	uint64_t ticks; /* of the time stamp counter; 0 where there is none to be read */
 };
 
+#define POOL_BUFFERS 2048 /* of 4096 bytes each; buffer i is at UMEM address 4096 i */
+
 struct pool_bench;
 
 /*
@@ -48,3 +50,21 @@ void pool_bench_code(uint64_t pc, uint8_t *out, uint32_t size);
 int pool_bench_misuse(struct pool_bench *b);
 /* Sites that have warned so far, once each. */
 uint64_t pool_bench_warnings(void);
+
+/* ---- xsk_recycle.c: the pool behind an AF_XDP socket ---- */
+
+struct xsk_recycle {
+	void *rx; /* struct xsk_ring_cons * */
+	void *fill; /* struct xsk_ring_prod * */
+	uint8_t away[POOL_BUFFERS]; /* 1: in the fill ring. All others are the pool's */
+	uint64_t received; /* frames */
+	uint32_t stop; /* set it, once no more frames come */
+};
+
+/* Put buffers into the fill ring, before anything else: `n` of them. */
+void xsk_recycle_fill(struct xsk_recycle *x, uint32_t n);
+/*
+ * Receive frames, drop them, and give the kernel a buffer for each, until stopped: through the
+ * pool, or, without one, the buffer that came.
+ */
+void xsk_recycle_run(struct xsk_recycle *x, struct pool_bench *b);

@@ -25,24 +25,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include "memory_provider.h"
-#include "page_pool.h"
-#include "pool_api.h"
+#include "pool_bench.h"
 
-#define RING 1024
 #define PREFILLED 64
 #define BURST 256
-#define BUFFERS (2 * RING)
-
-struct pool_bench {
-	void *provider;
-	uint8_t *pages; /* of the host's provider */
-	struct page_pool *pool;
-	pthread_spinlock_t lock;
-	uint32_t atomic;
-	void *slots[3]; /* POOL_FLOOR's: two that point at each other, and where it ended */
-	bool device;
-};
 
 #define barrier() __asm__ volatile("" : : : "memory")
 
@@ -54,25 +40,25 @@ static struct memory_provider *new_provider(struct pool_bench *b, int *err)
 		struct device_provider *device;
 
 		b->provider = device =
-			aligned_alloc(64, MEMORY_ALIGN(device_provider_size(BUFFERS)));
-		*err = device ? device_provider_init(device, BUFFERS, 0, 0, NETMEM_PAGE_SIZE)
+			aligned_alloc(64, MEMORY_ALIGN(device_provider_size(POOL_BUFFERS)));
+		*err = device ? device_provider_init(device, POOL_BUFFERS, 0, 0, NETMEM_PAGE_SIZE)
 			      : -ENOMEM;
 		return device ? &device->mp : NULL;
 	}
 	struct host_provider *host;
 
-	b->provider = host = aligned_alloc(64, MEMORY_ALIGN(host_provider_size(BUFFERS)));
-	b->pages = aligned_alloc(NETMEM_PAGE_SIZE, BUFFERS * NETMEM_PAGE_SIZE);
+	b->provider = host = aligned_alloc(64, MEMORY_ALIGN(host_provider_size(POOL_BUFFERS)));
+	b->pages = aligned_alloc(NETMEM_PAGE_SIZE, POOL_BUFFERS * NETMEM_PAGE_SIZE);
 	if (!host || !b->pages)
 		*err = -ENOMEM;
 	else
-		*err = host_provider_init(host, BUFFERS, b->pages, 0, 0);
+		*err = host_provider_init(host, POOL_BUFFERS, b->pages, 0, 0);
 	return host ? &host->mp : NULL;
 }
 
 static int new_pool(struct pool_bench *b)
 {
-	struct page_pool_params params = {.pool_size = RING, .nid = NUMA_NO_NODE};
+	struct page_pool_params params = {.pool_size = RING_SIZE, .nid = NUMA_NO_NODE};
 	int err;
 
 	params.mp = new_provider(b, &err);
@@ -98,7 +84,7 @@ static int new_pool(struct pool_bench *b)
 /* Take `n` buffers, then put them into the ring. */
 static void fill_ring(struct page_pool *pool, uint32_t n)
 {
-	netmem_ref taken[RING];
+	netmem_ref taken[RING_SIZE];
 
 	for (uint32_t i = 0; i < n; i++)
 		taken[i] = page_pool_alloc_netmem(pool);
@@ -238,7 +224,7 @@ static void prepare(struct pool_bench *b, uint32_t which)
 {
 	struct page_pool_params params = b->pool->p;
 
-	params.pool_size = which == POOL_SLOW && b->device ? 1 : RING;
+	params.pool_size = which == POOL_SLOW && b->device ? 1 : RING_SIZE;
 	page_pool_destroy(b->pool);
 	page_pool_init(b->pool, &params);
 	fill_ring(b->pool, PREFILLED);

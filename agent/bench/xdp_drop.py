@@ -8,6 +8,8 @@ those of xdp_prog/drop.bpf.c; one link stays attached, and the programs take tur
 On a veth the sender and the receiver's softirq take turns on one core, and what is measured is the
 CPU time of that thread, of both together, not the clock on the wall: then it does not matter who
 else wants the core, nor that the sender sleeps between two calls. Nothing is lost between them.
+The owner of an AF_XDP socket polls it from another core, and frames count when they have come
+there; the time is still that of the thread that copies them into the socket's memory.
 With frames from outside, where softirq is booked on whoever it interrupts, it is the wall's.
 """
 
@@ -28,9 +30,10 @@ from devmemtcp.agent.bench.live_frames import LiveFrames, tcp_frame
 from devmemtcp.agent.bench.machine import Machine, Noise
 from devmemtcp.agent.bench.rounds import Turn, by_variant, pinned, take_turns
 from devmemtcp.agent.bench.verdict import Interval, Verdict, median_interval, ratio_interval
+from devmemtcp.agent.bench.xsk_receiver import XskReceiver
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
-from devmemtcp.pyxdp import Attachment, BpfObject, Mode, attach
+from devmemtcp.pyxdp import Attachment, BpfObject, Mode, Program, XskMap, attach
 
 Say = Callable[[str], None]
 Flows = Literal["none", "ports", "addresses"]
@@ -53,6 +56,8 @@ class Variant:
     name: str
     program: str
     flows: Flows = "none"
+    pool: tuple[str, str] | None = None
+    """With an AF_XDP socket: form of the check and kind of memory; ("", "") is without a pool."""
 
 
 VARIANTS = (
@@ -63,6 +68,11 @@ VARIANTS = (
     Variant("steer-port", "steer_off", "addresses"),
     Variant("steer-frozen", "steer_frozen"),
     Variant("steer-flag", "steer_flag"),
+    Variant("xsk", "redirect", pool=("", "")),
+    Variant("xsk-off", "redirect", pool=("off", "host")),
+    Variant("xsk-plain", "redirect", pool=("plain", "host")),
+    Variant("xsk-static", "redirect", pool=("static", "host")),
+    Variant("xsk-device", "redirect", pool=("static-bound", "device")),
 )
 
 PAIRS = (
@@ -72,6 +82,12 @@ PAIRS = (
     ("steer-port", "drop"),
     ("steer-frozen", "steer"),
     ("steer-flag", "steer"),
+    ("xsk", "drop"),
+    ("xsk-static", "drop"),
+    ("xsk-off", "xsk"),
+    ("xsk-plain", "xsk-off"),
+    ("xsk-static", "xsk-off"),
+    ("xsk-device", "xsk-off"),
 )
 """(variant, what it is held against)."""
 
@@ -88,6 +104,8 @@ class XdpDropOptions:
     """A real one; None: a veth pair and frames of our own."""
     cpu: int
     """Where sender and softirq run."""
+    app_cpu: int
+    """Where the owner of the AF_XDP socket runs."""
     seed: int
 
     def check(self) -> None:
@@ -101,9 +119,16 @@ class XdpDropOptions:
             known = ", ".join(each.name for each in VARIANTS)
             raise ConfigError(f"--variant {sorted(unknown)[0]} is unknown; there are {known}")
 
+        if self.app_cpu == self.cpu and any(each.pool for each in self.chosen()):
+            raise ConfigError(
+                "the xsk variants poll, on another core than the sender's: name two with --cpu "
+                "and --app-cpu, or leave them out with --variant"
+            )
+
     def chosen(self) -> list[Variant]:
-        """Those to be measured."""
-        return [each for each in VARIANTS if each.name in self.variants]
+        """Those to be measured. With frames from outside there is no socket of ours."""
+        chosen = [each for each in VARIANTS if each.name in self.variants]
+        return [each for each in chosen if self.interface is None or each.pool is None]
 
     def seconds(self) -> float:
         """About how long it will take."""
@@ -115,7 +140,7 @@ class Sample:
     """One turn's window."""
 
     frames: int
-    """That the program saw."""
+    """That the program saw; with a socket, those that its owner received."""
     seconds: float
     """That they took: of CPU time on a veth, on the wall with frames from outside."""
     wall_seconds: float
@@ -159,6 +184,7 @@ class XdpDropReport:
     mode: str
     cpu: int | None
     """Where sender and softirq ran; None: the frames came from outside."""
+    app_cpu: int | None
     frame_bytes: int
     rounds: int
     duration: float
@@ -196,6 +222,7 @@ def run_xdp_drop(options: XdpDropOptions, say: Say) -> XdpDropReport:
         interface=options.interface,
         mode=mode,
         cpu=options.cpu if options.interface is None else None,
+        app_cpu=options.app_cpu if options.interface is None else None,
         frame_bytes=64,
         rounds=options.rounds,
         duration=options.duration,
@@ -238,6 +265,7 @@ class _Bench:
         self.attachment = attachment
         self.clock = time.CLOCK_MONOTONIC
         self.sender: LiveFrames | None = None
+        self.receiver: XskReceiver | None = None
         self.objects = objects
         self._packets = packets
         self._received = packets.read()
@@ -253,22 +281,37 @@ class _Bench:
         program = self.objects[variant.flows].programs[variant.program]
 
         def measure() -> Sample:
-            self.attachment.replace(program)
-            time.sleep(SETTLE_SECONDS)
-            return self._window()
+            self._attach(program)
+            return self._window(self._packets.read)
 
-        return measure
+        def receive() -> Sample:
+            assert self.receiver is not None
+            assert variant.pool is not None
+            form, provider = variant.pool
+            receiver = self.receiver
+            with receiver.running(form or None, provider):
+                self._attach(program)
+                try:
+                    return self._window(lambda: receiver.received)
+                finally:  # so that nothing comes any more
+                    self._attach(self.objects["none"].programs["drop"])
 
-    def _window(self) -> Sample:
+        return receive if variant.pool else measure
+
+    def _attach(self, program: Program) -> None:
+        self.attachment.replace(program)
+        time.sleep(SETTLE_SECONDS)
+
+    def _window(self, count: Callable[[], int]) -> Sample:
         """Until the duration has passed by the clock, however long that takes on the wall."""
         noise, wall = Noise.now(), time.monotonic()
-        began, before = time.clock_gettime_ns(self.clock), self._packets.read()
+        began, before = time.clock_gettime_ns(self.clock), count()
         ended = began
         while ended - began < self._duration * 1e9:
             if time.monotonic() - wall > 2 * self._duration + PATIENCE_SECONDS:
                 raise TimeoutError(errno.ETIMEDOUT, "the machine is too busy: nothing is sent")
             time.sleep(max(POLL_SECONDS, self._duration / 20))
-            ended, after = time.clock_gettime_ns(self.clock), self._packets.read()
+            ended, after = time.clock_gettime_ns(self.clock), count()
             if self.sender:
                 self.sender.check()
         if after == before:
@@ -315,6 +358,12 @@ def _bench(options: XdpDropOptions) -> Iterator[_Bench]:
         with lab.near.entered():
             bench = undo.enter_context(_attached(options, lab.near.ifname))
             target = _mac(lab.near.ifname)
+            if any(each.pool for each in options.chosen()):
+                receiver = XskReceiver(lab.near.ifname, options.app_cpu)
+                bench.receiver = undo.enter_context(receiver)
+                sockets = bench.objects["none"].maps["xsks"]
+                assert isinstance(sockets, XskMap)
+                sockets.set_socket(0, receiver.socket)
         with lab.far.entered():
             source_ip, target_ip = socket.inet_aton(lab.far.ip4), socket.inet_aton(lab.near.ip4)
             bench.sender = LiveFrames(

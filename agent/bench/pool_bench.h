@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pool_bench.h - the pool that pool_cost.c and xsk_recycle.c measure.
+ */
+#ifndef DEVMEMTCP_POOL_BENCH_H
+#define DEVMEMTCP_POOL_BENCH_H
+
+#include <pthread.h>
+#include "memory_provider.h"
+#include "page_pool.h"
+#include "pool_api.h"
+
+#define RING_SIZE (POOL_BUFFERS / 2)
+
+struct pool_bench {
+	void *provider; /* struct host_provider or struct device_provider */
+	uint8_t *pages; /* of the host's provider */
+	struct page_pool *pool;
+	pthread_spinlock_t lock;
+	uint32_t atomic;
+	void *slots[3]; /* POOL_FLOOR's: two that point at each other, and where it ended */
+	bool device;
+};
+
+#endif
