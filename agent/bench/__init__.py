@@ -163,7 +163,7 @@ def xdp_drop(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each variant.")] = 60,
-    duration: Annotated[float, typer.Option(metavar="SECONDS", help="Of a turn.")] = 0.05,
+    duration: Annotated[float, typer.Option(metavar="SECONDS", help="Of a turn.")] = 0.03,
     quick: Quick = False,
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
