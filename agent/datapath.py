@@ -131,9 +131,7 @@ class Datapath:
         )
         value = xdp_prog.listener_value(csum_trust=c.csum_trust, linear=c.linear_bytes)
         deaf = self._object.programs[xdp_prog.PROGRAM_DEAF].fd
-        self._ports = Ports(
-            c.ifname, self._netns, self._loop, maps["listeners"], value, deaf, self._busy_ports
-        )
+        self._ports = Ports(c.ifname, self._netns, self._loop, maps, value, deaf, self._busy_ports)
         undo.callback(self._ports.close)
 
     def _open_loop(self, undo: ExitStack) -> None:

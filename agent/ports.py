@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -37,12 +37,12 @@ class Ports:
         ifname: str,
         netns: NetNs,
         loop: Any,
-        listeners: Map,
+        maps: Mapping[str, Map],
         value: bytes,
         deaf: int,
         busy_ports: Callable[[], set[int]],
     ) -> None:
-        """`listeners` is the program's map, `value` what stands in it for each address;
+        """`maps` are the program's, `value` is what stands in `listeners` for each address;
         `deaf` is the descriptor of a socket filter that lets nothing in.
 
         `busy_ports` gives the local ports of all connections there are.
@@ -50,11 +50,14 @@ class Ports:
         self._ifname = ifname
         self._netns = netns
         self._loop = loop
-        self._map = listeners
+        self._map = maps["listeners"]
+        self._closed = maps["closed_ports"]
         self._value = value
         self._deaf = deaf
         self._busy_ports = busy_ports
         self._ports: dict[tuple[str, int], _Port] = {}
+        for word, bits in xdp_prog.closed_ports(()):
+            self._closed.set(word, bits)
 
     def listen(
         self, app: int, host: str, port: int, *, close_first: bool, backlog: int, pressure: str
@@ -86,10 +89,11 @@ class Ports:
 
     def steer(self, listener: int) -> None:
         """Let the packets of a listener's address come."""
-        for port in self._ports.values():
+        for (_, number), port in self._ports.items():
             if port.listener == listener:
-                self._map.set(port.key, self._value)
                 port.steered = True
+                self._close_others(number)
+                self._map.set(port.key, self._value)
 
     def unlisten(self, listener: int) -> None:
         """Refuse new connections. The port stays ours until the last connection is gone."""
@@ -115,10 +119,16 @@ class Ports:
         for (host, number), port in retired.items():
             if number in busy:
                 continue
+            del self._ports[host, number]
             if port.steered:
                 self._map.delete(port.key)
+                self._close_others(number)
             port.reservation.close()
-            del self._ports[host, number]
+
+    def _close_others(self, number: int) -> None:
+        """Tell the program, of the ports in the same word as this one, which have no listener."""
+        steered = {number for (_, number), port in self._ports.items() if port.steered}
+        self._closed.set(*xdp_prog.closed_word(number, steered))
 
     def close(self) -> None:
         """Give all ports back; idempotent."""

@@ -96,9 +96,15 @@ static const uint8_t *readable_bytes(const struct rx_frag *f)
 static uint32_t copy_out(struct stack *s, struct flow *f, uint8_t *to)
 {
 	struct rx_frag *frag = f->rcvq.head;
+	const uint8_t *bytes = readable_bytes(frag);
 	const uint32_t len = skb_frag_size(&frag->frag);
 
-	memcpy(to, readable_bytes(frag), len);
+	/* copy() has looked at the first, and what joins it is of the same sort. Were one not,
+	 * then rather zeros than what the block held before. */
+	if (NETMEM_WARN_ON_ONCE(!bytes))
+		memset(to, 0, len);
+	else
+		memcpy(to, bytes, len);
 	area_drop_part(s, f, skb_frag_netmem(&frag->frag), FRAG_RECEIVED);
 	frag_free(&s->frag_pool, frag_list_pop(&f->rcvq));
 	return len;

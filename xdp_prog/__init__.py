@@ -21,7 +21,7 @@ counters     PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possib
 import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -35,6 +35,7 @@ __all__ = [
     "PROGRAM_PROBE",
     "address_key",
     "closed_ports",
+    "closed_word",
     "listener_key",
     "listener_value",
     "mac_value",
@@ -104,17 +105,23 @@ def _key(ip: str | IPv4Address | IPv6Address, port: int) -> bytes:
     return packed + struct.pack("=HH", socket.htons(port), address.version)
 
 
-def closed_ports(open_ports: Iterable[int]) -> Iterator[tuple[bytes, bytes]]:
+def closed_ports(open_ports: Collection[int]) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of the map ``closed_ports``, all of them, given the ports with listeners.
 
     Before a listener is entered its port is opened, and closed after the last one is gone.
     """
-    words = [(1 << 64) - 1] * (65536 // 64)
-    for port in open_ports:
-        word, bit = divmod(socket.htons(port), 64)
-        words[word] &= ~(1 << bit)
-    for number, bits in enumerate(words):
-        yield struct.pack("=I", number), struct.pack("=Q", bits)
+    for number in range(65536 // 64):
+        yield closed_word(socket.ntohs(number * 64), open_ports)
+
+
+def closed_word(port: int, open_ports: Iterable[int]) -> tuple[bytes, bytes]:
+    """Key and value of the entry of ``closed_ports`` in which *port* is."""
+    word = socket.htons(port) // 64
+    bits = (1 << 64) - 1
+    for each in open_ports:
+        if socket.htons(each) // 64 == word:
+            bits &= ~(1 << socket.htons(each) % 64)
+    return struct.pack("=I", word), struct.pack("=Q", bits)
 
 
 def mac_value(mac: bytes) -> bytes:

@@ -315,6 +315,8 @@ def _print_agent_rx(report: AgentRxReport) -> None:
             f"streams of another, {report.wrong_bytes} bytes wrong",
             highlight=False,
         )
+
+
 def _print_page_pool(report: PagePoolReport) -> None:
     from rich.console import Console
 

@@ -52,7 +52,7 @@ static struct memory_provider *new_provider(struct pool_bench *b, int *err)
 	if (!host || !b->pages)
 		*err = -ENOMEM;
 	else
-		*err = host_provider_init(host, POOL_BUFFERS, b->pages, 0, 0);
+		*err = host_provider_init(host, POOL_BUFFERS, b->pages, 0, NETMEM_PAGE_SIZE, 0);
 	return host ? &host->mp : NULL;
 }
 

@@ -398,7 +398,7 @@ def _loaded(flows: Flows, mac: bytes) -> BpfObject:
     obj = BpfObject.open(str(xdp_prog.object_path("drop")), programs=names).load()
     obj.maps["mac"].set(bytes(4), xdp_prog.mac_value(mac))
     listeners = list(_listeners(flows))
-    for word, bits in xdp_prog.closed_ports(port for _, port in listeners):
+    for word, bits in xdp_prog.closed_ports({port for _, port in listeners}):
         obj.maps["closed_ports"].set(word, bits)
     for ip, port in listeners:
         obj.maps["listeners"].set(xdp_prog.listener_key(ip, port), xdp_prog.listener_value())

@@ -49,7 +49,7 @@ static void pages_go_round(void)
 	struct page_pool *pool;
 	netmem_ref netmem;
 
-	CHECK_EQ(host_provider_init(host, 4, pages, 0, 0), 0);
+	CHECK_EQ(host_provider_init(host, 4, pages, 0, NETMEM_PAGE_SIZE, 0), 0);
 	params.mp = &host->mp;
 	pool = aligned_alloc(64, page_pool_size(&params));
 	CHECK_EQ(page_pool_init(pool, &params), 0);
