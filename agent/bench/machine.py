@@ -3,14 +3,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import devmemtcp
 from devmemtcp.agent.bench import conditions
 
 _MILLISECONDS = 1000 / os.sysconf("SC_CLK_TCK")
+_RUNS = (".py", ".so", ".o")
+"""Endings of the package's files that have a part in a measurement."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What was measured."""
+
+    version: str
+    digest: str
+    """Of the package's files as they are installed, compiled ones included: 16 hex digits."""
+
+    @classmethod
+    def look(cls) -> Build:
+        """At the installed package."""
+        digest = hashlib.sha256()
+        for name, file in _package_files(files(devmemtcp)):
+            content = file.read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        return cls(devmemtcp.__version__, digest.hexdigest()[:16])
+
+    def __str__(self) -> str:
+        return f"devmemtcp {self.version}, build {self.digest}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +122,15 @@ class Noise:
         return Noise(
             self.steal_ms - before.steal_ms, self.switched_out - before.switched_out, moved
         )
+
+
+def _package_files(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        name = f"{above}/{entry.name}"
+        if entry.name.endswith(_RUNS):
+            yield name, entry
+        elif entry.name != "__pycache__" and entry.is_dir():
+            yield from _package_files(entry, name)
 
 
 def _migrations() -> int | None:

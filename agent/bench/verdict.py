@@ -23,6 +23,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 MIN_SAMPLES = 6
 """The whole range of fewer does not hold the median 95 % of the time, whatever is computed."""
@@ -84,12 +85,8 @@ def median_interval(
     estimate = statistics.median(samples)
     if len(samples) < MIN_SAMPLES:
         return Interval(estimate, None, None)
-    draw = random.Random(seed)
-    size = len(samples)
-    medians = sorted(
-        statistics.median(draw.choices(samples, k=size)) for _ in range(max(resamples, 1))
-    )
-    tail = _expanded_tail((1 - level) / 2, size)
+    medians = sorted(_resampled_medians(samples, seed, resamples))
+    tail = _expanded_tail((1 - level) / 2, len(samples))
     return Interval(estimate, _quantile(medians, tail), _quantile(medians, 1 - tail))
 
 
@@ -115,6 +112,29 @@ def ratio_interval(
     interval = median_interval(logs, seed=seed, level=level, resamples=resamples)
     low, high = (None if end is None else math.exp(end) for end in (interval.low, interval.high))
     return Interval(math.exp(interval.estimate), low, high)
+
+
+def _resampled_medians(samples: Sequence[float], seed: int, resamples: int) -> list[float]:
+    ordered = sorted(samples)
+    return [
+        (ordered[low] + ordered[high]) / 2
+        for low, high in _median_ranks(len(samples), seed, resamples)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _median_ranks(size: int, seed: int, resamples: int) -> list[tuple[int, int]]:
+    """Of each resample, which of the ordered samples its median is the middle of.
+
+    That depends on the samples' number alone, so it is drawn once for all variants of a run.
+    """
+    draw = random.Random(seed)
+    ranks = range(size)
+    found = []
+    for _ in range(max(resamples, 1)):
+        drawn = sorted(draw.choices(ranks, k=size))
+        found.append((drawn[(size - 1) // 2], drawn[size // 2]))
+    return found
 
 
 def _expanded_tail(tail: float, size: int) -> float:
