@@ -3,5 +3,8 @@
 
 from typing import Any
 
+FORM: str
+"""Of the check "page or net_iov?": off, plain or static."""
+
 ffi: Any  # cffi's stubs do not know the fields of records
 lib: Any
