@@ -12,7 +12,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import devmemtcp
+from devmemtcp import __version__
 from devmemtcp.agent.bench import conditions
 
 _MILLISECONDS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -32,10 +32,10 @@ class Build:
     def look(cls) -> Build:
         """At the installed package."""
         digest = hashlib.sha256()
-        for name, file in _package_files(files(devmemtcp)):
+        for name, file in _package_files(files("devmemtcp")):
             content = file.read_bytes()
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
-        return cls(devmemtcp.__version__, digest.hexdigest()[:16])
+        return cls(__version__, digest.hexdigest()[:16])
 
     def __str__(self) -> str:
         return f"devmemtcp {self.version}, build {self.digest}"

@@ -4,8 +4,8 @@
 import pytest
 from rich.console import Console
 
-from devmemtcp.agent.bench import _print_soak
 from devmemtcp.agent.bench.soak import SoakReport
+from devmemtcp.agent.bench.verbs.soak import _print_soak
 from devmemtcp.agent.netdev_cli import _table
 
 NAMES = [f"a-counter-with-a-name-{number}" for number in range(8)]

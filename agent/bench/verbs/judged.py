@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a benchmark that is a test: its verdict is the exit code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import typer
+
+from devmemtcp.agent.document import document
+
+if TYPE_CHECKING:
+    from devmemtcp.agent.bench.agent_rx import AgentRxReport
+    from devmemtcp.agent.bench.soak import SoakReport
+
+    Judged = TypeVar("Judged", SoakReport, AgentRxReport)
+
+
+def judged(report: Judged, as_json: bool, show: Callable[[Judged], None]) -> NoReturn:
+    """Say what failed, print the report, and leave with its verdict."""
+    for failure in report.failures:
+        logging.error("%s", failure)
+    exit_code = 0 if report.ok else 1
+    if as_json:
+        print(document(report, exit_code))
+    else:
+        show(report)
+    raise typer.Exit(exit_code)
