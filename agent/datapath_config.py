@@ -19,6 +19,9 @@ DATA_BLOCKS = 2048
 """Of an application, for bytes that are not in device memory: 8 MiB."""
 MAX_LISTENERS = 256
 _DELACK_NS = 40_000_000
+ACK_SEGMENTS = 2
+"""RFC 5681 4.2: at least every second full-sized segment is acknowledged."""
+ACK_SEGMENTS_MAX = 255
 _TIME_WAIT_MS = 60_000
 """2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
 _FILL_MIN = 512
@@ -82,6 +85,8 @@ class DatapathConfig:
     max_apps: int
     max_flows: int
     rcv_wnd_max: int
+    ack_segments: int = ACK_SEGMENTS
+    """Full-sized segments to an ACK; a batch is acknowledged at most once."""
 
     def stack_config(self) -> Any:
         """`struct stack_config`, all but memory and key."""
@@ -100,6 +105,7 @@ class DatapathConfig:
                 "mtu": self.mtu,
                 "rcv_wnd_max": self.rcv_wnd_max,
                 "delack_ns": _DELACK_NS,
+                "ack_segments": self.ack_segments,
                 "time_wait_ms": _TIME_WAIT_MS,
             },
         )

@@ -28,7 +28,13 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.channel import Channel
 from devmemtcp.agent.datapath import Binding, Datapath
-from devmemtcp.agent.datapath_config import HOST_BUFFERS, DatapathConfig, attach_mode
+from devmemtcp.agent.datapath_config import (
+    ACK_SEGMENTS,
+    ACK_SEGMENTS_MAX,
+    HOST_BUFFERS,
+    DatapathConfig,
+    attach_mode,
+)
 from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.preflight import (
@@ -78,7 +84,8 @@ class Runtime:
     `cpu`: pin the loop's thread to this CPU.
     `force`: take the interface of the default route all the same.
     `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a
-    connection, in bytes. `device_memory`: bytes of all regions that there may be at a time, those
+    connection, in bytes. `ack_segments`: full-sized segments that wait for one ACK, unless a batch
+    or the 40 ms of a delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions that there may be at a time, those
     that drain included; by default the region's, or 64 MiB without one.
     `linger`: seconds that closed connections get to finish at the end.
     `listen`: addresses that `listen()` will be called with; one that cannot be is refused on
@@ -117,6 +124,7 @@ class Runtime:
         force: bool = False,
         max_connections: int = 4096,
         rcv_wnd: int = 4 << 20,
+        ack_segments: int = ACK_SEGMENTS,
         device_memory: int | None = None,
         linger: float = 1.0,
         listen: Iterable[Address] = (),
@@ -136,6 +144,7 @@ class Runtime:
         self._force = force
         self._max_connections = max_connections
         self._rcv_wnd = rcv_wnd
+        self._ack_segments = ack_segments
         self._device_memory = device_memory
         self._linger = linger
         self._next_id = 1
@@ -250,6 +259,7 @@ class Runtime:
             max_apps=1,
             max_flows=self._max_connections,
             rcv_wnd_max=min(self._rcv_wnd, self._planned_memory()),
+            ack_segments=self._ack_segments,
         )
 
     def _planned_memory(self) -> int:
@@ -281,6 +291,7 @@ class Runtime:
         for name, value, least, most in (
             ("max_connections", self._max_connections, 1, (1 << 20) - 1),
             ("rcv_wnd", self._rcv_wnd, 1 << 16, 1 << 30),
+            ("ack_segments", self._ack_segments, 1, ACK_SEGMENTS_MAX),
             ("spin_us", self._spin_us, 0, 1_000_000),
             ("linger", self._linger, 0, 3600),
             ("linear_bytes", self._linear_bytes, 0, LINEAR_MAX),

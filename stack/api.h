@@ -61,6 +61,7 @@ struct stack_config {
 	uint32_t mtu; /* bytes of the IP packet */
 	uint32_t rcv_wnd_max; /* bytes */
 	uint32_t delack_ns; /* < 500 ms, RFC 9293 SHLD-18 */
+	uint32_t ack_segments; /* full-sized ones to an ACK, 1 to 255; RFC 5681 4.2 wants 1 or 2 */
 	uint32_t time_wait_ms; /* 2 MSL */
 	uint8_t isn_key[16]; /* secret, random per start; RFC 6528 */
 };

@@ -52,7 +52,8 @@ static bool config_ok(const struct stack_config *c)
 	       c->max_flows < 1u << CHANNEL_FLOW_SLOT_BITS && c->max_listeners &&
 	       c->max_listeners < 1u << CHANNEL_LISTENER_SLOT_BITS && c->fill_max &&
 	       c->fill_min <= c->fill_max && c->mtu >= 576 && c->mtu <= 65535 && c->rcv_wnd_max &&
-	       c->rcv_wnd_max <= 1u << 30 && c->delack_ns && c->delack_ns < 500 * NS_PER_MS;
+	       c->rcv_wnd_max <= 1u << 30 && c->delack_ns && c->delack_ns < 500 * NS_PER_MS &&
+	       c->ack_segments && c->ack_segments <= 255;
 }
 
 /* Where everything lies behind struct stack; run once to measure and once for real. */

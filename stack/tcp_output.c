@@ -152,10 +152,12 @@ void tcp_send_ack(struct stack *s, struct flow *f, uint64_t now)
 	acked_now(s, f);
 }
 
-/* RFC 9293 3.8.6.3, RFC 5681 4.2: every second full-sized segment at the latest. */
+/* RFC 9293 3.8.6.3, RFC 5681 4.2: every second full-sized segment at the latest, unless configured
+ * otherwise. In any case once a batch, which is where most of the thinning comes from. */
 void tcp_ack_decide(struct stack *s, struct flow *f, uint64_t now)
 {
-	if (f->ack_now || f->ack_pending >= 2u * f->rcv_mss || (f->quick_acks && f->ack_pending)) {
+	if (f->ack_now || f->ack_pending >= s->cfg.ack_segments * f->rcv_mss ||
+	    (f->quick_acks && f->ack_pending)) {
 		f->quick_acks -= f->quick_acks > 0;
 		s->stats.tx_acks_immediate++;
 		tcp_send_ack(s, f, now);

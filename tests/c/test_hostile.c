@@ -187,6 +187,7 @@ static void start(uint64_t seed)
 		.mtu = 1500,
 		.rcv_wnd_max = 1 << 18,
 		.delack_ns = 40 * MS,
+		.ack_segments = 2,
 		.time_wait_ms = 100,
 		.isn_key = "a secret of ours",
 	};

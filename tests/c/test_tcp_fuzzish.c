@@ -269,6 +269,7 @@ static void start(uint64_t seed, uint32_t pressure)
 		.mtu = 1500,
 		.rcv_wnd_max = 1 << 18,
 		.delack_ns = 40 * MS,
+		.ack_segments = 2,
 		.time_wait_ms = 300,
 		.isn_key = "a secret of ours",
 	};

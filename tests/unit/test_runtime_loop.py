@@ -152,6 +152,7 @@ class Machine:
             "mtu": 1500,
             "rcv_wnd_max": 1 << 20,
             "delack_ns": 40_000_000,
+            "ack_segments": 2,
             "time_wait_ms": 1000,
         }
         self.config = ffi.new("struct stack_config *", stack)

@@ -60,6 +60,20 @@ def test_row44_every_second_full_segment_is_acknowledged_at_once(bench: Bench) -
         assert c.drain()[-1].rack == 1 + (n + 1) * 2896
 
 
+@pytest.mark.parametrize("every", [1, 3, 8])
+def test_row44_acks_come_as_often_as_configured(make_bench: MakeBench, every: int) -> None:
+    bench = make_bench(ack_segments=every)
+    c = bench.established()
+    for _ in range(30):  # slow start, in which each segment is acknowledged at once
+        c.inject(".", data=b"x" * 1448)
+    bench.advance(ms=1000)
+    c.drain()
+    for n in range(3 * every):
+        c.inject(".", data=b"x" * 1448)
+        acked = [1 + (31 + n) * 1448] if (n + 1) % every == 0 else []
+        assert [each.rack for each in c.drain()] == acked
+
+
 def test_row45_acks_of_a_burst_are_aggregated(bench: Bench) -> None:
     c = bench.established()
     c.send_stream(bytes(40 * 1448))

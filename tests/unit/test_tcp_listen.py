@@ -161,6 +161,8 @@ def test_one_client_port_to_two_local_addresses(bare: Bench) -> None:
         ("mtu", 0),
         ("mtu", 67),
         ("delack_ns", 500_000_000),
+        ("ack_segments", 0),
+        ("ack_segments", 256),
         ("fill_max", 0),
     ],
 )

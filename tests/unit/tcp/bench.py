@@ -126,6 +126,7 @@ class Bench:
         mtu: int = 1500,
         rcv_wnd_max: int = 1 << 20,
         delack_ms: int = 40,
+        ack_segments: int = 2,
         time_wait_ms: int = 2000,
         pressure: str = "window",
         listen: bool = True,
@@ -151,6 +152,7 @@ class Bench:
         config.fill_max = fill
         config.mtu, config.rcv_wnd_max = mtu, rcv_wnd_max
         config.delack_ns = delack_ms * MS
+        config.ack_segments = ack_segments
         config.time_wait_ms = time_wait_ms
         config.isn_key = bytes(range(16))
         self._config = config
