@@ -36,15 +36,22 @@ def settled(rt: Runtime, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def dial(end: Any, address: tuple[str, int], source_port: int = 0) -> socket.socket:
+def dial(
+    end: Any, address: tuple[str, int], source_port: int = 0, patience: float = PATIENCE
+) -> socket.socket:
     """A kernel socket of this end, connected."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with end.enter():
         sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.settimeout(PATIENCE)
+    sock.settimeout(patience)
     if source_port:
         sock.bind(("::" if family == socket.AF_INET6 else "", source_port))
-    sock.connect(address)
+    try:
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    sock.settimeout(PATIENCE)
     return sock
 
 
@@ -56,14 +63,24 @@ def dial_queue(
     A veth chooses by the flow's hash. (In generic mode queue n is not told from the one before.)
     """
     for _ in range(100):
-        sock = dial(end, listener.address)
-        conn = listener.accept(PATIENCE)
+        try:
+            sock = dial(end, listener.address, patience=2)
+        except TimeoutError:  # by a queue that is lost; a new socket has a new hash at once
+            continue
+        conn = _accept_from(listener, sock)
         (by,) = (flow.queue for flow in rt.flows() if flow.id == conn.id)
         if by == queue:
             return sock, conn
         sock.close()
         conn.close()
     raise AssertionError(f"no flow in 100 came by queue {queue}")
+
+
+def _accept_from(listener: Listener, sock: socket.socket) -> Connection:
+    """The connection of this socket; those that were given up before are closed."""
+    while (conn := listener.accept(PATIENCE)).peer[1] != sock.getsockname()[1]:
+        conn.close()
+    return conn
 
 
 def bytes_of(frag: Frag | HostFrag, views: Mapping[int, RegionView]) -> bytes | memoryview:
