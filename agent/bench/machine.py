@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from devmemtcp import __version__
+from devmemtcp.agent._loop import FORM
 from devmemtcp.agent.bench import conditions
 
 _MILLISECONDS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -25,6 +26,8 @@ class Build:
     """What was measured."""
 
     version: str
+    check: str
+    """Form of the check "page or net_iov?" that this process's stack has."""
     digest: str
     """Of the package's files as they are installed, compiled ones included: 16 hex digits."""
 
@@ -35,10 +38,10 @@ class Build:
         for name, file in _package_files(files("devmemtcp")):
             content = file.read_bytes()
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
-        return cls(__version__, digest.hexdigest()[:16])
+        return cls(__version__, FORM, digest.hexdigest()[:16])
 
     def __str__(self) -> str:
-        return f"devmemtcp {self.version}, build {self.digest}"
+        return f"devmemtcp {self.version}, check {self.check}, build {self.digest}"
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ class Machine:
 class Noise:
     """What disturbed a sample, or everything up to a moment."""
 
-    steal_ms: float
+    steal_ms: float = 0.0
     """That the hypervisor gave to others, all cores together."""
-    switched_out: int
+    switched_out: int = 0
     """Times that this thread was made to wait for another (involuntary context switches)."""
-    migrations: int | None
+    migrations: int | None = 0
     """Times that this thread changed cores; None: the kernel keeps no such account."""
 
     @classmethod

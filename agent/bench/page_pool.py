@@ -30,19 +30,27 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from devmemtcp.agent.bench.machine import Machine, Noise
-from devmemtcp.agent.bench.rounds import Turn, by_variant, pinned, take_turns
-from devmemtcp.agent.bench.verdict import Interval, Verdict, median_interval, ratio_interval
+from devmemtcp.agent.bench.machine import Noise
+from devmemtcp.agent.bench.progress import Progress
+from devmemtcp.agent.bench.result import (
+    Goal,
+    Metric,
+    Pair,
+    Quantity,
+    Result,
+    Run,
+    Sample,
+    judge,
+)
+from devmemtcp.agent.bench.rounds import Turn, pinned, take_turns
 from devmemtcp.agent.errors import ConfigError
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 
 FORMS = ("off", "plain", "static", "static-bound")
@@ -90,6 +98,43 @@ PAIRS = tuple(
 )
 
 
+METRICS = (
+    Metric("ns", "ns", "lower"),
+    Metric("ticks", "TSC ticks", "lower"),
+    Metric("instructions", "", "lower"),
+)
+
+_STATIC, _OFF = "fast/host/static", "fast/host/off"
+GOALS = (
+    Goal(
+        "static branch, nothing bound: equivalent to off (its interval's distance from 1)",
+        MARGIN,
+        _STATIC,
+        "ns",
+        _OFF,
+        Quantity.DEVIATION,
+        at_least=False,
+    ),
+    Goal(
+        "static branch, nothing bound: instructions more than off",
+        1,
+        _STATIC,
+        "instructions",
+        _OFF,
+        Quantity.DIFFERENCE,
+        at_least=False,
+    ),
+    Goal(
+        "fast path, static: time against the floor, a loop and two loads",
+        1.5,
+        _STATIC,
+        "ns",
+        "floor",
+        at_least=False,
+    ),
+)
+
+
 @dataclass(frozen=True)
 class PagePoolOptions:
     """What was asked for on the command line."""
@@ -99,6 +144,18 @@ class PagePoolOptions:
     """Of one short run."""
     cpu: int
     seed: int
+    quick: bool = False
+
+    @classmethod
+    def usual(cls, *, quick: bool, seed: int) -> PagePoolOptions:
+        """What is measured when nothing else is asked for."""
+        return cls(
+            rounds=24 if quick else 120,
+            loops=100_000,
+            cpu=min(os.sched_getaffinity(0)),
+            seed=seed,
+            quick=quick,
+        )
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work, as far as it shows in the values."""
@@ -107,66 +164,24 @@ class PagePoolOptions:
         if not 1000 <= self.loops < 1 << 32:
             raise ConfigError(f"--loops {self.loops}: 1000 to 4294967295")
 
+    def turns(self) -> int:
+        """That are counted."""
+        return self.rounds * len(list(variants()))
+
     def seconds(self) -> float:
-        """About how long it will take, at 5 ns a loop."""
-        turns = (self.rounds + 1) * len(list(variants()))
-        return 10 + turns * (RUNS * self.loops * 6e-9 + 1e-3)
+        """About how long it will take, at 6 ns a loop."""
+        turns = self.turns() * (self.rounds + 1) / self.rounds
+        return 6 + turns * (RUNS * self.loops * 6e-9 + 1e-3)
 
 
 @dataclass(frozen=True)
-class Sample:
+class Timed:
     """One turn: medians of its runs, for one alloc and put."""
 
     ns: float
     ticks: float | None
     """Of the time stamp counter, which need not be the core's cycles; None: there is none."""
-
-
-@dataclass
-class Row:
-    """One variant over all rounds."""
-
-    variant: Variant
-    ns: Interval
-    ticks: float | None
-    instructions: float | None
-    """For one alloc and put; None: this machine lets no process be traced."""
-
-
-@dataclass
-class Comparison:
-    """Two variants, round by round."""
-
-    variant: str
-    against: str
-    ratio: Interval
-    """Of their times."""
-    more_instructions: float | None
-    margin: float
-    verdict: Verdict
-
-
-@dataclass
-class PagePoolReport:
-    """`asdict()` of it is the JSON document."""
-
-    ok: bool
-    machine: Machine
-    cpu: int
-    rounds: int
-    runs: int
-    loops: int
-    layouts: int
-    seed: int
-    seconds: float
     noise: Noise
-    floor_ratio: Interval
-    """Of the fast path, host memory, static, to the floor."""
-    rows: list[Row]
-    comparisons: list[Comparison]
-    turns: list[Turn[Sample]]
-    fast_path: dict[str, list[str]]
-    """By form: the instructions of one alloc and put, if capstone is installed to name them."""
 
 
 @functools.cache
@@ -216,15 +231,15 @@ class Pool:
                 self._lib.pool_bench_free(handle)
         self._bound = self._handle = None
 
-    def sample(self, case: str, loops: int) -> Sample:
+    def sample(self, case: str, loops: int) -> Timed:
         """Time RUNS runs of `loops` turns each."""
         out = self._ffi.new("struct pool_time *")
-        ns, ticks = [], []
+        ns, ticks, noise = [], [], Noise.now()
         for _ in range(RUNS):
             self._lib.pool_bench_time(self._handle, self._case(case), loops, out)
             ns.append(out.ns / loops)
             ticks.append(out.ticks / loops)
-        return Sample(statistics.median(ns), statistics.median(ticks) or None)
+        return Timed(statistics.median(ns), statistics.median(ticks) or None, Noise.now() - noise)
 
     def trace(self, case: str, loops: int) -> tuple[int, list[int]]:
         """(how many instructions in all, the addresses of the last ones).
@@ -285,50 +300,52 @@ class Pool:
         return int(getattr(self._lib, f"POOL_{case.upper()}"))
 
 
-def run_page_pool(options: PagePoolOptions, say: Say) -> PagePoolReport:
-    """Measure; `say` is called with a line for each round. Raises ConfigError and OSError."""
+def run_page_pool(options: PagePoolOptions, progress: Progress) -> Result:
+    """Measure. Raises ConfigError for what cannot work, OSError when the kernel refuses."""
     options.check()
-    say(f"this takes about {options.seconds():.0f} s")
-    machine, began, noise = Machine.look(), time.monotonic(), Noise.now()
-    turns: list[Turn[Sample]] = []
+    progress.expect("page-pool", options.turns(), options.seconds())
+    run = Run.begin(
+        "page-pool",
+        seed=options.seed,
+        quick=options.quick,
+        options={**asdict(options), "runs": RUNS, "layouts": min(LAYOUTS, options.rounds + 1)},
+        pinning={"core": options.cpu},
+    )
+    samples: list[Sample] = []
     with pinned(options.cpu):
         chosen = {each.name: each for each in variants()}
         measures = {name: _measurement(each, options.loops) for name, each in chosen.items()}
         for turn in take_turns(measures, options.rounds, seed=options.seed):
-            if turns and turn.round != turns[-1].round:
-                say(f"round {turn.round} of {options.rounds}")
-            turns.append(turn)
-        instructions = {name: _instructions(each, say) for name, each in chosen.items()}
+            samples.append(_sample(turn))
+            progress.turn(f"page-pool, round {turn.round + 1} of {options.rounds}")
+        counted = {name: _instructions(each, progress) for name, each in chosen.items()}
         fast_path = {
             form: _with_pool(Variant("fast", "host", form), lambda pool: pool.fast_path())
             for form in FORMS
-            if instructions[Variant("fast", "host", form).name] is not None
+            if counted[Variant("fast", "host", form).name] is not None
         }
-    samples = by_variant(turns)
-    fast = samples[Variant("fast", "host", "static").name]
-    return PagePoolReport(
-        ok=True,
-        machine=machine,
-        cpu=options.cpu,
-        rounds=options.rounds,
-        runs=RUNS,
-        loops=options.loops,
-        layouts=min(LAYOUTS, options.rounds + 1),
-        seed=options.seed,
-        seconds=time.monotonic() - began,
-        noise=Noise.now() - noise,
-        floor_ratio=_ratio(fast, samples["floor"], options.seed),
-        rows=[
-            _row(each, samples[name], instructions[name], options.seed)
-            for name, each in chosen.items()
-        ],
-        comparisons=[
-            _comparison(each.name, against.name, samples, instructions, options.seed)
-            for each, against in PAIRS
-        ],
-        turns=turns,
-        fast_path=fast_path,
+    samples += [
+        Sample("", name, 0, 0, {"instructions": count})
+        for name, count in counted.items()
+        if count is not None
+    ]
+    return judge(
+        run,
+        samples,
+        metrics=METRICS,
+        variants=list(chosen),
+        pairs=[Pair(each.name, against.name, "ns", MARGIN) for each, against in PAIRS],
+        goals=GOALS,
+        details={"fast_path": fast_path},
     )
+
+
+def _sample(turn: Turn[Timed]) -> Sample:
+    timed = turn.sample
+    values = {"ns": timed.ns}
+    if timed.ticks is not None:
+        values["ticks"] = timed.ticks
+    return Sample("", turn.variant, turn.round, turn.place, values, timed.noise)
 
 
 def _with_pool(variant: Variant, use: Callable[[Pool], T], layout: int = 0) -> T:
@@ -336,56 +353,23 @@ def _with_pool(variant: Variant, use: Callable[[Pool], T], layout: int = 0) -> T
         return use(pool)
 
 
-def _measurement(variant: Variant, loops: int) -> Callable[[], Sample]:
+def _measurement(variant: Variant, loops: int) -> Callable[[], Timed]:
     layout = itertools.cycle(range(LAYOUTS))
 
-    def measure() -> Sample:
+    def measure() -> Timed:
         return _with_pool(variant, lambda pool: pool.sample(variant.case, loops), next(layout))
 
     return measure
 
 
-def _instructions(variant: Variant, say: Say) -> float | None:
+def _instructions(variant: Variant, progress: Progress) -> float | None:
     """None where no process may be traced, which is said."""
     try:
         count = _with_pool(variant, lambda pool: pool.instructions(variant.case))
     except PermissionError as error:
-        say(f"instructions are not counted: {error.strerror}")
+        progress.say(f"instructions are not counted: {error.strerror}")
         return None
     return count
-
-
-def _ratio(samples: Sequence[Sample], against: Sequence[Sample], seed: int) -> Interval:
-    return ratio_interval([each.ns for each in samples], [each.ns for each in against], seed=seed)
-
-
-def _row(variant: Variant, samples: Sequence[Sample], instructions: float | None, seed: int) -> Row:
-    ticks = [each.ticks for each in samples if each.ticks is not None]
-    return Row(
-        variant=variant,
-        ns=median_interval([each.ns for each in samples], seed=seed),
-        ticks=statistics.median(ticks) if ticks else None,
-        instructions=instructions,
-    )
-
-
-def _comparison(
-    name: str,
-    against: str,
-    samples: dict[str, list[Sample]],
-    instructions: dict[str, float | None],
-    seed: int,
-) -> Comparison:
-    ratio = _ratio(samples[name], samples[against], seed)
-    mine, theirs = instructions[name], instructions[against]
-    return Comparison(
-        variant=name,
-        against=against,
-        ratio=ratio,
-        more_instructions=None if mine is None or theirs is None else mine - theirs,
-        margin=MARGIN,
-        verdict=ratio.judge(MARGIN),
-    )
 
 
 def _decoder() -> Any:

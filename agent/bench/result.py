@@ -153,6 +153,8 @@ class Result:
     noise: Noise
     """Of the whole run."""
     pinning: dict[str, Any]
+    veth: bool
+    """The packets went over one."""
     options: dict[str, Any]
     metrics: list[Metric]
     estimates: list[Estimate]
@@ -160,6 +162,14 @@ class Result:
     aims: list[Aim]
     details: dict[str, Any]
     samples: list[Sample]
+
+    @property
+    def caveat(self) -> str:
+        """What is to be said wherever these figures are shown; empty: nothing."""
+        if not self.veth:
+            return ""
+        where = " in a virtual machine" if self.machine.virtual else ""
+        return f"A veth{where} is not a NIC: not to be held beside figures of one."
 
     def metric(self, name: str) -> Metric:
         """Of that name. Raises KeyError."""
@@ -189,6 +199,7 @@ class Run:
     seed: int
     options: dict[str, Any]
     pinning: dict[str, Any]
+    veth: bool
     started: str
     began: float
     build: Build
@@ -206,8 +217,12 @@ class Run:
         quick: bool,
         options: Mapping[str, Any],
         pinning: Mapping[str, Any],
+        veth: bool = False,
     ) -> Run:
-        """Look at everything, 0.1 s long. `options` and `pinning` are what JSON can hold."""
+        """Look at everything, 0.1 s long. `options` and `pinning` are what JSON can hold.
+
+        `veth`: the packets go over one.
+        """
         machine, build = Machine.look(), Build.look()
         return cls(
             bench=bench,
@@ -215,6 +230,7 @@ class Run:
             seed=seed,
             options=dict(options),
             pinning=dict(pinning),
+            veth=veth,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             began=time.monotonic(),
             build=build,
@@ -255,6 +271,7 @@ def judge(
         load_average=run.load_average,
         noise=Noise.now() - run.noise,
         pinning=run.pinning,
+        veth=run.veth,
         options=run.options,
         metrics=list(metrics),
         estimates=found.estimates(),

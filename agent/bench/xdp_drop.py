@@ -16,26 +16,34 @@ With frames from outside, where softirq is booked on whoever it interrupts, it i
 from __future__ import annotations
 
 import errno
-import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent.bench.live_frames import LiveFrames, tcp_frame
-from devmemtcp.agent.bench.machine import Machine, Noise
-from devmemtcp.agent.bench.rounds import Turn, by_variant, pinned, take_turns
-from devmemtcp.agent.bench.verdict import Interval, Verdict, median_interval, ratio_interval
+from devmemtcp.agent.bench.machine import Noise
+from devmemtcp.agent.bench.progress import Progress
+from devmemtcp.agent.bench.result import (
+    Goal,
+    Metric,
+    Pair,
+    Quantity,
+    Result,
+    Run,
+    Sample,
+    judge,
+)
+from devmemtcp.agent.bench.rounds import Turn, pinned, take_turns
 from devmemtcp.agent.bench.xsk_receiver import XskReceiver
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
 from devmemtcp.pyxdp import Attachment, BpfObject, Mode, Program, XskMap, attach
 
-Say = Callable[[str], None]
 Flows = Literal["none", "ports", "addresses"]
 """Listeners that do not match: 256 on other ports, or on the frames' port at other addresses."""
 
@@ -91,6 +99,34 @@ PAIRS = (
 )
 """(variant, what it is held against)."""
 
+METRICS = (Metric("mpps", "Mpps", "higher"), Metric("ns", "ns/frame", "lower"))
+
+GOALS = (
+    Goal(
+        "our steering program, no flow: rate against an empty XDP_DROP",
+        0.85,
+        "steer",
+        "mpps",
+        "drop",
+    ),
+    Goal(
+        "AF_XDP, receive and recycle: rate against an empty XDP_DROP",
+        0.5,
+        "xsk-static",
+        "mpps",
+        "drop",
+    ),
+    Goal(
+        "check as a frozen constant: equivalent to none (its interval's distance from 1)",
+        MARGIN,
+        "steer-frozen",
+        "mpps",
+        "steer",
+        Quantity.DEVIATION,
+        at_least=False,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class XdpDropOptions:
@@ -107,6 +143,22 @@ class XdpDropOptions:
     app_cpu: int
     """Where the owner of the AF_XDP socket runs."""
     seed: int
+    quick: bool = False
+
+    @classmethod
+    def usual(cls, *, quick: bool, seed: int) -> XdpDropOptions:
+        """What is measured when nothing else is asked for."""
+        first, *others = sorted(os.sched_getaffinity(0))
+        return cls(
+            rounds=24 if quick else 60,
+            duration=0.03,
+            variants=tuple(each.name for each in VARIANTS),
+            interface=None,
+            cpu=first,
+            app_cpu=others[0] if others else first,
+            seed=seed,
+            quick=quick,
+        )
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work, as far as it shows in the values."""
@@ -130,13 +182,18 @@ class XdpDropOptions:
         chosen = [each for each in VARIANTS if each.name in self.variants]
         return [each for each in chosen if self.interface is None or each.pool is None]
 
+    def turns(self) -> int:
+        """That are counted."""
+        return self.rounds * len(self.chosen())
+
     def seconds(self) -> float:
         """About how long it will take."""
-        return (self.rounds + 1) * len(self.chosen()) * 1.5 * (self.duration + SETTLE_SECONDS) + 1
+        turns = (self.rounds + 1) * len(self.chosen())
+        return turns * 1.5 * (self.duration + SETTLE_SECONDS) + 1
 
 
 @dataclass(frozen=True)
-class Sample:
+class Window:
     """One turn's window."""
 
     frames: int
@@ -152,104 +209,51 @@ class Sample:
         return self.frames / self.seconds / 1e6
 
 
-@dataclass
-class Row:
-    """One variant over all rounds."""
+def run_xdp_drop(options: XdpDropOptions, progress: Progress) -> Result:
+    """Measure. Nothing is left behind, whatever happens.
 
-    variant: str
-    mpps: Interval
-    ns: float
-    """For a frame, by the median."""
-
-
-@dataclass
-class Comparison:
-    """Two variants, round by round."""
-
-    variant: str
-    against: str
-    ratio: Interval
-    """Of their rates."""
-    margin: float
-    verdict: Verdict
-
-
-@dataclass
-class XdpDropReport:
-    """`asdict()` of it is the JSON document."""
-
-    ok: bool
-    machine: Machine
-    interface: str | None
-    mode: str
-    cpu: int | None
-    """Where sender and softirq ran; None: the frames came from outside."""
-    app_cpu: int | None
-    frame_bytes: int
-    rounds: int
-    duration: float
-    seed: int
-    seconds: float
-    noise: Noise
-    lost: float | None
-    """Share of all that was sent; None: it was not by us."""
-    rows: list[Row]
-    comparisons: list[Comparison]
-    turns: list[Turn[Sample]]
-
-
-def run_xdp_drop(options: XdpDropOptions, say: Say) -> XdpDropReport:
-    """Measure; `say` is called with a line for each round.
-
-    Nothing is left behind, whatever happens. Raises ConfigError for what cannot work, OSError
-    when the kernel refuses.
+    Raises ConfigError for what cannot work, OSError when the kernel refuses.
     """
     options.check()
-    say(f"this takes about {options.seconds():.0f} s")
-    machine, began, noise = Machine.look(), time.monotonic(), Noise.now()
+    progress.expect("xdp-drop", options.turns(), options.seconds())
+    on_veth = options.interface is None
+    run = Run.begin(
+        "xdp-drop",
+        seed=options.seed,
+        quick=options.quick,
+        options={**asdict(options), "frame_bytes": 64},
+        pinning={"softirq": options.cpu, "application": options.app_cpu} if on_veth else {},
+        veth=on_veth,
+    )
+    samples: list[Sample] = []
     with pinned(options.cpu), _bench(options) as bench:
-        turns: list[Turn[Sample]] = []
         variants = {each.name: bench.measurement(each) for each in options.chosen()}
         for turn in take_turns(variants, options.rounds, seed=options.seed):
-            if turns and turn.round != turns[-1].round:
-                say(f"round {turn.round} of {options.rounds}")
-            turns.append(turn)
-        mode, lost = bench.attachment.mode.value, bench.lost()
-    samples = by_variant(turns)
-    return XdpDropReport(
-        ok=True,
-        machine=machine,
-        interface=options.interface,
-        mode=mode,
-        cpu=options.cpu if options.interface is None else None,
-        app_cpu=options.app_cpu if options.interface is None else None,
-        frame_bytes=64,
-        rounds=options.rounds,
-        duration=options.duration,
-        seed=options.seed,
-        seconds=time.monotonic() - began,
-        noise=Noise.now() - noise,
-        lost=lost,
-        rows=[_row(each.name, samples[each.name], options.seed) for each in options.chosen()],
-        comparisons=list(_comparisons(samples, options.seed)),
-        turns=turns,
+            samples.append(_sample(turn))
+            progress.turn(f"xdp-drop, round {turn.round + 1} of {options.rounds}")
+        details = {"mode": bench.attachment.mode.value, "lost": bench.lost()}
+    return judge(
+        run,
+        samples,
+        metrics=METRICS,
+        variants=[each.name for each in options.chosen()],
+        pairs=[Pair(name, against, "mpps", MARGIN) for name, against in PAIRS],
+        goals=GOALS,
+        details=details,
     )
 
 
-def _row(name: str, samples: Sequence[Sample], seed: int) -> Row:
-    rate = median_interval([sample.mpps for sample in samples], seed=seed)
-    return Row(name, rate, 1e3 / rate.estimate if rate.estimate else math.inf)
-
-
-def _comparisons(samples: dict[str, list[Sample]], seed: int) -> Iterator[Comparison]:
-    for name, against in PAIRS:
-        if name in samples and against in samples:
-            ratio = ratio_interval(
-                [sample.mpps for sample in samples[name]],
-                [sample.mpps for sample in samples[against]],
-                seed=seed,
-            )
-            yield Comparison(name, against, ratio, MARGIN, ratio.judge(MARGIN))
+def _sample(turn: Turn[Window]) -> Sample:
+    window = turn.sample
+    return Sample(
+        "",
+        turn.variant,
+        turn.round,
+        turn.place,
+        {"mpps": window.mpps, "ns": 1e3 / window.mpps},
+        window.noise,
+        {"frames": window.frames, "seconds": window.seconds, "wall_seconds": window.wall_seconds},
+    )
 
 
 class _Bench:
@@ -277,14 +281,14 @@ class _Bench:
             return None
         return max(0.0, 1 - (self._packets.read() - self._received) / self.sender.sent)
 
-    def measurement(self, variant: Variant) -> Callable[[], Sample]:
+    def measurement(self, variant: Variant) -> Callable[[], Window]:
         program = self.objects[variant.flows].programs[variant.program]
 
-        def measure() -> Sample:
+        def measure() -> Window:
             self._attach(program)
             return self._window(self._packets.read)
 
-        def receive() -> Sample:
+        def receive() -> Window:
             assert self.receiver is not None
             assert variant.pool is not None
             form, provider = variant.pool
@@ -302,7 +306,7 @@ class _Bench:
         self.attachment.replace(program)
         time.sleep(SETTLE_SECONDS)
 
-    def _window(self, count: Callable[[], int]) -> Sample:
+    def _window(self, count: Callable[[], int]) -> Window:
         """Until the duration has passed by the clock, however long that takes on the wall."""
         noise, wall = Noise.now(), time.monotonic()
         began, before = time.clock_gettime_ns(self.clock), count()
@@ -316,7 +320,7 @@ class _Bench:
                 self.sender.check()
         if after == before:
             raise OSError(errno.ENODATA, "nothing arrived: there is nothing to be measured")
-        return Sample(
+        return Window(
             frames=after - before,
             seconds=(ended - began) / 1e9,
             wall_seconds=time.monotonic() - wall,

@@ -196,21 +196,28 @@ def test_every_variant_has_a_turn_in_every_round() -> None:
     document: dict[str, Any] = json.loads(done.stdout)
     assert document["ok"]
     for number in range(6):
-        turns = [turn for turn in document["turns"] if turn["round"] == number]
+        turns = [turn for turn in document["samples"] if turn["round"] == number]
         assert sorted(turn["variant"] for turn in turns) == sorted(chosen)
-    for turn in document["turns"]:
-        assert turn["sample"]["frames"] > 0
-        assert 0 < turn["sample"]["seconds"] <= turn["sample"]["wall_seconds"] * 1.01
+    for turn in document["samples"]:
+        window = turn["details"]
+        assert window["frames"] > 0
+        assert 0 < window["seconds"] <= window["wall_seconds"] * 1.01
+        assert turn["noise"].keys() <= {"steal_ms", "switched_out", "migrations"}
     pairs = [(pair["variant"], pair["against"]) for pair in document["comparisons"]]
     assert pairs == [pair for pair in PAIRS if set(pair) <= set(chosen)]
     for pair in document["comparisons"]:
         assert pair["ratio"]["low"] <= pair["ratio"]["estimate"] <= pair["ratio"]["high"]
         assert pair["verdict"] in ("within the noise", "differs", "undecided")
-    rate = {row["variant"]: row["mpps"]["estimate"] for row in document["rows"]}
+    rate = rates(document)
     assert rate["drop"] > rate["steer-port"]  # by a third: two lookups in a hash table
-    assert document["lost"] < 0.001
-    assert document["machine"]["kernel"]
-    assert document["noise"].keys() == {"steal_ms", "switched_out", "migrations"}
+    assert document["details"]["lost"] < 0.001
+    assert document["veth"]
+
+
+def rates(document: dict[str, Any]) -> dict[str, float]:
+    """Mpps by variant."""
+    found = [each for each in document["estimates"] if each["metric"] == "mpps"]
+    return {each["variant"]: each["interval"]["estimate"] for each in found}
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a socket is polled on a second core")
@@ -219,7 +226,7 @@ def test_all_variants_are_measured_unless_some_are_named() -> None:
     done = run("--rounds", "1", "--duration", "0.01", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert [row["variant"] for row in document["rows"]] == [each.name for each in VARIANTS]
+    assert list(rates(document)) == [each.name for each in VARIANTS]
     assert [(pair["variant"], pair["against"]) for pair in document["comparisons"]] == list(PAIRS)
 
 
@@ -280,9 +287,9 @@ def test_what_arrives_from_outside_is_counted(loaded: BpfObject, veth: Veth) -> 
         done = on_an_interface(veth, "--variant", "drop", "--variant", "steer")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["interface"] == veth.left.ifname
-    assert (document["cpu"], document["lost"]) == (None, None)
-    assert all(turn["sample"]["frames"] > 1000 for turn in document["turns"])
+    assert document["options"]["interface"] == veth.left.ifname
+    assert (document["pinning"], document["details"]["lost"]) == ({}, None)
+    assert all(turn["details"]["frames"] > 1000 for turn in document["samples"])
     (pair,) = document["comparisons"]
     assert (pair["verdict"], pair["ratio"]["low"]) == ("undecided", None)  # after one round
 
