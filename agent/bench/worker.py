@@ -157,9 +157,12 @@ class _End:
 
     def do_send(self, request: Message) -> None:
         _pin(request["cpu"], self.usable)
-        with socket.create_connection(tuple(request["address"]), ACCEPT_SECONDS) as sock:
-            sock.settimeout(None)
+        with socket.socket() as sock:
+            # Before it connects: a socket that BBR has once had is paced by the clock for ever.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION.encode())
+            sock.settimeout(ACCEPT_SECONDS)
+            sock.connect(tuple(request["address"]))
+            sock.settimeout(None)
             name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             _say(connected=True, congestion=name.rstrip(b"\0").decode())
             data = bytes(_SEND_BYTES)
