@@ -19,23 +19,6 @@
 #include <string.h>
 #include "page_pool.h"
 
-static void mark_resting(netmem_ref netmem)
-{
-#ifndef NDEBUG
-	assert(!(netmem_to_nmdesc(netmem)->_flags & NETMEM_FLAG_RESTING));
-	netmem_to_nmdesc(netmem)->_flags |= NETMEM_FLAG_RESTING;
-#endif
-}
-
-static netmem_ref unmark_resting(netmem_ref netmem)
-{
-#ifndef NDEBUG
-	assert(netmem_to_nmdesc(netmem)->_flags & NETMEM_FLAG_RESTING);
-	netmem_to_nmdesc(netmem)->_flags &= ~NETMEM_FLAG_RESTING;
-#endif
-	return netmem;
-}
-
 /* ---- set-up ---- */
 
 static uint32_t ring_entries(const struct page_pool_params *params)
@@ -98,18 +81,9 @@ void page_pool_clear_pp_info(netmem_ref netmem)
 	desc->pp_magic = 0;
 }
 
-void page_pool_place_in_cache(struct page_pool *pool, netmem_ref netmem)
-{
-	assert(pool->cache_count < PP_ALLOC_CACHE_SIZE);
-	mark_resting(netmem);
-	pool->cache[pool->cache_count++] = netmem;
-}
-
 /* ---- back to the provider ---- */
 
-/* Not inlined, as alloc_slow(): what they call would have the fast path set up a stack frame. */
-static __attribute__((noinline)) void page_pool_return_netmem(struct page_pool *pool,
-							      netmem_ref netmem)
+static void page_pool_return_netmem(struct page_pool *pool, netmem_ref netmem)
 {
 	struct page *page;
 
@@ -118,6 +92,14 @@ static __attribute__((noinline)) void page_pool_return_netmem(struct page_pool *
 		return;
 	page = netmem_to_page(netmem); /* warns of a provider that wants a net_iov to be put */
 	if (page)
+		put_page(page);
+}
+
+void page_pool_release_page(struct page_pool *pool, struct page *page)
+{
+	pool->recycle_stats.released_refcnt++;
+	pool->pages_state_release_cnt++;
+	if (pool->mp->ops->release_netmem(pool, page_to_netmem(page)))
 		put_page(page);
 }
 
@@ -130,25 +112,23 @@ static uint32_t ring_count(const struct page_pool *pool)
 
 static netmem_ref ring_consume(struct page_pool *pool)
 {
-	return unmark_resting(pool->ring[pool->ring_tail++ & pool->ring_mask]);
+	return page_pool_unmark_resting(pool->ring[pool->ring_tail++ & pool->ring_mask]);
 }
 
-static bool recycle_in_ring(struct page_pool *pool, netmem_ref netmem)
+void page_pool_recycle_in_ring(struct page_pool *pool, netmem_ref netmem, bool cache_full)
 {
-	if (ring_count(pool) > pool->ring_mask)
-		return false;
-	mark_resting(netmem);
+	pool->recycle_stats.cache_full += cache_full;
+	if (ring_count(pool) > pool->ring_mask) {
+		pool->recycle_stats.ring_full++;
+		page_pool_return_netmem(pool, netmem);
+		return;
+	}
+	page_pool_mark_resting(netmem);
 	pool->ring[pool->ring_head++ & pool->ring_mask] = netmem;
 	pool->recycle_stats.ring++;
-	return true;
 }
 
 /* ---- alloc ---- */
-
-static netmem_ref cache_pop(struct page_pool *pool)
-{
-	return unmark_resting(pool->cache[--pool->cache_count]);
-}
 
 static bool on_pref_nid(const struct page_pool *pool, netmem_ref netmem)
 {
@@ -178,10 +158,10 @@ static netmem_ref refill_alloc_cache(struct page_pool *pool)
 	if (pool->cache_count == 0)
 		return NETMEM_NONE;
 	pool->alloc_stats.refill++;
-	return cache_pop(pool);
+	return page_pool_take_from_cache(pool);
 }
 
-static __attribute__((noinline)) netmem_ref alloc_slow(struct page_pool *pool)
+netmem_ref page_pool_alloc_slow(struct page_pool *pool)
 {
 	netmem_ref netmem = refill_alloc_cache(pool);
 
@@ -190,71 +170,29 @@ static __attribute__((noinline)) netmem_ref alloc_slow(struct page_pool *pool)
 	return pool->mp->ops->alloc_netmems(pool);
 }
 
-netmem_ref page_pool_alloc_netmem(struct page_pool *pool)
-{
-	if (__builtin_expect(pool->cache_count == 0, 0))
-		return alloc_slow(pool);
-	pool->alloc_stats.fast++;
-	return cache_pop(pool);
-}
-
 /* ---- put ---- */
 
-/* Not one that somebody else still holds, or of the emergency reserves. */
-static bool page_may_come_round(const struct page *page)
+long page_pool_unref_several(struct netmem_desc *desc, long nr)
 {
-	return page->_refcount == 1 && !page_is_pfmemalloc(page);
-}
+	long left = desc->pp_ref_count - nr;
 
-static bool recycle_in_cache(struct page_pool *pool, netmem_ref netmem)
-{
-	if (pool->cache_count == PP_ALLOC_CACHE_SIZE) {
-		pool->recycle_stats.cache_full++;
-		return false;
-	}
-	page_pool_place_in_cache(pool, netmem);
-	pool->recycle_stats.cached++;
-	return true;
-}
-
-static void put_last(struct page_pool *pool, netmem_ref netmem, bool recyclable, bool allow_direct)
-{
-	assert(netmem_get_pp(netmem) == pool && netmem_is_pp(netmem));
-	if (!recyclable) {
-		pool->recycle_stats.released_refcnt++;
-		page_pool_return_netmem(pool, netmem);
-		return;
-	}
-	if (allow_direct && recycle_in_cache(pool, netmem))
-		return;
-	if (!recycle_in_ring(pool, netmem)) {
-		pool->recycle_stats.ring_full++;
-		page_pool_return_netmem(pool, netmem);
-	}
+	desc->pp_ref_count = left == 0 ? 1 : left;
+	NETMEM_WARN_ON_ONCE(left < 0);
+	return left;
 }
 
 void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
 {
-	put_last(pool, netmem,
-		 netmem_is_net_iov(netmem) || page_may_come_round(__netmem_to_page(netmem)),
-		 allow_direct);
-}
-
-/*
- * The check is made once, and the rest knows: this and page_pool_alloc_netmem() are the fast path,
- * and all that a page pays for there being net_iovs is this branch.
- */
-void page_pool_put_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
-{
-	if (netmem_is_net_iov(netmem)) {
-		if (page_pool_unref_nmdesc(&__netmem_to_net_iov(netmem)->desc, 1) == 0)
-			put_last(pool, netmem, true, allow_direct);
-	} else {
+	assert(netmem_get_pp(netmem) == pool && netmem_is_pp(netmem));
+	if (!netmem_is_net_iov(netmem)) {
 		struct page *page = __netmem_to_page(netmem);
 
-		if (page_pool_unref_nmdesc(&page->desc, 1) == 0)
-			put_last(pool, netmem, page_may_come_round(page), allow_direct);
+		if (!page_may_come_round(page)) {
+			page_pool_release_page(pool, page);
+			return;
+		}
 	}
+	page_pool_recycle(pool, netmem, allow_direct);
 }
 
 /* ---- looking, and the end ---- */
@@ -286,7 +224,7 @@ int32_t page_pool_destroy(struct page_pool *pool)
 	if (!pool->mp)
 		return 0;
 	while (pool->cache_count)
-		page_pool_return_netmem(pool, cache_pop(pool));
+		page_pool_return_netmem(pool, page_pool_take_from_cache(pool));
 	while (ring_count(pool))
 		page_pool_return_netmem(pool, ring_consume(pool));
 	if (page_pool_inflight(pool) == 0) {

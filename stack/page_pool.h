@@ -12,6 +12,7 @@
 #ifndef DEVMEMTCP_PAGE_POOL_H
 #define DEVMEMTCP_PAGE_POOL_H
 
+#include <assert.h>
 #include "memory_provider.h"
 #include "netmem.h"
 
@@ -63,6 +64,9 @@ struct page_pool {
 	uint32_t cache_count;
 	uint32_t pages_state_hold_cnt; /* buffers taken from the provider, ever */
 	uint32_t pages_state_release_cnt; /* and given back; both wrap */
+	/* Written with the count, and so in the same cache lines. */
+	struct page_pool_alloc_stats alloc_stats;
+	struct page_pool_recycle_stats recycle_stats;
 	netmem_ref cache[PP_ALLOC_CACHE_SIZE]; /* LIFO: the next out is the last in */
 
 	uint32_t ring_head; /* next in; free-running, masked when used */
@@ -71,8 +75,6 @@ struct page_pool {
 	struct page_pool_params p;
 	struct memory_provider *mp; /* NULL once destroyed */
 	struct page_pool *mp_next; /* in mp->pools */
-	struct page_pool_alloc_stats alloc_stats;
-	struct page_pool_recycle_stats recycle_stats;
 	netmem_ref ring[]; /* FIFO */
 };
 
@@ -89,15 +91,6 @@ size_t page_pool_size(const struct page_pool_params *params);
  *   -E2BIG       order is not 0
  */
 int page_pool_init(struct page_pool *mem, const struct page_pool_params *params);
-
-/* A buffer with pp_ref_count 1; NETMEM_NONE when cache, ring and provider are empty. */
-netmem_ref page_pool_alloc_netmem(struct page_pool *pool);
-
-/* Drop one reference; the last one recycles: into the cache if allow_direct, else the ring. */
-void page_pool_put_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct);
-
-/* As above for a buffer whose last reference the caller dropped with page_pool_unref_netmem(). */
-void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct);
 
 /* One more user. */
 static inline void page_pool_ref_netmem(netmem_ref netmem)
@@ -116,24 +109,117 @@ static inline void page_pool_fragment_netmem(netmem_ref netmem, long nr)
  * rest (1), which for the common sole user of an unsplit buffer it already is:
  * nothing is written then. Fewer references than `nr` are a bug: warns.
  */
+long page_pool_unref_several(struct netmem_desc *desc, long nr);
+
 static inline long page_pool_unref_nmdesc(struct netmem_desc *desc, long nr)
 {
-	long left;
-
-	if (desc->pp_ref_count == nr) {
-		if (nr != 1)
-			desc->pp_ref_count = 1;
+	if (__builtin_expect(nr == 1 && desc->pp_ref_count == 1, 1))
 		return 0;
-	}
-	left = desc->pp_ref_count -= nr;
-	NETMEM_WARN_ON_ONCE(left < 0);
-	return left;
+	return page_pool_unref_several(desc, nr);
 }
 
 static inline long page_pool_unref_netmem(netmem_ref netmem, long nr)
 {
 	return page_pool_unref_nmdesc(netmem_to_nmdesc(netmem), nr);
 }
+
+/*
+ * ---- the fast path ----
+ *
+ * Inline, since a call and its return take longer than all there is to do; what is seldom done is
+ * in page_pool.c. The check "page or net_iov?" is made once for a put, and the rest knows: all
+ * that a page pays for there being net_iovs is that branch.
+ */
+
+/* Debug builds mark what rests in cache and ring: see page_pool.c. */
+static inline void page_pool_mark_resting(netmem_ref netmem)
+{
+#ifndef NDEBUG
+	assert(!(netmem_to_nmdesc(netmem)->_flags & NETMEM_FLAG_RESTING));
+	netmem_to_nmdesc(netmem)->_flags |= NETMEM_FLAG_RESTING;
+#endif
+}
+
+static inline netmem_ref page_pool_unmark_resting(netmem_ref netmem)
+{
+#ifndef NDEBUG
+	assert(netmem_to_nmdesc(netmem)->_flags & NETMEM_FLAG_RESTING);
+	netmem_to_nmdesc(netmem)->_flags &= ~NETMEM_FLAG_RESTING;
+#endif
+	return netmem;
+}
+
+/* Of alloc_netmems() too: one more for later; the cache has PP_ALLOC_CACHE_REFILL places then. */
+static inline void page_pool_place_in_cache(struct page_pool *pool, netmem_ref netmem)
+{
+	assert(pool->cache_count < PP_ALLOC_CACHE_SIZE);
+	page_pool_mark_resting(netmem);
+	pool->cache[pool->cache_count++] = netmem;
+}
+
+static inline netmem_ref page_pool_take_from_cache(struct page_pool *pool)
+{
+	return page_pool_unmark_resting(pool->cache[--pool->cache_count]);
+}
+
+/* The cache is empty. */
+netmem_ref page_pool_alloc_slow(struct page_pool *pool);
+
+/* A buffer with pp_ref_count 1; NETMEM_NONE when cache, ring and provider are empty. */
+static inline netmem_ref page_pool_alloc_netmem(struct page_pool *pool)
+{
+	if (__builtin_expect(pool->cache_count == 0, 0))
+		return page_pool_alloc_slow(pool);
+	pool->alloc_stats.fast++;
+	return page_pool_take_from_cache(pool);
+}
+
+/* Not one that somebody else still holds, or of the emergency reserves. */
+static inline bool page_may_come_round(const struct page *page)
+{
+	return page->_refcount == 1 && !page_is_pfmemalloc(page);
+}
+
+/* To the ring, or what finds no room there to the provider; of a page that may not come round. */
+void page_pool_recycle_in_ring(struct page_pool *pool, netmem_ref netmem, bool cache_full);
+void page_pool_release_page(struct page_pool *pool, struct page *page);
+
+/* The last reference is gone. */
+static inline void page_pool_recycle(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
+{
+	if (!allow_direct || __builtin_expect(pool->cache_count == PP_ALLOC_CACHE_SIZE, 0)) {
+		page_pool_recycle_in_ring(pool, netmem, allow_direct);
+		return;
+	}
+	page_pool_place_in_cache(pool, netmem);
+	pool->recycle_stats.cached++;
+}
+
+/* Drop one reference; the last one recycles: into the cache if allow_direct, else the ring. */
+static inline void page_pool_put_netmem(struct page_pool *pool, netmem_ref netmem,
+					bool allow_direct)
+{
+	assert(netmem_get_pp(netmem) == pool && netmem_is_pp(netmem));
+	if (netmem_is_net_iov(netmem)) {
+		if (page_pool_unref_nmdesc(&__netmem_to_net_iov(netmem)->desc, 1) != 0)
+			return;
+	} else {
+		struct page *page = __netmem_to_page(netmem);
+
+		if (page_pool_unref_nmdesc(&page->desc, 1) != 0)
+			return;
+		if (__builtin_expect(!page_may_come_round(page), 0)) {
+			page_pool_release_page(pool, page);
+			return;
+		}
+	}
+	page_pool_recycle(pool, netmem, allow_direct);
+}
+
+/* As above for a buffer whose last reference the caller dropped with page_pool_unref_netmem(). */
+void page_pool_put_unrefed_netmem(struct page_pool *pool, netmem_ref netmem, bool allow_direct);
+
+/* ---- looking, and the end ---- */
 
 /* Buffers outside the provider: in use, and resting in cache and ring too. */
 int32_t page_pool_inflight(const struct page_pool *pool);
@@ -160,7 +246,5 @@ int32_t page_pool_destroy(struct page_pool *pool);
 void page_pool_set_pp_info(struct page_pool *pool, netmem_ref netmem);
 /* It does no longer. */
 void page_pool_clear_pp_info(netmem_ref netmem);
-/* Of alloc_netmems(): one more for later; the cache has PP_ALLOC_CACHE_REFILL places then. */
-void page_pool_place_in_cache(struct page_pool *pool, netmem_ref netmem);
 
 #endif

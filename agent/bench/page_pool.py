@@ -54,7 +54,10 @@ from devmemtcp.agent.errors import ConfigError
 T = TypeVar("T")
 
 FORMS = ("off", "plain", "static", "static-bound")
-BASELINES = ("empty", "atomic", "lock", "floor")
+FLOORS = ("loads", "chase", "slot", "lifo")
+"""Readings of "a loop and two memory accesses": see pool_api.h, and docs/benchmarks.md for which of
+them is the one to be held to, and why. It is `lifo`."""
+BASELINES = ("empty", "atomic", "lock", *FLOORS)
 CASES = ("fast", "ring", "slow")
 PROVIDERS = ("host", "device")
 MARGIN = 0.02
@@ -91,10 +94,13 @@ def variants() -> Iterator[Variant]:
         yield from (Variant(case, "device", form) for form in ("plain", "static-bound"))
 
 
-PAIRS = tuple(
-    (Variant(case, "host", form), Variant(case, "host", "off"))
-    for case in CASES
-    for form in FORMS[1:]
+PAIRS = (
+    *(
+        (Variant(case, "host", form), Variant(case, "host", "off"))
+        for case in CASES
+        for form in FORMS[1:]
+    ),
+    *((Variant("fast", "host", "static"), Variant(floor)) for floor in FLOORS),
 )
 
 
@@ -125,11 +131,11 @@ GOALS = (
         at_least=False,
     ),
     Goal(
-        "fast path, static: time against the floor, a loop and two loads",
+        "fast path, static: time against the floor, an array's top and its count",
         1.5,
         _STATIC,
         "ns",
-        "floor",
+        "lifo",
         at_least=False,
     ),
 )

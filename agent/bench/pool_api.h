@@ -10,7 +10,10 @@ enum pool_case {
 	POOL_EMPTY, /* the loop alone */
 	POOL_ATOMIC, /* one atomic increment */
 	POOL_LOCK, /* a spin lock taken and released */
-	POOL_FLOOR, /* two loads from memory, each from where the one before said */
+	POOL_LOADS, /* two loads from memory, neither of which waits for the other */
+	POOL_CHASE, /* two loads from memory, each from where the one before said */
+	POOL_SLOT, /* a load and a store of one word: each load is of what was stored last */
+	POOL_LIFO, /* the same word at the top of an array, whose count goes down and up */
 	POOL_FAST, /* alloc, put back into the cache */
 	POOL_RING, /* alloc, put into the ring */
 	POOL_SLOW, /* alloc, put that goes back to the provider */

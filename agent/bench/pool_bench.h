@@ -18,7 +18,9 @@ struct pool_bench {
 	struct page_pool *pool;
 	pthread_spinlock_t lock;
 	uint32_t atomic;
-	void *slots[3]; /* POOL_FLOOR's: two that point at each other, and where it ended */
+	void *slots
+		[3]; /* of the floors: two that point at each other, and where POOL_CHASE ended */
+	uint32_t top; /* POOL_LIFO's: of slots */
 	bool device;
 };
 

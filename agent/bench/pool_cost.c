@@ -31,6 +31,8 @@
 #define BURST 256
 
 #define barrier() __asm__ volatile("" : : : "memory")
+#define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile __typeof__(x) *)&(x) = (value))
 
 /* ---- set-up ---- */
 
@@ -103,6 +105,7 @@ struct pool_bench *pool_bench_new(bool device, int *err)
 	b->device = device;
 	b->slots[0] = &b->slots[1];
 	b->slots[1] = &b->slots[0];
+	b->top = 1;
 	pthread_spin_init(&b->lock, PTHREAD_PROCESS_PRIVATE);
 	*err = new_pool(b);
 	if (*err) {
@@ -148,19 +151,62 @@ CASE run_lock(struct pool_bench *b, uint32_t loops)
 	}
 }
 
-/*
- * What no pool can do without: load a buffer's address, and from there its reference count. Two
- * accesses, of which each waits for the one before; the slots are a ring of pointers.
- */
-CASE run_floor(struct pool_bench *b, uint32_t loops)
+CASE run_loads(struct pool_bench *b, uint32_t loops)
+{
+	for (uint32_t i = 0; i < loops; i++) {
+		(void)READ_ONCE(b->slots[0]);
+		(void)READ_ONCE(b->slots[1]);
+	}
+}
+
+/* The slots are a ring of pointers. */
+CASE run_chase(struct pool_bench *b, uint32_t loops)
 {
 	void **at = b->slots;
 
 	for (uint32_t i = 0; i < loops; i++) {
-		at = *(void **volatile *)at;
-		at = *(void **volatile *)at;
+		at = READ_ONCE(*(void ***)at);
+		at = READ_ONCE(*(void ***)at);
 	}
 	b->slots[2] = at;
+}
+
+CASE run_slot(struct pool_bench *b, uint32_t loops)
+{
+	for (uint32_t i = 0; i < loops; i++) {
+		void *taken = READ_ONCE(b->slots[0]);
+
+		WRITE_ONCE(b->slots[0], taken);
+	}
+}
+
+CASE run_lifo(struct pool_bench *b, uint32_t loops)
+{
+	for (uint32_t i = 0; i < loops; i++) {
+		uint32_t top = READ_ONCE(b->top) - 1;
+		void *taken;
+
+		WRITE_ONCE(b->top, top);
+		taken = READ_ONCE(b->slots[top]);
+		top = READ_ONCE(b->top);
+		WRITE_ONCE(b->slots[top], taken);
+		WRITE_ONCE(b->top, top + 1);
+	}
+}
+
+/* Both are inline. What they wrote is in memory when they are done, so that none is cancelled out. */
+static inline netmem_ref alloc(struct page_pool *pool)
+{
+	netmem_ref netmem = page_pool_alloc_netmem(pool);
+
+	barrier();
+	return netmem;
+}
+
+static inline void put(struct page_pool *pool, netmem_ref netmem, bool allow_direct)
+{
+	page_pool_put_netmem(pool, netmem, allow_direct);
+	barrier();
 }
 
 CASE run_fast(struct pool_bench *b, uint32_t loops)
@@ -168,7 +214,7 @@ CASE run_fast(struct pool_bench *b, uint32_t loops)
 	struct page_pool *pool = b->pool;
 
 	for (uint32_t i = 0; i < loops; i++)
-		page_pool_put_netmem(pool, page_pool_alloc_netmem(pool), true);
+		put(pool, alloc(pool), true);
 }
 
 CASE run_ring(struct pool_bench *b, uint32_t loops)
@@ -176,7 +222,7 @@ CASE run_ring(struct pool_bench *b, uint32_t loops)
 	struct page_pool *pool = b->pool;
 
 	for (uint32_t i = 0; i < loops; i++)
-		page_pool_put_netmem(pool, page_pool_alloc_netmem(pool), false);
+		put(pool, alloc(pool), false);
 }
 
 CASE run_slow_host(struct pool_bench *b, uint32_t loops)
@@ -184,11 +230,13 @@ CASE run_slow_host(struct pool_bench *b, uint32_t loops)
 	struct page_pool *pool = b->pool;
 
 	for (uint32_t i = 0; i < loops; i++) {
-		netmem_ref netmem = page_pool_alloc_netmem(pool);
+		struct page *page = netmem_to_page(alloc(pool));
 
-		get_netmem(netmem);
-		page_pool_put_netmem(pool, netmem, true);
-		put_netmem(netmem);
+		if (!page)
+			return;
+		get_page(page);
+		put(pool, page_to_netmem(page), true);
+		put_page(page);
 	}
 }
 
@@ -199,9 +247,9 @@ CASE run_slow_device(struct pool_bench *b, uint32_t loops)
 
 	for (uint32_t i = 0; i < loops; i += BURST) {
 		for (uint32_t j = 0; j < BURST; j++)
-			taken[j] = page_pool_alloc_netmem(pool);
+			taken[j] = alloc(pool);
 		for (uint32_t j = 0; j < BURST; j++)
-			page_pool_put_netmem(pool, taken[j], false);
+			put(pool, taken[j], false);
 	}
 }
 
@@ -209,7 +257,8 @@ static void run_case(struct pool_bench *b, uint32_t which, uint32_t loops)
 {
 	static void (*const run[POOL_CASES])(struct pool_bench *b, uint32_t loops) = {
 		[POOL_EMPTY] = run_empty,    [POOL_ATOMIC] = run_atomic, [POOL_LOCK] = run_lock,
-		[POOL_FLOOR] = run_floor,    [POOL_FAST] = run_fast,	 [POOL_RING] = run_ring,
+		[POOL_LOADS] = run_loads,    [POOL_CHASE] = run_chase,	 [POOL_SLOT] = run_slot,
+		[POOL_LIFO] = run_lifo,	     [POOL_FAST] = run_fast,	 [POOL_RING] = run_ring,
 		[POOL_SLOW] = run_slow_host,
 	};
 

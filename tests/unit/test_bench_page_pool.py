@@ -94,7 +94,9 @@ def test_the_static_branch_is_one_instruction_and_the_plain_one_a_few() -> None:
 
 def test_an_empty_loop_is_counted_right() -> None:
     assert instructions("off", "empty") in (2, 3)  # add, compare and jump; or count down
-    assert instructions("off", "floor") == instructions("off", "empty") + 2
+    for two_accesses in ("loads", "chase", "slot"):
+        assert instructions("off", two_accesses) == instructions("off", "empty") + 2
+    assert instructions("off", "lifo") > instructions("off", "slot")
 
 
 def test_the_fast_path_is_named_instruction_by_instruction() -> None:
@@ -109,7 +111,8 @@ def test_the_fast_path_is_named_instruction_by_instruction() -> None:
     # What the compiler put there to align a jump's target is in there too.
     assert nops["static"] == nops["off"] + 1
     assert nops["static-bound"] == nops["static"] - 1
-    assert sum(line.startswith(("ret", "call", "bl")) for line in paths["off"]) == 4
+    # Inline: a call and its return would take longer than all the rest.
+    assert not any(line.startswith(("ret", "call", "bl")) for line in paths["static"])
 
 
 def test_copies_of_a_module_are_elsewhere() -> None:
