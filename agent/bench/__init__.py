@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import typer
 
-from devmemtcp.agent.bench.verbs import agent, page_pool, soak, tcp_rx, xdp_drop
+from devmemtcp.agent.bench.verbs import agent, page_pool, results, soak, tcp_rx, xdp_drop
 
 app = typer.Typer(
     help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
@@ -25,3 +25,5 @@ app.command("xdp-drop")(xdp_drop.xdp_drop)
 app.command("tcp-rx")(tcp_rx.tcp_rx)
 app.command("soak")(soak.soak)
 app.command("agent")(agent.agent_rx)
+app.command("compare")(results.compare)
+app.command("plot")(results.plot)

@@ -74,7 +74,7 @@ class Machine:
             cores=tuple(sorted(os.sched_getaffinity(0))),
             virtual="hypervisor" in cpuinfo.get("flags", "").split(),
             clock_source=_read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            tsc_ghz=conditions.tsc_hz() / 1e9 or None,
+            tsc_ghz=round(conditions.tsc_hz() / 1e9, 3) or None,
             governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             bpf_jit=None if jit is None else jit != "0",
         )

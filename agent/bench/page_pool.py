@@ -106,8 +106,8 @@ PAIRS = (
 
 METRICS = (
     Metric("ns", "ns", "lower"),
-    Metric("ticks", "TSC ticks", "lower"),
-    Metric("instructions", "", "lower"),
+    Metric("ticks", "TSC", "lower", kind="derived"),
+    Metric("instructions", "", "lower", kind="counted"),
 )
 
 _STATIC, _OFF = "fast/host/static", "fast/host/off"

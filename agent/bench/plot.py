@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devmemtcp.agent.bench.result import Comparison, Estimate, Result
+from devmemtcp.agent.bench.result import Comparison, Found, Result
 from devmemtcp.agent.bench.tables import conditions, heading
 from devmemtcp.agent.bench.verdict import Interval
 from devmemtcp.agent.errors import ConfigError
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 COLUMNS = 2
-_PANEL_WIDTH, _ROW_HEIGHT, _FRAME_HEIGHT = 7.0, 0.32, 1.05
-_CAPTION_HEIGHT = 1.3
+# In inches: a column, of which labels and margin take some; a row of a panel; what is above the
+# rows, and in all around them; a line of the caption.
+_COLUMN, _LABELS, _RIGHT = 7.8, 3.1, 0.3
+_ROW, _TITLE, _AROUND, _LINE = 0.3, 0.35, 1.0, 0.16
 _EDGE = 0.02
 """The share of samples at either end that may lie outside of the panel."""
 _COLOURS = ("#1f6fb4", "#c0504d")
@@ -41,14 +43,14 @@ _SALT = "devmemtcp"
 """Of the names in an SVG: the same picture is the same file."""
 
 
-def check(path: Path) -> None:
+def check(path: Path, option: str = "--plot") -> None:
     """Raise ConfigError when nothing can be drawn there: to be called before it is measured."""
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"--plot {path}: a picture ends in {' or '.join(SUFFIXES)}")
+        raise ConfigError(f"{option} {path}: a picture ends in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib; install it with: pip install devmemtcp[plot]")
+        raise ConfigError(f"{option} needs matplotlib: pip install 'devmemtcp[plot]'")
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,19 @@ def figure(result: Result) -> Figure:
     if not drawn:
         raise ConfigError("there are no samples to be drawn")
     lines = [drawn[at : at + COLUMNS] for at in range(0, len(drawn), COLUMNS)]
-    heights = [
-        _FRAME_HEIGHT + _ROW_HEIGHT * max(len(panel.rows) for panel in line) for line in lines
-    ]
-    made = Figure(
-        figsize=(_PANEL_WIDTH * COLUMNS, sum(heights) + _CAPTION_HEIGHT), layout="constrained"
-    )
-    rows = [*heights, _CAPTION_HEIGHT]
-    grid = made.add_gridspec(len(rows), COLUMNS, height_ratios=rows)
-    for at, panel in enumerate(drawn):
-        _draw_panel(made.add_subplot(grid[at // COLUMNS, at % COLUMNS]), panel)
-    caption = made.add_subplot(grid[-1, :])
-    caption.set_axis_off()
-    caption.text(0, 1, _caption(result), va="top", fontsize=8, parse_math=False)
+    heights = [_ROW * max(len(panel.rows) for panel in line) for line in lines]
+    caption = _caption(result)
+    below = _LINE * (len(caption.splitlines()) + 1)
+    width, height = COLUMNS * _COLUMN, sum(heights) + _AROUND * len(lines) + below
+    made = Figure(figsize=(width, height))
+    top = height
+    for line, inner in zip(lines, heights, strict=True):
+        for column, panel in enumerate(line):
+            left, bottom = column * _COLUMN + _LABELS, top - _TITLE - inner
+            size = (_COLUMN - _LABELS - _RIGHT) / width, inner / height
+            _draw_panel(made.add_axes((left / width, bottom / height, *size)), panel)
+        top -= inner + _AROUND
+    made.text(_RIGHT / width, below / height, caption, va="top", fontsize=8, parse_math=False)
     return made
 
 
@@ -118,59 +120,52 @@ def _caption(result: Result) -> str:
 
 
 def panels(result: Result) -> Iterator[Panel]:
-    """For each setting: its metrics, and its ratios. Counted metrics have but one sample: none."""
-    values: dict[tuple[str, str, str], dict[int, float]] = {}
-    for sample in result.samples:
-        for name, value in sample.values.items():
-            key = (sample.setting, sample.variant, name)
-            values.setdefault(key, {})[sample.round] = value
+    """For each setting: its metrics, and its ratios. What was counted once is no distribution."""
+    found = result.found()
+    drawn = [each for each in result.metrics if each.kind == "measured"]
     for setting in result.settings():
-        for metric in result.metrics:
+        title = f"{result.bench} {setting}".strip()
+        for metric in drawn:
             rows = [
-                (each, values.get((setting, each.variant, metric.name), {}))
+                Row(each.variant, list(values.values()), each.interval)
                 for each in result.estimates
                 if (each.setting, each.metric) == (setting, metric.name)
+                if len(values := found.values(setting, each.variant, metric.name)) > 1
             ]
-            if any(len(samples) > 1 for _, samples in rows):
-                title = f"{result.bench} {setting}".strip()
-                label = heading(metric.name, metric.unit) + f", {metric.better} is better"
-                yield from _estimate_panels(title, label, rows)
-        yield from _ratio_panels(result, setting, values)
+            label = f"{heading(metric.name, metric.unit)}, {metric.better} is better"
+            yield from _families(title, label, rows)
+        for metric in drawn:
+            label = f"ratio of {metric.name}, {metric.better} is better"
+            compared = [
+                each
+                for each in result.comparisons
+                if (each.setting, each.metric) == (setting, metric.name)
+            ]
+            yield from _ratio_panel(f"{title}, ratios within rounds", label, compared, found)
 
 
-def _estimate_panels(
-    title: str, label: str, rows: Sequence[tuple[Estimate, dict[int, float]]]
-) -> Iterator[Panel]:
-    """One; several, where names have parts (`fast/host/off`), one for each first part."""
+def _families(title: str, label: str, rows: Sequence[Row]) -> Iterator[Panel]:
+    """One panel; several, where names have parts (`fast/host/off`), one for each first part."""
     families: dict[str, list[Row]] = {}
-    for estimate, samples in rows:
-        family = estimate.variant.partition("/")[0] if "/" in estimate.variant else ""
-        row = Row(estimate.variant, list(samples.values()), estimate.interval)
+    for row in rows:
+        family = row.label.partition("/")[0] if "/" in row.label else ""
         families.setdefault(family, []).append(row)
     for family, members in families.items():
         yield Panel(f"{title} {family}".strip(), label, members)
 
 
-def _ratio_panels(
-    result: Result, setting: str, values: dict[tuple[str, str, str], dict[int, float]]
+def _ratio_panel(
+    title: str, label: str, compared: Sequence[Comparison], found: Found
 ) -> Iterator[Panel]:
-    for metric in result.metrics:
-        rows, margins = [], []
-        for each in result.comparisons:
-            ratios = _ratios(each, values)
-            if (each.setting, each.metric) == (setting, metric.name) and len(ratios) > 1:
-                rows.append(Row(f"{each.variant} : {each.against}", ratios, each.ratio))
-                margins.append(each.margin)
-        if rows:
-            title = f"{result.bench} {setting}".strip() + ", ratios within rounds"
-            label = f"ratio of {metric.name}, {metric.better} is better"
-            yield Panel(title, label, rows, margins)
-
-
-def _ratios(of: Comparison, values: dict[tuple[str, str, str], dict[int, float]]) -> list[float]:
-    mine = values.get((of.setting, of.variant, of.metric), {})
-    theirs = values.get((of.setting, of.against, of.metric), {})
-    return [value / theirs[number] for number, value in mine.items() if theirs.get(number)]
+    """One, if there is anything to be drawn."""
+    rows, margins = [], []
+    for each in compared:
+        ratios = found.ratios(each.setting, each.variant, each.against, each.metric)
+        if len(ratios) > 1:
+            rows.append(Row(f"{each.variant} : {each.against}", list(ratios.values()), each.ratio))
+            margins.append(each.margin)
+    if rows:
+        yield Panel(title, label, rows, margins)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -204,14 +199,14 @@ def _draw_row(
             within.append((value, place))
         else:
             beyond.append((min(max(value, low), high), place))
-    for points, marker in ((within, "."), (beyond, "^")):
+    for points, marker in ((within, "o"), (beyond, "^")):
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
             marker,
             color=_COLOURS[0],
-            markersize=3,
-            alpha=0.5,
+            markersize=3.2,
+            alpha=0.6,
             markeredgewidth=0,
             clip_on=False,
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,9 @@ DIGITS = 6
 """Of a number in the document: more than any of these measurements has."""
 
 Better = Literal["higher", "lower"]
+Kind = Literal["measured", "derived", "counted"]
+"""Derived: another metric in another unit, so neither drawn nor compared. Counted: it has no noise,
+and one sample is enough."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Metric:
     name: str
     unit: str
     better: Better
+    kind: Kind = "measured"
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,11 @@ class Result:
         where = " in a virtual machine" if self.machine.virtual else ""
         return f"A veth{where} is not a NIC: not to be held beside figures of one."
 
+    def found(self) -> Found:
+        """The samples, sorted. Raises ValueError for some that contradict each other."""
+        variants = list(dict.fromkeys(each.variant for each in self.estimates))
+        return Found(self.samples, self.metrics, variants, self.seed)
+
     def metric(self, name: str) -> Metric:
         """Of that name. Raises KeyError."""
         for metric in self.metrics:
@@ -235,7 +245,7 @@ class Run:
             began=time.monotonic(),
             build=build,
             machine=machine,
-            load_average=os.getloadavg(),
+            load_average=_load_average(),
             noise=Noise.now(),
         )
 
@@ -258,7 +268,7 @@ def judge(
     unknown variant or metric, two samples of one round, values that have no ratio.
     """
     rounded = [_rounded(sample) for sample in samples]
-    found = Found(rounded, [each.name for each in metrics], variants, run.seed)
+    found = Found(rounded, metrics, variants, run.seed)
     return Result(
         schema=SCHEMA,
         bench=run.bench,
@@ -286,10 +296,15 @@ class Found:
     """Samples, sorted by where they belong."""
 
     def __init__(
-        self, samples: Sequence[Sample], metrics: Sequence[str], variants: Sequence[str], seed: int
+        self,
+        samples: Sequence[Sample],
+        metrics: Sequence[Metric],
+        variants: Sequence[str],
+        seed: int,
     ) -> None:
         self.settings = list(dict.fromkeys(each.setting for each in samples))
-        self._metrics, self._variants, self._seed = metrics, variants, seed
+        self._metrics = {each.name: each for each in metrics}
+        self._variants, self._seed = variants, seed
         self._values: dict[tuple[str, str, str], dict[int, float]] = {}
         for each in samples:
             if each.variant not in variants:
@@ -314,6 +329,9 @@ class Found:
         values = list(self.values(setting, variant, metric).values())
         if not values:
             return None
+        if self._metrics[metric].kind == "counted":
+            count = statistics.median(values)
+            return Interval(count, count, count)
         return _rounded_interval(median_interval(values, seed=self._seed))
 
     def ratio(self, setting: str, variant: str, against: str, metric: str) -> Interval | None:
@@ -327,6 +345,15 @@ class Found:
             [mine[number] for number in both], [theirs[number] for number in both], seed=self._seed
         )
         return _rounded_interval(interval)
+
+    def ratios(self, setting: str, variant: str, against: str, metric: str) -> dict[int, float]:
+        """The same, round by round; without those rounds in which one of them is not above 0."""
+        theirs = self.values(setting, against, metric)
+        return {
+            number: value / theirs[number]
+            for number, value in self.values(setting, variant, metric).items()
+            if value > 0 and theirs.get(number, 0) > 0
+        }
 
     def estimates(self) -> list[Estimate]:
         """In the order of settings, metrics, variants."""
@@ -378,6 +405,11 @@ class Found:
         if ratio.low is None or ratio.high is None:
             return None
         return Interval(_round(max(abs(ratio.low - 1), abs(ratio.high - 1))), None, None)
+
+
+def _load_average() -> tuple[float, float, float]:
+    one, five, fifteen = (round(each, 2) for each in os.getloadavg())
+    return one, five, fifteen
 
 
 def _aim(goal: Goal, setting: str, told: Interval | None) -> Aim:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import stat
 import tempfile
@@ -21,13 +20,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from devmemtcp.agent.bench.result import SCHEMA, Found, Result
+from devmemtcp.agent.bench.result import SCHEMA, Result
 from devmemtcp.agent.errors import ConfigError
 
 MAX_BYTES = 16 << 20
 MAX_TEXT = 200
 """Characters of a name."""
-_MAX_INT = 1 << 63
+_MAX_INT = (1 << 63) - 1
+_SMALL, _LARGE = 1e-15, 1e15
+"""Of a number that somebody measured: ratios and products of such are finite."""
 
 
 # ---- writing ----
@@ -85,8 +86,8 @@ def load(path: Path) -> Result:
         values = _parsed(path)
         _check_schema(values)
         result: Result = _decoded(Result, values, "the document")
-        variants = list(dict.fromkeys(each.variant for each in result.estimates))
-        Found(result.samples, [each.name for each in result.metrics], variants, result.seed)
+        _check_metrics(result)
+        result.found()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except RecursionError:
@@ -115,6 +116,15 @@ def _check_schema(values: Any) -> None:
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"no document of the schema {SCHEMA}")
+
+
+def _check_metrics(result: Result) -> None:
+    known = {each.name for each in result.metrics}
+    named = {each.metric for each in result.estimates} | {
+        each.metric for each in result.comparisons
+    }
+    if unknown := sorted(named - known):
+        raise ValueError(f"an estimate or comparison of an unknown metric, {unknown[0]}")
 
 
 def _decoded(wanted: Any, value: Any, where: str) -> Any:
@@ -169,10 +179,10 @@ def _scalar(wanted: Any, value: Any, where: str) -> Any:
         return _is(bool, value, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} is not a number")
-    if not math.isfinite(value) or abs(value) > _MAX_INT:
-        raise ValueError(f"{where} is too large")
-    if wanted is int and not isinstance(value, int):
-        raise ValueError(f"{where} is not a whole number")
+    if wanted is int and not (isinstance(value, int) and abs(value) <= _MAX_INT):
+        raise ValueError(f"{where} is not a whole number of 64 bits")
+    if wanted is float and value and not _SMALL <= abs(value) <= _LARGE:
+        raise ValueError(f"{where} is no measured size")
     return wanted(value)
 
 

@@ -3,23 +3,34 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from devmemtcp.agent.bench.compare import BETWEEN
 from devmemtcp.agent.bench.progress import duration
 from devmemtcp.agent.bench.result import Aim, Better, Comparison, Estimate, Result
 from devmemtcp.agent.bench.verdict import Interval, Verdict
 
-WIDTH = 160
-"""At least; a narrower terminal wraps lines."""
+if TYPE_CHECKING:
+    from devmemtcp.agent.bench.compare import Change, Contrast, RatioChange
+
+WIDTH = 200
+"""Where there is no terminal that has one."""
+
+_WORDS = {"variant", "against", "metric", "verdict", "aim", "in", "setting", "differs"}
 
 
 def console() -> Console:
-    """One on stdout that tables fit."""
-    return Console(width=max(WIDTH, Console().width), highlight=False)
+    """On stdout."""
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, highlight=False)
 
 
 def show(result: Result, out: Console) -> None:
@@ -40,9 +51,47 @@ def show_aims(results: Sequence[Result], out: Console) -> None:
     for result in results:
         for aim in result.aims:
             where = " ".join(filter(None, [result.bench, aim.setting]))
-            made.add_row(aim.text, where, measured(aim), wanted(aim), met(aim))
+            made.add_row(Text(aim.text), Text(where), measured(aim), wanted(aim), met(aim))
     if made.row_count:
         out.print(made)
+
+
+def show_contrast(contrast: Contrast, out: Console) -> None:
+    """Two results: what differed, what changed."""
+    if contrast.differences:
+        made = table("differs", "A", "B")
+        for each in contrast.differences:
+            made.add_row(Text(each.what), *(Text(_json(value)) for value in (each.a, each.b)))
+        out.print(made)
+    changes = table("setting", "variant", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict")
+    changes.title = Text(f"{contrast.bench}: medians of the two runs")
+    for change in contrast.changes:
+        names = (change.setting, change.variant, change.metric)
+        changes.add_row(*map(Text, names), *_change(change, contrast.margin))
+    out.print(changes)
+    if contrast.ratios:
+        ratios = table(
+            "setting", "variant", "against", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict"
+        )
+        ratios.title = Text(f"{contrast.bench}: ratios made within each run")
+        for ratio in contrast.ratios:
+            pair = (ratio.setting, ratio.variant, ratio.against, ratio.metric)
+            ratios.add_row(*map(Text, pair), *_change(ratio, contrast.margin))
+        out.print(ratios)
+    for run, only in (("A", contrast.only_a), ("B", contrast.only_b)):
+        if only:
+            out.print(Text(f"Only {run} has {', '.join(only)}."))
+    out.print(Text(BETWEEN))
+
+
+def _change(change: Change | RatioChange, margin: float) -> tuple[str, str, str, str]:
+    verdict = judged(change.verdict, change.ratio, margin, change.better)
+    return figures(change.a), figures(change.b), figures(change.ratio), verdict
+
+
+def _json(value: Any) -> str:
+    """In ASCII, so that nothing in it is more than text; cut to what fits a cell."""
+    return shorten(json.dumps(value), 60, placeholder=" ...")
 
 
 def conditions(result: Result) -> list[str]:
@@ -62,11 +111,11 @@ def conditions(result: Result) -> list[str]:
 def _estimates(result: Result, setting: str) -> Table:
     metrics = [each for each in result.metrics if _has(result.estimates, setting, each.name)]
     made = table("variant", *(f"{heading(each.name, each.unit)}" for each in metrics))
-    made.title = f"{result.bench} {setting}".strip() + ": median (95 %)"
+    made.title = Text(f"{result.bench} {setting}".strip() + ": median (95 %)")
     mine = [each for each in result.estimates if each.setting == setting]
     for variant in dict.fromkeys(each.variant for each in mine):
         cells = [result.estimate(setting, variant, each.name) for each in metrics]
-        made.add_row(variant, *(figures(each.interval) if each else "" for each in cells))
+        made.add_row(Text(variant), *(figures(each.interval) if each else "" for each in cells))
     return made
 
 
@@ -79,9 +128,7 @@ def _comparisons(result: Result, comparisons: Sequence[Comparison]) -> Table:
     for each in comparisons:
         better = result.metric(each.metric).better
         made.add_row(
-            each.variant,
-            each.against,
-            each.metric,
+            *map(Text, (each.variant, each.against, each.metric)),
             figures(each.ratio),
             judged(each.verdict, each.ratio, each.margin, better),
         )
@@ -112,7 +159,7 @@ def figure(value: float) -> str:
 
 def figures(interval: Interval) -> str:
     """An estimate with its interval, if there is one."""
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or interval.low == interval.high:
         return figure(interval.estimate)
     return f"{figure(interval.estimate)} ({figure(interval.low)} - {figure(interval.high)})"
 
@@ -138,6 +185,6 @@ def table(*columns: str) -> Table:
     """One with words on the left and numbers on the right."""
     made = Table(title_justify="left")
     for column in columns:
-        words = column in ("variant", "against", "metric", "verdict", "aim", "in", "setting")
+        words = column in _WORDS
         made.add_column(Text(column), justify="left" if words else "right")
     return made

@@ -114,6 +114,40 @@ def ratio_interval(
     return Interval(math.exp(interval.estimate), low, high)
 
 
+def unpaired_ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = _RESAMPLES,
+) -> Interval:
+    """The ratio of two medians, and its interval: of samples that were not taken in turns.
+
+    So whatever changed between the two measurements is in it, and the interval does not know.
+    Raises ValueError as `ratio_interval` does, and without samples.
+    """
+    if any(not value > 0 for value in (*numerators, *denominators)):
+        raise ValueError("a ratio is of values above zero")
+    if not numerators or not denominators:
+        raise ValueError("no samples")
+    above, below = ([math.log(value) for value in each] for each in (numerators, denominators))
+    estimate = math.exp(statistics.median(above) - statistics.median(below))
+    size = min(len(above), len(below))
+    if size < MIN_SAMPLES:
+        return Interval(estimate, None, None)
+    # Two draws: with one for both, samples of the same place would go together.
+    drawn = zip(
+        _resampled_medians(above, seed, resamples),
+        _resampled_medians(below, seed + 1, resamples),
+        strict=True,
+    )
+    differences = sorted(a - b for a, b in drawn)
+    tail = _expanded_tail((1 - level) / 2, size)
+    low, high = (math.exp(_quantile(differences, share)) for share in (tail, 1 - tail))
+    return Interval(estimate, low, high)
+
+
 def _resampled_medians(samples: Sequence[float], seed: int, resamples: int) -> list[float]:
     ordered = sorted(samples)
     return [
