@@ -83,10 +83,11 @@ class Runtime:
     `busy_poll`: never sleep; `spin_us`: poll the rings that long before each sleep.
     `cpu`: pin the loop's thread to this CPU.
     `force`: take the interface of the default route all the same.
-    `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a
-    connection, in bytes. `ack_segments`: full-sized segments that wait for one ACK, unless a batch
-    or the 40 ms of a delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions that there may be at a time, those
-    that drain included; by default the region's, or 64 MiB without one.
+    `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a connection, in
+    bytes. `ack_segments`: full-sized segments that wait for one ACK, unless a batch or the 40 ms of
+    a delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions
+    that there may be at a time, those that drain included; by default the region's, or 64 MiB
+    without one.
     `linger`: seconds that closed connections get to finish at the end.
     `listen`: addresses that `listen()` will be called with; one that cannot be is refused on
     entry, before the interface is touched.

@@ -19,19 +19,19 @@ import random
 import select
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from devmemtcp.agent.bench.receiver import NOBODY
-from devmemtcp.agent.bench.tcp_rx import Spread
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, Side, check_mtu
 from devmemtcp.agent.options import DEFAULT_PERIOD
@@ -73,6 +73,20 @@ class AgentRxOptions:
             raise ConfigError("--rounds and --kills: at least one of them must be more than 0")
         check_mtu(self.mtu)
         check_size(self.region_size)
+
+
+@dataclass
+class Spread:
+    """Median and extremes."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """At least one value."""
+        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass

@@ -7,28 +7,33 @@
  * on failure, unless they say otherwise.
  */
 
-/* ---- soaker.c: what a core has left ---- */
+/* ---- stream.c: both ends of kernel connections ---- */
 
-struct soaker;
-
-struct soaker_sample {
-	uint64_t work; /* units done since soaker_start() */
-	uint64_t ns; /* CLOCK_MONOTONIC at which that was read */
+/* Where received bytes go. */
+struct stream_sink {
+	uint8_t *buffer;
+	size_t size; /* of one recv() */
+	int discard; /* MSG_TRUNC: they are taken off the socket, and not copied */
 };
 
-/* One thread for each of the `n` CPUs; they rest until soaker_run(). */
-int soaker_start(struct soaker **out, const int *cpus, uint32_t n);
-void soaker_run(struct soaker *s);
-void soaker_rest(struct soaker *s);
-/* One sample for each CPU, in the order of soaker_start(). */
-void soaker_read(const struct soaker *s, struct soaker_sample *out);
-void soaker_stop(struct soaker *s);
-
-/* ---- stream.c: both ends of a kernel connection ---- */
+struct stream_counts {
+	uint64_t bytes;
+	uint64_t calls; /* system calls */
+};
 
 /* send() until the peer resets the connection: bytes handed to the kernel. */
 int64_t stream_send(int fd, const uint8_t *data, size_t size);
-/* recv() until CLOCK_MONOTONIC is `until_ns`: bytes; -ENODATA at the end of the stream. */
-int64_t stream_recv(int fd, uint8_t *buffer, size_t size, uint64_t until_ns);
+/* recv() from `n` connections until CLOCK_MONOTONIC is `until_ns`. Returns 0; -ENODATA at the end
+ * of a stream. `counts` is of this call. */
+int stream_recv(const int *fds, uint32_t n, const struct stream_sink *sink, uint64_t until_ns,
+		struct stream_counts *counts);
+/* Send `size` bytes (4096 at most), wait for as many in return, and so on until CLOCK_MONOTONIC is
+ * `until_ns` or `max` times. `ns` is how long each took; returns how many; -ENODATA when the peer
+ * has closed. */
+int stream_ask(int fd, uint32_t size, uint64_t until_ns, uint32_t *ns, uint32_t max);
+/* memcpy() of `chunk` bytes at a time, round and round both buffers, until CLOCK_MONOTONIC is
+ * `until_ns`: bytes. Both sizes are at least `chunk`. */
+uint64_t stream_copy(uint8_t *to, size_t to_size, const uint8_t *from, size_t from_size,
+		     uint32_t chunk, uint64_t until_ns);
 /* Ticks of the time stamp counter, or 0 where there is none to be read. */
 uint64_t stream_tsc(void);

@@ -10,26 +10,26 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devmemtcp.agent.bench import tcp_turn
+from devmemtcp.agent.bench.cores import CoreClocks, process_seconds
 from devmemtcp.agent.bench.plan import CpuPlan
-from devmemtcp.agent.bench.soaker import Soaker, busy, rates
-from devmemtcp.agent.bench.tcp_rx import (
-    TURN_ATTEMPTS,
-    Bench,
-    TcpRxOptions,
-    Turn,
-    Variant,
-    run_tcp_rx,
-)
+from devmemtcp.agent.bench.tcp_turn import TURN_ATTEMPTS, Bench, Conditions, Turn
+from devmemtcp.agent.bench.tcp_variants import Factors, Variant, catalogue
+from devmemtcp.stack.form import FORMS
 
 BENCH = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench"]
 TOO_BUSY = "the machine is too busy"  # to be measured: somebody else never leaves a core
-VARIANTS = {"devmem", "kernel", "kernel-plain", "kernel-plain-sum", "kernel-pass"}
+SHORT = Conditions(
+    duration=0.1, ask_seconds=0.1, region_size=4 << 20, rx_csum="verify", window=1 << 20
+)
+EVERYTHING = catalogue(
+    Factors(("auto", "native"), "plain", FORMS, acks=(1, 8), spins=(50,), busy_poll=True, copy=True)
+)
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -53,71 +53,115 @@ def _root() -> None:
 
 
 @pytest.mark.usefixtures("_root")
-def test_every_variant_is_measured_in_every_round() -> None:
+def test_a_quick_run_has_every_sample_and_judges_the_aims() -> None:
     document = report(
-        *("tcp-rx", "--rounds", "1", "--duration", "0.1", "--seed", "7"),
+        *("tcp-rx", "--quick", "--rounds", "1", "--duration", "0.1", "--ask", "0.1"),
+        *("--mtu", "1500", "--mtu", "9000", "--check", "off", "--seed", "7"),
         *("--cpu-plan", "none", "--kernel-cpu-plan", "none", "--kernel-cpu-plan", "sender=0"),
     )
-    assert document["congestion"] == "cubic"
-    assert [s["asked_mode"] for s in document["settings"]] == ["auto", "native"]
-    for setting in document["settings"]:
-        turns = [(t["variant"], t["plan"]) for t in setting["turns"]]
-        plans = {v: ["none"] if v == "devmem" else ["none", "sender=0"] for v in VARIANTS}
-        assert sorted(turns) == sorted((v, p) for v in VARIANTS for p in plans[v])
-        assert min(t["goodput_gbps"] for t in setting["turns"]) > 0
-        rows = {row["variant"]: row for row in setting["rows"]}
-        assert set(rows) == VARIANTS
-        assert all(row["goodput_ratio"] for name, row in rows.items() if name != "devmem")
-        offloads = {t["variant"]: t["offloads"] for t in setting["turns"]}
-        assert offloads["kernel"]["tso"]
-        assert not offloads["kernel-plain"]["tso"]
-        assert offloads["kernel-plain"]["tx-checksum"]
-        assert not offloads["kernel-plain-sum"]["tx-checksum"]
+    base, other = "mtu=1500 connections=1", "mtu=9000 connections=1"
+    families = {"devmem-generic", "devmem-native", "kernel", "kernel-plain"}
+    families |= {"kernel-pass-generic", "kernel-pass-native"}
+    seen: dict[str, dict[str, dict[str, Any]]] = {}
+    for sample in document["samples"]:
+        seen.setdefault(sample["setting"], {})[sample["variant"]] = sample
+    bounds = {"bound-our-copies", "bound-one-core"}
+    measured = families | {"kernel/discard", "devmem-generic/host-off"}
+    assert measured <= seen[base].keys() <= measured | bounds  # noise may leave no bound
+    assert families == seen[other].keys() - bounds
+    assert seen[f"copies, {base}"].keys() == {"copy-to-user", "copy-for-xdp", "copy-to-umem"}
+
+    kernel = seen[base]["kernel"]
+    assert kernel["details"]["offloads"]["tso"]
+    assert not seen[base]["kernel-plain"]["details"]["offloads"]["tso"]
+    for name in measured:
+        sample = seen[base][name]
+        assert sample["values"]["goodput_gbps"] > 0
+        assert sample["values"]["cpu_s_per_gb"] > 0
+        assert sample["values"]["latency_us_p50"] > 0
+        assert sample["details"]["acks_per_gb"] > 0
+        assert sum(count for _, count in sample["details"]["latency_us_histogram"]) > 0
+    details = document["details"][base]
+    assert details["congestion"] == "cubic"
+    assert not details["left_out"]
+    assert details["plans"]["devmem-generic"] == "none"
+    assert details["plans"]["kernel"] in ("none", "sender=0")
+    aims = document["aims"]
+    assert [aim["wanted"] for aim in aims] == [1.0, 1.3, 0.9, 1.2]
+    assert all(aim["setting"] == base and aim["value"] is not None for aim in aims)
 
 
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces and BPF")
+    with Bench(1500, SHORT) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("variant", EVERYTHING, ids=[each.name for each in EVERYTHING])
+def test_each_variant_receives_as_it_says(bench: Bench, variant: Variant) -> None:
+    turn = bench.turn(variant, CpuPlan(), 1)
+    assert turn.details["mode"] == variant.mode
+    assert turn.details["asked"] > 0
+    assert turn.details["mss"] == 1448
+    counted = turn.details["per_gb"]
+    if variant.receiver == "kernel":
+        assert counted["calls"] > 0
+        assert turn.details["processes"].keys() == {"sender", "app"}
+        return
+    assert turn.details["processes"].keys() == {"sender", "app", "stack"}
+    assert counted["rx_packets"] > 0
+    assert (counted["sleeps"] == 0) == variant.busy_poll
+    assert (counted["bytes_device"] == 0) == variant.host
+
+
+@pytest.mark.parametrize("mtu", [9000, 65535])
+@pytest.mark.parametrize("mode", ["generic", "native"])
 @pytest.mark.usefixtures("_root")
+def test_sixteen_connections_at_large_mtus(mtu: int, mode: str) -> None:
+    with Bench(mtu, SHORT) as bench:
+        for variant in EVERYTHING:
+            if variant.base and variant.mode in (mode, None):
+                turn = bench.turn(variant, CpuPlan(), 16)
+                assert turn.values["goodput_gbps"] > 0
+                assert turn.details["mss"] == mtu - 52
+
+
+def test_fewer_acks_are_sent_when_told_so(bench: Bench) -> None:
+    variants = {each.name: each for each in EVERYTHING}
+
+    def acks(name: str) -> float:
+        return float(bench.turn(variants[name], CpuPlan(), 1).details["acks_per_gb"])
+
+    assert min(acks("devmem-generic/ack-1") for _ in range(3)) > 0
+    assert max(acks("devmem-generic/ack-8") for _ in range(3)) < 1e9 / 1448
+
+
 @pytest.mark.parametrize("missed", [1, TURN_ATTEMPTS])
 def test_a_turn_in_which_nothing_came_is_repeated(
-    monkeypatch: pytest.MonkeyPatch, missed: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, missed: int
 ) -> None:
     turns: list[Turn] = []
 
-    def turn(bench: Bench, variant: Variant, plan: CpuPlan, number: int, mode: str) -> Turn:
-        turns.append(measure(bench, variant, plan, number, mode))
-        if len(turns) > missed:
-            return turns[-1]
-        return replace(turns[-1], goodput_soaked_gbps=0.0)
+    def evaluated(got: Any, about: dict[str, Any]) -> Turn:
+        if len(turns) < missed:
+            got.received["bytes"] = 0
+        turns.append(evaluate(got, about))
+        return turns[-1]
 
-    measure = Bench._turn
-    monkeypatch.setattr(Bench, "_turn", turn)
-    options = TcpRxOptions(
-        mtus=(1500,),
-        modes=("generic",),
-        duration=0.1,
-        rounds=1,
-        plans=(CpuPlan(),),
-        kernel_plans=(CpuPlan(),),
-        region_size=4 << 20,
-        rx_csum="verify",
-        window=1 << 20,
-        spin_us=0,
-        busy_poll=False,
-        copy=False,
-        variants=("kernel",),
-        seed=1,
-    )
+    evaluate = tcp_turn._evaluated
+    monkeypatch.setattr(tcp_turn, "_evaluated", evaluated)
+    variant = next(each for each in EVERYTHING if each.name == "kernel")
     if missed == TURN_ATTEMPTS:
         with pytest.raises(OSError, match="too busy: 5 times nothing came to kernel"):
-            run_tcp_rx(options, lambda line: None)
+            bench.turn(variant, CpuPlan(), 1)
     else:
-        try:
-            (setting,) = run_tcp_rx(options, lambda line: None).settings
-        except OSError as error:
-            if TOO_BUSY not in str(error):
-                raise
-            pytest.skip(str(error))
-        assert setting.turns == turns[missed:][:1]
-        assert setting.turns[0].goodput_soaked_gbps > 0
+        assert bench.turn(variant, CpuPlan(), 1) is turns[missed]
+
+
+def test_a_copy_takes_time(bench: Bench) -> None:
+    assert 0.001 < bench.copy(None, 4 << 20) < 10
 
 
 @pytest.mark.usefixtures("_root")
@@ -142,6 +186,9 @@ def test_soak_finds_nothing_that_grows(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["tcp-rx", "--cpu-plan", "cook=0"], "cook=0"),
         (["tcp-rx", "--mtu", "70000"], "70000"),
         (["tcp-rx", "--duration", "nan"], "--duration nan"),
+        (["tcp-rx", "--ask", "-1"], "--ask -1"),
+        (["tcp-rx", "--connections", "0"], "--connections 0"),
+        (["tcp-rx", "--ack", "256"], "--ack 256"),
         (["soak", "--minutes", "0"], "--minutes"),
         (["soak", "--minutes", "nan"], "--minutes nan"),
         (["soak", "--mtu", "1"], "MTU 1"),
@@ -160,46 +207,35 @@ def test_a_wrong_option_gets_one_line_and_changes_nothing(args: list[str], said:
 
 
 @contextmanager
-def hog(cpu: int) -> Iterator[None]:
-    """A process that keeps this core busy."""
-    command = f"import os; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\nwhile True: pass"
+def hog(cpu: int, share: float) -> Iterator[int]:
+    """A process that keeps this core busy for that share of each 20 ms; yields its pid."""
+    command = (
+        f"import os, time; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\n"
+        f"while True:\n"
+        f"    end = time.monotonic() + 0.02\n"
+        f"    while time.monotonic() < end - 0.02 * (1 - {share}): pass\n"
+        f"    time.sleep(max(0, end - time.monotonic()))"
+    )
     with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            yield
+            yield process.pid
         finally:
             process.kill()
 
 
-def test_the_soaker_misses_what_a_busy_core_takes() -> None:
-    cpu = min(os.sched_getaffinity(0))
-    with Soaker([cpu]) as soaker:
-        with hog(cpu), soaker.running():
-            before = soaker.read()
-            time.sleep(0.2)
-            left = rates(before, soaker.read())
-        whole = whole_core(soaker)
-        assert busy(left, [whole]) > 0.8
-        assert soaker.calibrate()[0] < 1.5 * whole  # less, when somebody else is busy here
-
-
-def whole_core(soaker: Soaker) -> float:
-    """Units in a second of the thread's own CPU time, however long that takes to get."""
-    with soaker.running():
-        before, began = soaker.read()[0].work, time_of_others()
-        while (took := time_of_others() - began) < 0.003:
-            time.sleep(0.02)
-        return (soaker.read()[0].work - before) / took
-
-
-def time_of_others() -> float:
-    """CPU time of this process's other threads."""
-    return time.process_time() - time.thread_time()
-
-
-def test_the_soaker_takes_nothing_while_it_rests() -> None:
-    with Soaker([min(os.sched_getaffinity(0))]) as soaker:
-        resting = soaker.read()
-        time.sleep(0.05)
-        assert [sample.work for sample in soaker.read()] == [sample.work for sample in resting]
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_a_core_is_as_busy_as_what_runs_on_it(share: float) -> None:
+    core = max(os.sched_getaffinity(0))
+    for _ in range(5):  # whoever else runs here meanwhile makes it busier
+        with hog(core, share) as pid:
+            before, began = CoreClocks.now([core]), process_seconds(pid)
+            time.sleep(0.6)
+            seen = CoreClocks.now([core])
+            spent = (process_seconds(pid) - began) / (seen.at - before.at)
+        busy = seen.busy_since(before)[core]
+        assert busy > spent - 0.05
+        if busy < share + 0.1:
+            return
+    pytest.skip("somebody else is busy on this core")

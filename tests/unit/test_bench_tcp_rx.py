@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `bench tcp-rx` computes from what it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from devmemtcp.agent.bench.copies import BOUND, CORE_BOUND, bounds, copy_costs
+from devmemtcp.agent.bench.cores import CoreClocks
+from devmemtcp.agent.bench.latency import STEPS, histogram, percentile, percentiles
+from devmemtcp.agent.bench.result import Sample
+from devmemtcp.agent.bench.tcp_options import TcpRxOptions
+from devmemtcp.agent.bench.tcp_rx import copies_of, derived
+from devmemtcp.agent.bench.tcp_variants import Factors, catalogue, contrasts
+from devmemtcp.agent.errors import ConfigError
+
+USUAL = TcpRxOptions.usual(quick=False, seed=1)
+QUICK = TcpRxOptions.usual(quick=True, seed=1)
+
+# ---- cores ----
+
+STAT = """cpu  9 9 9 9 9 9 9 9 0 0
+cpu0 100 0 50 {idle0} {iowait0} 0 10 {steal0} 0 0
+cpu1 100 0 50 {idle1} 0 0 10 0 0 0
+intr 5 0
+"""
+
+
+def clocks(at: float, idle0: int, idle1: int, iowait0: int = 0, steal0: int = 0) -> CoreClocks:
+    text = STAT.format(idle0=idle0, idle1=idle1, iowait0=iowait0, steal0=steal0)
+    return CoreClocks.parse(at, text, [0, 1])
+
+
+def test_busy_is_what_is_neither_idle_nor_stolen() -> None:
+    before = clocks(10.0, 1000, 1000, iowait0=5, steal0=7)
+    after = clocks(12.0, 1080, 1200, iowait0=25, steal0=27)
+    assert after.busy_since(before) == pytest.approx({0: 0.4, 1: 0.0})
+
+
+def test_a_share_is_never_beyond_its_ends() -> None:
+    before = clocks(10.0, 1000, 1000)
+    assert clocks(11.0, 1101, 999).busy_since(before) == {0: 0.0, 1: 1.0}
+
+
+def test_a_core_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        CoreClocks.parse(0.0, STAT.format(idle0=1, idle1=1, iowait0=0, steal0=0), [2])
+
+
+# ---- latency ----
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.5, 50), (0.99, 99), (0.999, 100), (0.0, 1), (1.0, 100)]
+)
+def test_percentiles_are_values_that_were_seen(share: float, value: int) -> None:
+    assert percentile(range(1, 101), share) == value
+
+
+def test_a_percentile_that_too_few_values_have_passed_is_left_out() -> None:
+    assert percentiles([3.0, 1.0, 2.0]) == {"p50": 2.0}
+    assert percentiles(range(999)).keys() == {"p50"}
+    assert percentiles(range(1000)) == {"p50": 499, "p99": 989}
+    assert percentiles(range(10_000)) == {"p50": 4999, "p99": 9899, "p99.9": 9989}
+
+
+def test_there_is_no_percentile_of_nothing() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        percentiles([])
+
+
+def test_a_histogram_has_every_value_in_a_bucket_that_is_hardly_larger() -> None:
+    values = [0.7, 1.0, 1.01, 12.3, 12.31, 900.0]
+    buckets = histogram(values)
+    assert [count for _, count in buckets] == [1, 1, 1, 2, 1]
+    bounds = [bound for bound, count in buckets for _ in range(count)]
+    for value, bound in zip(values, bounds, strict=True):
+        assert bound / 2 ** (1 / STEPS) < value <= bound * (1 + 1e-12)
+
+
+# ---- copies ----
+
+
+def test_copies_cost_what_variants_differ_by() -> None:
+    costs = copy_costs(kernel=0.25, discard=0.2, passing=0.4, umem=0.03)
+    assert costs == pytest.approx(
+        {"copy-to-user": 0.05, "copy-for-xdp": 0.15, "copy-to-umem": 0.03}
+    )
+    found = bounds(50.0, 0.25, costs)
+    assert found[BOUND] == pytest.approx(50.0 * 0.25 / (0.2 + 0.15 + 0.03))
+    assert found[CORE_BOUND] == pytest.approx(8 / 0.18)
+
+
+def test_a_bound_that_noise_has_swallowed_is_left_out() -> None:
+    assert bounds(50.0, 0.25, copy_costs(0.25, 0.2, 0.2, 0.03)).keys() == {BOUND}
+    assert bounds(50.0, 0.1, copy_costs(0.1, 0.01, 0.05, 0.01)) == {}
+
+
+def sample(variant: str, number: int, **values: float) -> Sample:
+    return Sample("here", variant, number, 0, values)
+
+
+def round_of(number: int) -> list[Sample]:
+    return [
+        sample("kernel", number, goodput_gbps=50.0, cpu_s_per_gb=0.25),
+        sample("kernel/discard", number, goodput_gbps=60.0, cpu_s_per_gb=0.2),
+        sample("kernel-pass-generic", number, goodput_gbps=30.0, cpu_s_per_gb=0.4),
+        sample("copy-to-umem", number, copy_s_per_gb=0.03),
+    ]
+
+
+def test_what_follows_from_a_round_follows_from_a_whole_one() -> None:
+    found = list(derived([*round_of(0), *round_of(1)[:-1]], "here"))
+    assert {each.round for each in found} == {0}
+    assert {(each.setting, each.variant) for each in found} == {
+        (copies_of("here"), "copy-to-user"),
+        (copies_of("here"), "copy-for-xdp"),
+        ("here", BOUND),
+        ("here", CORE_BOUND),
+    }
+
+
+# ---- variants and settings ----
+
+
+def test_names_are_distinct_and_differ_from_their_family_by_one_thing() -> None:
+    variants = USUAL.chosen()
+    names = {each.name: each for each in variants}
+    assert len(names) == len(variants)
+    for each in variants:
+        base = names[each.family]
+        differing = [name for name in vars(base) if getattr(base, name) != getattr(each, name)]
+        if not each.base:
+            differing.remove("name")
+        if each.host:  # two things: there is no device memory in a build without the check
+            differing.remove("check")
+        assert len(differing) == (not each.base), each.name
+
+
+def test_what_is_held_against_what() -> None:
+    variants = catalogue(Factors(("auto", "native"), "plain", ("off", "plain", "static"), (8,)))
+    held = set(contrasts(variants))
+    for mode in ("generic", "native"):
+        ours = f"devmem-{mode}"
+        assert {against for name, against in held if name == ours} == {
+            "kernel",
+            "kernel-plain",
+            f"kernel-pass-{mode}",
+        }
+        assert (f"{ours}/device-static", ours) in held
+        assert (f"{ours}/host-static", f"{ours}/host-off") in held
+        assert (f"{ours}/host-off", ours) in held
+        assert (f"{ours}/ack-8", ours) in held
+    assert not any("device-off" in name or "device-plain" in name for name, _ in held)
+
+
+def test_one_factor_at_a_time() -> None:
+    assert USUAL.settings() == [(1500, 1), (9000, 1), (65535, 1), (1500, 16)]
+    assert len(USUAL.of((1500, 1))) > 25
+    for setting in USUAL.settings()[1:]:
+        assert all(each.base for each in USUAL.of(setting))
+
+
+def test_a_quick_run_is_short_and_has_all_that_aims_and_bound_need() -> None:
+    assert QUICK.seconds() < 165
+    assert {each.name for each in QUICK.chosen()} >= {
+        *("devmem-generic", "devmem-native", "kernel", "kernel/discard", "kernel-plain"),
+        *("kernel-pass-generic", "kernel-pass-native", "devmem-generic/host-off"),
+        *("devmem-generic/host-plain", "devmem-generic/host-static"),
+    }
+
+
+def test_variants_are_chosen_by_pattern() -> None:
+    options = replace(USUAL, variants=("kernel-pass-*", "kernel"))
+    names = ["kernel", "kernel-pass-generic", "kernel-pass-generic/discard", "kernel-pass-native"]
+    assert [each.name for each in options.chosen()] == names
+    with pytest.raises(ConfigError, match="--variant x"):
+        replace(USUAL, variants=("kernel", "x")).check()
