@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from devmemtcp.agent.bench import worker
+
+from devmemtcp.agent.bench import worker_process as process
 
 
 class _Connected(Exception):
@@ -26,8 +27,8 @@ def test_the_sender_has_its_congestion_control_before_it_connects(
         def connect(self, address: Any) -> None:
             raise _Connected
 
-    monkeypatch.setattr(worker.socket, "socket", Recorder)
-    send: Callable[[dict[str, Any]], None] = worker._End().do_send
+    monkeypatch.setattr(socket, "socket", Recorder)
+    send: Callable[[dict[str, Any]], None] = process._End().do_send
     with pytest.raises(_Connected):
-        send({"cpu": None, "address": ["192.0.2.1", 9]})
-    assert (socket.IPPROTO_TCP, socket.TCP_CONGESTION, worker.CONGESTION.encode()) in seen
+        send({"cpu": None, "address": ["192.0.2.1", 9], "connections": 1})
+    assert (socket.IPPROTO_TCP, socket.TCP_CONGESTION, process.CONGESTION.encode()) in seen
