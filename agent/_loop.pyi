@@ -5,6 +5,8 @@ from typing import Any
 
 FORM: str
 """Of the check "page or net_iov?": off, plain or static."""
+INSTEAD_OF: str
+"""The form that was asked for and is not to be had; empty: FORM is what was asked for."""
 
 ffi: Any  # cffi's stubs do not know the fields of records
 lib: Any

@@ -293,8 +293,12 @@ int loop_open(struct loop **out, const struct loop_config *config, const struct 
 	err = mailbox_open(&l->mail);
 	if (!err)
 		err = watch_open(l);
-	if (!err)
+	if (!err) {
+		loops_enter();
 		err = open_stack(l);
+		loops_join(l);
+		loops_leave();
+	}
 	if (err) {
 		loop_close(l);
 		return err;
@@ -307,6 +311,11 @@ void loop_close(struct loop *l)
 {
 	if (!l)
 		return;
+	loops_enter();
+	if (l->stack)
+		stack_abandon(l->stack);
+	loops_quit(l);
+	loops_leave();
 	members_close(l);
 	if (l->stack)
 		munmap(l->stack, l->stack_size);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.h - the loop: its queues, areas and applications, and its mailbox.
+ * loop.h - the loop: its queues, areas and applications, its mailbox, and its fellows.
  */
 #ifndef DEVMEMTCP_LOOP_H
 #define DEVMEMTCP_LOOP_H
@@ -51,6 +51,7 @@ struct loop_area {
 	const uint8_t *header_base;
 	uint64_t tx_base;
 	uint32_t nr_niovs;
+	bool is_device;
 };
 
 struct loop_app {
@@ -62,6 +63,7 @@ struct loop_app {
 };
 
 struct loop {
+	struct loop *next; /* of the process, see loops.c */
 	struct stack *stack;
 	size_t stack_size;
 	struct stack_config config;
@@ -126,5 +128,13 @@ bool mailbox_collect(struct loop *l); /* true: there was a call */
 void mailbox_running(struct loop *l, bool running);
 /* Have `call` run by the loop's thread between two turns, and return what it returns. */
 int loop_call(struct loop *l, int (*call)(struct loop *l, void *arg), void *arg);
+
+/* loops.c */
+void loops_enter(void);
+void loops_leave(void);
+void loops_join(struct loop *l);
+void loops_quit(struct loop *l); /* with all device areas that it has */
+int loops_hold_key(void); /* 0, or why code cannot be written: no device area may open */
+void loops_drop_key(void);
 
 #endif

@@ -73,13 +73,19 @@ int loop_area_open(struct loop *l, const struct stack_area_config *config, uint6
 		.header_base = config->header_base,
 		.tx_base = tx_base,
 		.nr_niovs = config->nr_niovs,
+		.is_device = config->dmabuf_id,
 	};
 	if (!a.area.size)
 		return -EINVAL;
 	a.area.mem = allocate(a.area.size);
 	if (!a.area.mem)
 		return -errno;
-	number = loop_call(l, call_area_open, &a);
+	number = a.area.is_device ? loops_hold_key() : 0;
+	if (!number) {
+		number = loop_call(l, call_area_open, &a);
+		if (number < 0 && a.area.is_device)
+			loops_drop_key();
+	}
 	if (number < 0)
 		munmap(a.area.mem, a.area.size);
 	return number;
@@ -102,9 +108,12 @@ int loop_area_close(struct loop *l, int area)
 	struct area_args a = {.number = area};
 	int left = loop_call(l, call_area_close, &a);
 
-	if (!left)
-		munmap(a.area.mem, a.area.size);
-	return left;
+	if (left)
+		return left;
+	if (a.area.is_device)
+		loops_drop_key();
+	munmap(a.area.mem, a.area.size);
+	return 0;
 }
 
 /* ---- queues ---- */

@@ -33,6 +33,27 @@
 #define STACK_MAX_APPS 256
 #define STACK_NONE 0xffffffffu /* no area, no application */
 
+/* ---- the check: page or net_iov? ---- */
+
+struct netmem_info {
+	uint32_t check; /* NETMEM_CHECK_ of this build, see netmem.h: 0 off, 1 plain, 2 static */
+	/* The static form's key: its users, and the whole pages of code that are written to when
+	 * the first comes or the last goes. No bytes where it is a word in memory. */
+	uint64_t key, code, code_size;
+	uint64_t warnings, hits; /* sites that found a net_iov where a page was due; how often */
+};
+
+void netmem_info(struct netmem_info *out); /* of the process */
+
+/*
+ * One user of the static key more, or less. Device memory with users is one by itself; this is
+ * for who must choose the moment, since the first and the last write code: no thread may then be
+ * in any other call of this file. 0 or the negative errno of what forbids it, and then nothing
+ * has changed. In the other forms they do nothing.
+ */
+int netmem_key_raise(void);
+int netmem_key_lower(void);
+
 /* ---- addresses ---- */
 
 struct stack_addr {
@@ -113,6 +134,8 @@ void stack_queue_detach(struct stack *s, uint32_t queue);
 /* Returns 0: gone, `mem` is the caller's again; > 0: that many buffers are still out, call again
  * when stack_areas_drained() has moved; -EBUSY: a queue uses it; -ENOENT. */
 int stack_area_close(struct stack *s, int area);
+/* Nothing is called any more, and all memory may go, whatever is still out. */
+void stack_abandon(struct stack *s);
 /* A counter that moves when the last buffer of an area without queues has come home. */
 uint32_t stack_areas_drained(const struct stack *s);
 

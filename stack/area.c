@@ -88,7 +88,7 @@ int area_init(struct area *mem, uint32_t number, const struct stack_area_config 
 	/* A batch of segments that carry nothing must find buffers even when every window
 	 * is used to the last byte. */
 	a->reserve = a->nr / 8 < 128 ? a->nr / 8 : 128;
-	if (area_is_device(a))
+	if (a->dmabuf_id)
 		err = device_provider_init(&a->device, a->nr, 0, STACK_CHUNK, 2 * STACK_CHUNK);
 	else
 		err = host_provider_init(&a->host, a->nr, c->data_base, STACK_CHUNK,
@@ -156,6 +156,13 @@ int stack_area_close(struct stack *s, int area)
 	s->areas[area] = NULL;
 	s->niovs_open -= a->nr;
 	return 0;
+}
+
+void stack_abandon(struct stack *s)
+{
+	for (uint32_t i = 0; i < s->cfg.max_areas; i++)
+		if (s->areas[i] && area_is_device(s->areas[i]))
+			device_provider_abandon(&s->areas[i]->device);
 }
 
 uint32_t stack_areas_drained(const struct stack *s)

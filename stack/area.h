@@ -42,7 +42,7 @@ struct area {
 
 static inline bool area_is_device(const struct area *a)
 {
-	return a->dmabuf_id;
+	return NETMEM_CHECK != NETMEM_CHECK_OFF && a->dmabuf_id;
 }
 
 /* What area_init() and page_pool_init() need, in one block. */
@@ -66,7 +66,7 @@ static inline struct area *area_of(netmem_ref netmem)
 static inline netmem_ref area_buffer(const struct area *a, uint32_t index)
 {
 	if (area_is_device(a))
-		return net_iov_to_netmem(device_provider_niov(&a->device, index));
+		return device_provider_netmem(&a->device, index);
 	return page_to_netmem(host_provider_page(&a->host, index));
 }
 

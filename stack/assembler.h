@@ -16,7 +16,7 @@
 
 #include "channel.h"
 #include "list.h"
-#include "netmem.h"
+#include "skb_frag.h"
 #include "seq.h"
 #include "wire.h"
 

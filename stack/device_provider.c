@@ -9,12 +9,18 @@
  * A net_iov is in the stack of free ones, with no pool and no magic, or it is
  * some pool's. The region itself is nowhere in here: offsets and UMEM addresses
  * are all that the stack knows of it.
+ *
+ * Invariant: while a provider has a user (a pool, or somebody with a netmem of it), the
+ * static key of the check is up on its behalf. So whoever holds a net_iov holds the key.
  */
 #include <errno.h>
 #include <string.h>
 #include "list.h"
 #include "memory_provider.h"
 #include "page_pool.h"
+#include "stack.h"
+
+#if NETMEM_CHECK != NETMEM_CHECK_OFF
 
 static struct device_provider *device_of(const struct page_pool *pool)
 {
@@ -23,7 +29,7 @@ static struct device_provider *device_of(const struct page_pool *pool)
 
 static netmem_ref device_take(struct page_pool *pool, uint32_t index)
 {
-	netmem_ref netmem = net_iov_to_netmem(device_provider_niov(device_of(pool), index));
+	netmem_ref netmem = device_provider_netmem(device_of(pool), index);
 
 	page_pool_set_pp_info(pool, netmem);
 	return netmem;
@@ -48,32 +54,33 @@ static bool device_release_netmem(struct page_pool *pool, netmem_ref netmem)
 	return false;
 }
 
+/* Where code may no longer be written, the key stays up: slower, and as right. */
+static void lower_if_unused(const struct memory_provider *mp)
+{
+	if (mp->refs == 1)
+		netmem_key_lower();
+}
+
 static int device_init(struct page_pool *pool)
 {
 	const unsigned int needed =
 		PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV | PP_FLAG_ALLOW_UNREADABLE_NETMEM;
+	int err;
 
 	if ((pool->p.flags & needed) != needed)
 		return -EOPNOTSUPP;
 	if (pool->p.order)
 		return -E2BIG;
-#if NETMEM_CHECK == NETMEM_CHECK_STATIC
-	int err = static_branch_inc(&netmem_has_net_iovs);
-
-	if (err)
-		return err;
-#endif
-	memory_provider_add_pool(pool->mp, pool);
-	return 0;
+	err = pool->mp->refs == 1 ? netmem_key_raise() : 0;
+	if (!err)
+		memory_provider_add_pool(pool->mp, pool);
+	return err;
 }
 
 static void device_destroy(struct page_pool *pool)
 {
 	memory_provider_del_pool(pool->mp, pool);
-#if NETMEM_CHECK == NETMEM_CHECK_STATIC
-	/* Where code may no longer be written, the key stays up: slower, and as right. */
-	static_branch_dec(&netmem_has_net_iovs);
-#endif
+	lower_if_unused(pool->mp);
 }
 
 static const struct memory_provider_ops device_provider_ops = {
@@ -95,8 +102,6 @@ int device_provider_init(struct device_provider *mem, uint32_t nr_niovs, unsigne
 {
 	struct net_iov *niovs = (void *)((char *)mem + MEMORY_ALIGN(sizeof(*mem)));
 
-	if (NETMEM_CHECK == NETMEM_CHECK_OFF)
-		return -EOPNOTSUPP;
 	if (nr_niovs == 0 || base_virtual % NETMEM_PAGE_SIZE)
 		return -EINVAL;
 	memset(niovs, 0, (size_t)nr_niovs * sizeof(*niovs));
@@ -112,3 +117,19 @@ int device_provider_init(struct device_provider *mem, uint32_t nr_niovs, unsigne
 			     nr_niovs);
 	return 0;
 }
+
+void device_provider_put(struct device_provider *dp)
+{
+	memory_provider_put(&dp->mp);
+	lower_if_unused(&dp->mp);
+}
+
+void device_provider_abandon(struct device_provider *dp)
+{
+	if (dp->mp.refs <= 1)
+		return;
+	dp->mp.refs = 1;
+	lower_if_unused(&dp->mp);
+}
+
+#endif

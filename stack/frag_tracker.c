@@ -20,6 +20,7 @@
 #include <string.h>
 #include "frag_tracker.h"
 #include "page_pool.h"
+#include "skb_frag.h"
 
 #define TO(state) (1u << (state))
 
@@ -200,7 +201,7 @@ uint32_t frag_parts(const struct frag_tracker *t, netmem_ref netmem)
 static netmem_ref buffer(const struct frag_tracker *t, uint32_t n)
 {
 	if (n < t->nr_niovs)
-		return net_iov_to_netmem(device_provider_niov(t->device, n));
+		return device_provider_netmem(t->device, n);
 	return page_to_netmem(host_provider_page(t->host, n - t->nr_niovs));
 }
 

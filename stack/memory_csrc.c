@@ -12,6 +12,7 @@
 #include "memory_api.h"
 #include "memory_provider.h"
 #include "page_pool.h"
+#include "skb_frag.h"
 
 struct memory {
 	struct device_provider *device;
@@ -82,6 +83,8 @@ void memory_free(struct memory *m)
 {
 	if (!m)
 		return;
+	if (m->pools[FRAG_NET_IOV])
+		device_provider_abandon(m->device);
 	free(m->tracker);
 	free(m->pools[FRAG_HOST_PAGE]);
 	free(m->pools[FRAG_NET_IOV]);
@@ -96,7 +99,7 @@ static netmem_ref netmem_of(const struct memory *m, uint32_t buffer)
 	uint32_t nr_niovs = m->device->mp.nr_bufs;
 
 	if (buffer < nr_niovs)
-		return net_iov_to_netmem(device_provider_niov(m->device, buffer));
+		return device_provider_netmem(m->device, buffer);
 	return page_to_netmem(host_provider_page(m->host, buffer - nr_niovs));
 }
 

@@ -16,6 +16,7 @@
 #ifndef DEVMEMTCP_MEMORY_PROVIDER_H
 #define DEVMEMTCP_MEMORY_PROVIDER_H
 
+#include <errno.h>
 #include "netmem.h"
 
 struct memory_provider_ops {
@@ -80,21 +81,60 @@ struct device_provider {
 	struct net_iov_area area; /* found from a net_iov by its owner, if its type is ours */
 };
 
+#if NETMEM_CHECK != NETMEM_CHECK_OFF
+
 /* Bytes for the provider, its net_iovs and its stack. */
 size_t device_provider_size(uint32_t nr_niovs);
 
 /*
  * net_iov i stands for region bytes [base_virtual + 4096 i, ...) and UMEM
  * address dma_base + i * dma_stride. `mem`: device_provider_size() bytes, 64-byte
- * aligned. Returns 0, or -EINVAL: no net_iovs, or base_virtual not page-aligned;
- * -EOPNOTSUPP: this build has no device memory (NETMEM_CHECK_OFF).
+ * aligned. Returns 0, or -EINVAL: no net_iovs, or base_virtual not page-aligned.
  */
 int device_provider_init(struct device_provider *mem, uint32_t nr_niovs, unsigned long base_virtual,
 			 unsigned long dma_base, unsigned long dma_stride);
+/* One user less, see get_netmem(). */
+void device_provider_put(struct device_provider *dp);
+/* All users are gone, whatever they still have: pools and netmems of it are used no more. */
+void device_provider_abandon(struct device_provider *dp);
+
+#else
+
+/* A build without device memory. */
+static inline size_t device_provider_size(uint32_t nr_niovs)
+{
+	return sizeof(struct device_provider);
+}
+
+static inline int device_provider_init(struct device_provider *mem, uint32_t nr_niovs,
+				       unsigned long base_virtual, unsigned long dma_base,
+				       unsigned long dma_stride)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void device_provider_put(struct device_provider *dp)
+{
+}
+static inline void device_provider_abandon(struct device_provider *dp)
+{
+}
+
+#endif
 
 static inline struct net_iov *device_provider_niov(const struct device_provider *dp, uint32_t i)
 {
 	return &dp->area.niovs[i];
+}
+
+/* Of a provider that has users. */
+static inline netmem_ref device_provider_netmem(const struct device_provider *dp, uint32_t i)
+{
+#if NETMEM_CHECK == NETMEM_CHECK_OFF
+	return NETMEM_NONE;
+#else
+	return net_iov_to_netmem(device_provider_niov(dp, i));
+#endif
 }
 
 static inline uint32_t net_iov_index(const struct net_iov *niov)

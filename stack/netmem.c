@@ -6,12 +6,46 @@
 #include "list.h"
 #include "memory_provider.h"
 #include "netmem.h"
+#include "stack.h"
 
 struct netmem_warning netmem_warning;
 
 #if NETMEM_CHECK == NETMEM_CHECK_STATIC
 DEFINE_STATIC_KEY_FALSE(netmem_has_net_iovs);
+
+int netmem_key_raise(void)
+{
+	return static_branch_inc(&netmem_has_net_iovs);
+}
+
+int netmem_key_lower(void)
+{
+	return static_branch_dec(&netmem_has_net_iovs);
+}
+#else
+int netmem_key_raise(void)
+{
+	return 0;
+}
+
+int netmem_key_lower(void)
+{
+	return 0;
+}
 #endif
+
+void netmem_info(struct netmem_info *out)
+{
+	*out = (struct netmem_info){
+		.check = NETMEM_CHECK,
+		.warnings = netmem_warning.count,
+		.hits = netmem_warning.hits,
+	};
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	out->key = netmem_has_net_iovs.enabled;
+	out->code_size = static_key_code(&netmem_has_net_iovs, &out->code);
+#endif
+}
 
 /*
  * Cold and never inlined, so a check costs its caller one branch, and the return
@@ -29,9 +63,9 @@ __attribute__((cold, noinline)) void netmem_warn(bool *warned, const char *file,
 	__atomic_fetch_add(&netmem_warning.count, 1, __ATOMIC_RELEASE);
 }
 
-static struct memory_provider *net_devmem_provider(const struct net_iov *niov)
+static struct device_provider *net_devmem_provider(const struct net_iov *niov)
 {
-	return &container_of(net_iov_owner(niov), struct device_provider, area)->mp;
+	return container_of(net_iov_owner(niov), struct device_provider, area);
 }
 
 void get_netmem(netmem_ref netmem)
@@ -39,7 +73,7 @@ void get_netmem(netmem_ref netmem)
 	if (!netmem_is_net_iov(netmem))
 		get_page(__netmem_to_page(netmem));
 	else if (net_is_devmem_iov(netmem_to_net_iov(netmem)))
-		memory_provider_get(net_devmem_provider(netmem_to_net_iov(netmem)));
+		memory_provider_get(&net_devmem_provider(netmem_to_net_iov(netmem))->mp);
 }
 
 void put_netmem(netmem_ref netmem)
@@ -47,5 +81,5 @@ void put_netmem(netmem_ref netmem)
 	if (!netmem_is_net_iov(netmem))
 		put_page(__netmem_to_page(netmem));
 	else if (net_is_devmem_iov(netmem_to_net_iov(netmem)))
-		memory_provider_put(net_devmem_provider(netmem_to_net_iov(netmem)));
+		device_provider_put(net_devmem_provider(netmem_to_net_iov(netmem)));
 }

@@ -19,8 +19,8 @@
  * passes through the accessors below, and those know what to say to the wrong
  * kind. tests/c/compile_fail holds what must not compile.
  *
- * Names and behaviour are those of include/net/netmem.h and
- * include/linux/skbuff_ref.h of Linux 6.18. Left out for want of a counterpart
+ * Names and behaviour are those of include/net/netmem.h of Linux 6.18; frags,
+ * which are pieces of netmem, are in skb_frag.h. Left out for want of a counterpart
  * here: the DMA index in pp_magic and netmem_dma_unmap_addr_set(), since nothing
  * is ever mapped or unmapped for DMA; dma_addr holds the UMEM address instead.
  *
@@ -43,10 +43,11 @@ struct net_iov_area;
  * The forms of the check "page or net_iov?", of which a build has one:
  *
  *   OFF     NET_DEVMEM=n: there are no net_iovs, so all that takes one for a page
- *           apart is a cast. What would make one says EOPNOTSUPP.
+ *           apart is a cast. Nothing makes one: net_iov_to_netmem() does not exist,
+ *           and device_provider_init() says EOPNOTSUPP.
  *   PLAIN   a bit test and a branch
- *   STATIC  the same behind a static key, which the first pool of device memory
- *           raises and the last one lowers, as page_pool_mem_providers
+ *   STATIC  the same behind a static key, which is up while any device memory has a
+ *           user, as page_pool_mem_providers: see device_provider.c
  */
 #define NETMEM_CHECK_OFF 0
 #define NETMEM_CHECK_PLAIN 1
@@ -283,8 +284,14 @@ static inline bool netmem_is_net_iov(netmem_ref netmem)
 	return false;
 #else
 #if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	/* Then nobody holds one: net_iov_to_netmem() makes none, and who has one is a user of
+	 * its provider, which keeps the key up. Debug builds look. */
 	if (!static_branch_unlikely(netmem_has_net_iovs))
+#ifdef NDEBUG
 		return false;
+#else
+		return NETMEM_WARN_ON_ONCE(netmem.bits & NET_IOV);
+#endif
 #endif
 	return netmem.bits & NET_IOV;
 #endif
@@ -319,16 +326,20 @@ static inline struct net_iov *netmem_to_net_iov(netmem_ref netmem)
 	return NULL;
 }
 
-/* Of a build that cannot hold one it makes nothing: a bug of the caller's, who had none to give. */
+#if NETMEM_CHECK != NETMEM_CHECK_OFF
+/*
+ * The one place that makes a net_iov of its descriptor. Whoever comes here while its
+ * provider has no user gets none: under a lowered key it would pass for a page.
+ */
 static inline netmem_ref net_iov_to_netmem(struct net_iov *niov)
 {
-#if NETMEM_CHECK == NETMEM_CHECK_OFF
-	NETMEM_WARN_ON_ONCE(true);
-	return NETMEM_NONE;
-#else
-	return (netmem_ref){(unsigned long)niov | NET_IOV};
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	if (NETMEM_WARN_ON_ONCE(!static_branch_unlikely(netmem_has_net_iovs)))
+		return NETMEM_NONE;
 #endif
+	return (netmem_ref){(unsigned long)niov | NET_IOV};
 }
+#endif
 
 static inline netmem_ref page_to_netmem(struct page *page)
 {
@@ -453,79 +464,5 @@ static inline void *netmem_address(netmem_ref netmem)
  */
 void get_netmem(netmem_ref netmem);
 void put_netmem(netmem_ref netmem);
-
-/* ---- skb_frag_t: a piece of netmem ---- */
-
-typedef struct skb_frag {
-	netmem_ref netmem;
-	uint32_t len; /* bytes */
-	uint32_t offset; /* of the first one, from the start of the buffer */
-} skb_frag_t;
-
-#if __SIZEOF_POINTER__ == 8
-_Static_assert(sizeof(skb_frag_t) == 16, "skb_frag_t layout");
-#endif
-
-static inline netmem_ref skb_frag_netmem(const skb_frag_t *frag)
-{
-	return frag->netmem;
-}
-
-static inline bool skb_frag_is_net_iov(const skb_frag_t *frag)
-{
-	return netmem_is_net_iov(frag->netmem);
-}
-
-/* NULL for a page. */
-static inline struct net_iov *skb_frag_net_iov(const skb_frag_t *frag)
-{
-	if (!skb_frag_is_net_iov(frag))
-		return NULL;
-	return netmem_to_net_iov(frag->netmem);
-}
-
-/* NULL for a net_iov, and no warning: many callers ask in order to find out. */
-static inline struct page *skb_frag_page(const skb_frag_t *frag)
-{
-	if (skb_frag_is_net_iov(frag))
-		return NULL;
-	return netmem_to_page(frag->netmem);
-}
-
-static inline uint32_t skb_frag_size(const skb_frag_t *frag)
-{
-	return frag->len;
-}
-
-static inline uint32_t skb_frag_off(const skb_frag_t *frag)
-{
-	return frag->offset;
-}
-
-/* Of its first byte; NULL for a net_iov. */
-static inline void *skb_frag_address(const skb_frag_t *frag)
-{
-	struct page *page = skb_frag_page(frag);
-
-	if (!page)
-		return NULL;
-	return (char *)page_address(page) + frag->offset;
-}
-
-/* As skb_frag_address(); NULL also for a page that has no mapping. */
-static inline void *skb_frag_address_safe(const skb_frag_t *frag)
-{
-	struct page *page = skb_frag_page(frag);
-
-	if (!page || !page_address(page))
-		return NULL;
-	return (char *)page_address(page) + frag->offset;
-}
-
-/* UMEM address `offset` bytes into the frag. Both kinds carry theirs: nothing is mapped. */
-static inline unsigned long skb_frag_dma_map(const skb_frag_t *frag, size_t offset)
-{
-	return netmem_get_dma_addr(frag->netmem) + frag->offset + offset;
-}
 
 #endif

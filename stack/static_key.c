@@ -2,20 +2,22 @@
 /*
  * static_key.c - raising and lowering keys: the code is patched here.
  *
- * All pages of a key's sites are made writable first, which is the only step that can fail;
- * then the sites are written; then the pages are executable and no more again. A page stays
- * executable meanwhile, since this file's own code may lie in it.
+ * The pages of a key's sites are made writable first: this and membarrier(2), which is tried
+ * before, are all that can fail. Then the sites are written, then the pages are executable and
+ * no more again. They stay executable meanwhile, since this file's own code may lie in them, and
+ * other threads may be in functions that lie beside the branches.
  *
  * Invariant: a key's sites are jumps if and only if key->enabled is not 0.
  */
 #include <errno.h>
-#include <stddef.h>
 #include <string.h>
 #include "static_key.h"
 
 #if STATIC_KEY_PATCHES
 
+#include <linux/membarrier.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* The linker's names for both ends of the section; weak, for there may be no site at all. */
@@ -61,41 +63,62 @@ static void write_site(const struct static_key_site *site, bool jump)
 	__builtin___clear_cache((char *)code, (char *)code + STATIC_KEY_NOP_LEN);
 }
 
-/* Of the one page, or both, that hold the site. */
-static int protect_site(const struct static_key_site *site, int protection)
+size_t static_key_code(const struct static_key *key, uint64_t *start)
 {
-	uintptr_t mask = ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
-	uintptr_t first = (uintptr_t)site_code(site) & mask;
-	uintptr_t end = (uintptr_t)site_code(site) + STATIC_KEY_NOP_LEN;
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	const struct static_key_site *site;
+	uint64_t first = UINT64_MAX, end = 0;
 
-	return mprotect((void *)first, end - first, protection) ? -errno : 0;
+	for (site = __start_static_key_sites; site < __stop_static_key_sites; site++) {
+		const uint64_t code = (uintptr_t)site_code(site);
+
+		if (!site_is_of(site, key))
+			continue;
+		first = code < first ? code : first;
+		end = code + STATIC_KEY_NOP_LEN > end ? code + STATIC_KEY_NOP_LEN : end;
+	}
+	if (!end)
+		return 0;
+	*start = first & ~(page - 1);
+	return ((end + page - 1) & ~(page - 1)) - *start;
 }
 
-static int protect_sites(const struct static_key *key, int protection)
+/* A processor may have read ahead in code that another one writes. Returns when all threads of
+ * this process have passed an instruction that makes theirs read again. */
+static int synchronize_cores(void)
 {
-	const struct static_key_site *site;
-	int err = 0;
-
-	for (site = __start_static_key_sites; site < __stop_static_key_sites && !err; site++)
-		if (site_is_of(site, key))
-			err = protect_site(site, protection);
-	return err;
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0) ||
+	    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0))
+		return -errno;
+	return 0;
 }
 
 static int write_sites(const struct static_key *key, bool jump)
 {
 	const struct static_key_site *site;
-	int err = protect_sites(key, PROT_READ | PROT_WRITE | PROT_EXEC);
+	uint64_t start = 0;
+	const size_t size = static_key_code(key, &start);
+	int err = synchronize_cores();
 
-	for (site = __start_static_key_sites; site < __stop_static_key_sites && !err; site++)
+	if (err || !size)
+		return err;
+	if (mprotect((void *)start, size, PROT_READ | PROT_WRITE | PROT_EXEC))
+		return -errno;
+	for (site = __start_static_key_sites; site < __stop_static_key_sites; site++)
 		if (site_is_of(site, key))
 			write_site(site, jump);
-	/* To take a right away is never refused. */
-	protect_sites(key, PROT_READ | PROT_EXEC);
-	return err;
+	/* To take a right away is never refused, nor what was granted a moment ago. */
+	mprotect((void *)start, size, PROT_READ | PROT_EXEC);
+	synchronize_cores();
+	return 0;
 }
 
 #else
+
+size_t static_key_code(const struct static_key *key, uint64_t *start)
+{
+	return 0;
+}
 
 static int write_sites(const struct static_key *key, bool jump)
 {
@@ -104,24 +127,41 @@ static int write_sites(const struct static_key *key, bool jump)
 
 #endif
 
+/* One user more where there are some, and there will be: false if it is the first or the last. */
+static bool add_user(struct static_key *key, long change)
+{
+	unsigned long users = __atomic_load_n(&key->enabled, __ATOMIC_RELAXED);
+
+	do {
+		if (users == 0 || users + change == 0)
+			return false;
+	} while (!__atomic_compare_exchange_n(&key->enabled, &users, users + change, false,
+					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+	return true;
+}
+
 int static_branch_inc(struct static_key *key)
 {
-	int err = key->enabled ? 0 : write_sites(key, true);
+	int err;
 
+	if (add_user(key, 1))
+		return 0;
+	err = write_sites(key, true);
 	if (!err)
-		key->enabled++;
+		key->enabled = 1;
 	return err;
 }
 
 int static_branch_dec(struct static_key *key)
 {
-	int err = 0;
+	int err;
 
+	if (add_user(key, -1))
+		return 0;
 	if (!key->enabled)
 		return -EINVAL;
-	if (key->enabled == 1)
-		err = write_sites(key, false);
+	err = write_sites(key, false);
 	if (!err)
-		key->enabled--;
+		key->enabled = 0;
 	return err;
 }

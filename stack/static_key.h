@@ -13,12 +13,14 @@
  * static_branch_inc() raises the key; the first time it turns the no-ops into
  * jumps. static_branch_dec() lowers it; the last time it turns them back.
  *
- * Code is written to while it is mapped executable, so
- *   - no other thread may be in code that asks for this key: raise it before the
- *     loop's thread starts, or in that thread;
- *   - whatever forbids writable code (PR_SET_MDWE, seccomp, SELinux's execmod) comes
- *     after the key was raised. From then on it stays as it is: raising and
- *     lowering it across zero fail, and nothing has changed.
+ * The first and the last user write code, while it is mapped executable: other
+ * functions, which other threads may be in, share its pages. So
+ *   - no other thread may be in code that asks for this key meanwhile; afterwards
+ *     every thread has the new code (membarrier);
+ *   - it takes the right to make these pages writable for a moment. What takes that
+ *     right away (PR_SET_MDWE, seccomp, SELinux's execmod) makes the call fail with
+ *     nothing changed. Users in between, neither first nor last, need nothing of this,
+ *     and may come and go in any thread.
  *
  * Counterparts of a key in other copies of the library, one in each extension
  * module, are other keys.
@@ -30,6 +32,7 @@
 #define DEVMEMTCP_STATIC_KEY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #if !defined(STATIC_KEY_PLAIN) && (defined(__x86_64__) || defined(__aarch64__))
@@ -39,7 +42,7 @@
 #endif
 
 struct static_key {
-	unsigned long enabled; /* times raised */
+	unsigned long enabled; /* users */
 };
 
 /* Hidden, so that the distance to it is known at link time; used, because only asm names it. */
@@ -49,11 +52,13 @@ struct static_key {
 	struct static_key name __attribute__((visibility("hidden"), used))
 
 /*
- * Add one user, or take one away. 0, or the negative errno of mprotect(2), and then the key and
- * all branches are what they were. static_branch_dec() of a key at 0: -EINVAL.
+ * Add one user, or take one away. 0, or the negative errno of mprotect(2) or membarrier(2), and
+ * then the key and all branches are what they were. static_branch_dec() of a key at 0: -EINVAL.
  */
 int static_branch_inc(struct static_key *key);
 int static_branch_dec(struct static_key *key);
+/* The whole pages that hold all code of the key's branches: their bytes, from `*start` on. */
+size_t static_key_code(const struct static_key *key, uint64_t *start);
 
 #if STATIC_KEY_PATCHES
 

@@ -18,7 +18,7 @@
 static netmem_ref buffer(const struct pool_bench *b, uint32_t i)
 {
 	if (b->device)
-		return net_iov_to_netmem(device_provider_niov(b->provider, i));
+		return device_provider_netmem(b->provider, i);
 	return page_to_netmem(host_provider_page(b->provider, i));
 }
 

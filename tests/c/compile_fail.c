@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What must not compile: a netmem_ref is neither a number nor a pointer.
- * compile_fail.sh builds this once for each SNIPPET_ below, and once with none.
+ * What must not compile: a netmem_ref is neither a number nor a pointer, and a build without
+ * device memory makes no net_iov. compile_fail.sh builds this in each form of the check, once
+ * for each SNIPPET_ below, and once with none; those that begin with a form's name are for it.
  */
-#include "netmem.h"
+#include "skb_frag.h"
 
 void control(netmem_ref netmem, struct page *page, struct net_iov *niov);
 void control(netmem_ref netmem, struct page *page, struct net_iov *niov)
@@ -11,7 +12,10 @@ void control(netmem_ref netmem, struct page *page, struct net_iov *niov)
 	netmem_ref other = page_to_netmem(page);
 
 	other = netmem;
-	(void)netmem_equal(other, net_iov_to_netmem(niov));
+	(void)netmem_equal(other, NETMEM_NONE);
+#if NETMEM_CHECK != NETMEM_CHECK_OFF
+	other = net_iov_to_netmem(niov);
+#endif
 
 #if defined(SNIPPET_INTEGER_TO_NETMEM)
 	netmem_ref made = 4096UL;
@@ -56,5 +60,17 @@ void control(netmem_ref netmem, struct page *page, struct net_iov *niov)
 	(void)netmem->pp_ref_count;
 #elif defined(SNIPPET_INDEX)
 	(void)netmem[0];
+#elif defined(SNIPPET_PAGE_AS_FRAG)
+	skb_frag_t frag = {.netmem = page};
+#elif defined(SNIPPET_INTEGER_AS_FRAG)
+	skb_frag_t frag = {.netmem = 4096UL};
+#elif defined(SNIPPET_INTEGERS_AS_ARRAY)
+	netmem_ref many[2] = {4096UL, 8192UL};
+#elif defined(SNIPPET_PAGE_OF_PAGE)
+	(void)netmem_to_page(page);
+#elif defined(SNIPPET_PUT_POINTER)
+	put_netmem(niov);
+#elif defined(SNIPPET_OFF_MAKE_NET_IOV)
+	other = net_iov_to_netmem(niov);
 #endif
 }

@@ -1,13 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# compile_fail.sh SOURCE INCLUDE-DIR COMPILER...: each SNIPPET_ of SOURCE must be refused,
-# for an error in SOURCE itself, and SOURCE without any of them must compile.
+# compile_fail.sh FORM SOURCE INCLUDE-DIR COMPILER...: each SNIPPET_ of SOURCE must be refused in
+# this form of the check, for an error in SOURCE itself, and SOURCE without any of them must
+# compile. A snippet that names a form (SNIPPET_OFF_...) is fine in the others.
 set -eu
-source=$1 include=$2
-shift 2
+form=$1 source=$2 include=$3
+shift 3
 
 compile() {
-	LC_ALL=C "$@" -std=gnu11 -fsyntax-only -I"$include" "$source" 2>&1
+	LC_ALL=C "$@" -std=gnu11 -Werror=implicit-function-declaration -fsyntax-only \
+		-DNETMEM_CHECK="NETMEM_CHECK_$form" -I"$include" "$source" 2>&1
 }
 
 if ! output=$(compile "$@"); then
@@ -16,16 +18,26 @@ if ! output=$(compile "$@"); then
 fi
 
 failed=0
-snippets=$(grep -o 'SNIPPET_[A-Z][A-Z_]*' "$source")
+snippets=$(grep -o 'SNIPPET_[A-Z][A-Z_]*[A-Z]' "$source")
 for snippet in $snippets; do
+	case $snippet in
+	SNIPPET_OFF_*) [ "$form" = OFF ] && wanted=refused || wanted=fine ;;
+	*) wanted=refused ;;
+	esac
 	if output=$(compile "$@" -D"$snippet"); then
-		echo "FAIL $snippet compiles"
-		failed=1
-	elif ! printf '%s\n' "$output" | grep -q "${source##*/}:[0-9]*:[0-9]*: error:"; then
+		got=fine
+	elif printf '%s\n' "$output" | grep -q "${source##*/}:[0-9]*:[0-9]*: error:"; then
+		got=refused
+	else
 		printf 'FAIL %s: refused for something else:\n%s\n' "$snippet" "$output"
 		failed=1
+		continue
+	fi
+	if [ "$got" = "$wanted" ]; then
+		echo "ok   $snippet is $got"
 	else
-		echo "ok   $snippet is refused"
+		echo "FAIL $snippet is $got, not $wanted"
+		failed=1
 	fi
 done
 exit "$failed"

@@ -85,6 +85,7 @@ static inline struct memory_fixture memory_fixture(uint32_t nr_niovs, uint32_t n
 
 static inline void memory_fixture_free(struct memory_fixture *f)
 {
+	device_provider_abandon(f->device);
 	free(f->tracker);
 	free(f->device_pool);
 	free(f->host_pool);

@@ -2,6 +2,8 @@
 /* Every row of the helper table, for a page and for a net_iov; and the providers. */
 #include <errno.h>
 #include "memory_fixture.h"
+#include "skb_frag.h"
+#include "stack.h"
 
 static struct memory_fixture f;
 static struct page *page;
@@ -290,6 +292,66 @@ static void providers_refuse_what_they_cannot_describe(void)
 	free(mem);
 }
 
+static uint64_t key_users(void)
+{
+	struct netmem_info info;
+
+	netmem_info(&info);
+	return info.key;
+}
+
+/* In the static form: else there is no key, and it never has users. */
+#define IF_STATIC(value) (NETMEM_CHECK == NETMEM_CHECK_STATIC ? (value) : 0u)
+
+static void whoever_holds_a_net_iov_holds_the_key(void)
+{
+	netmem_ref netmem;
+
+	CHECK_EQ(key_users(), 0);
+	fixture_up();
+	CHECK_EQ(key_users(), IF_STATIC(1)); /* a provider with users is one, however many */
+	netmem = page_pool_alloc_netmem(f.device_pool);
+	get_netmem(netmem);
+	page_pool_put_netmem(f.device_pool, netmem, true);
+	CHECK_EQ(page_pool_destroy(f.device_pool), 0);
+	CHECK_EQ(key_users(), IF_STATIC(1));
+	CHECK(netmem_is_net_iov(netmem));
+	put_netmem(netmem);
+	CHECK_EQ(key_users(), 0);
+	fixture_down();
+	CHECK_EQ(key_users(), 0);
+}
+
+static void who_leaves_with_all_it_has_leaves_the_key_too(void)
+{
+	fixture_up();
+	get_netmem(page_pool_alloc_netmem(f.device_pool));
+	device_provider_abandon(f.device);
+	CHECK_EQ(key_users(), 0);
+	device_provider_abandon(f.device);
+	CHECK_EQ(key_users(), 0);
+	fixture_down();
+}
+
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+/* It would pass for a page. */
+static void a_net_iov_of_a_provider_without_users_is_none(void)
+{
+	fixture_up();
+	CHECK_EQ(page_pool_destroy(f.device_pool), 0);
+	CHECK_EQ(WARNINGS_OF(net_iov_to_netmem(niov)), 1);
+	CHECK(netmem_is_none(net_iov_to_netmem(niov)));
+	CHECK(netmem_to_page(net_iov_to_netmem(niov)) == NULL);
+	CHECK_EQ(netmem_key_raise(), 0);
+	CHECK(netmem_is_net_iov(net_iov_to_netmem(niov)));
+	CHECK_EQ(WARNINGS_OF(netmem_to_page(net_iov_to_netmem(niov))), 1);
+	CHECK(netmem_to_page(net_iov_to_netmem(niov)) == NULL);
+	CHECK_EQ(netmem_key_lower(), 0);
+	CHECK_EQ(netmem_key_lower(), -EINVAL);
+	fixture_down();
+}
+#endif
+
 CHECK_MAIN(CHECK_TEST(no_memory_is_all_zeroes), CHECK_TEST(a_reference_tells_its_kind),
 	   CHECK_TEST(the_right_kind_converts_without_a_warning),
 	   CHECK_TEST(a_net_iov_has_no_page_and_says_so_once), CHECK_TEST(a_page_is_no_net_iov),
@@ -299,4 +361,9 @@ CHECK_MAIN(CHECK_TEST(no_memory_is_all_zeroes), CHECK_TEST(a_reference_tells_its
 	   CHECK_TEST(a_net_iov_knows_its_place), CHECK_TEST(references_go_to_the_memorys_owner),
 	   CHECK_TEST(a_page_put_too_often_warns_and_is_not_freed_twice),
 	   CHECK_TEST(frags_answer_for_their_memory),
+#if NETMEM_CHECK == NETMEM_CHECK_STATIC
+	   CHECK_TEST(a_net_iov_of_a_provider_without_users_is_none),
+#endif
+	   CHECK_TEST(whoever_holds_a_net_iov_holds_the_key),
+	   CHECK_TEST(who_leaves_with_all_it_has_leaves_the_key_too),
 	   CHECK_TEST(providers_refuse_what_they_cannot_describe))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A key's branches are no-ops or jumps, all of them, and code is never left writable. */
 #include <errno.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include "check.h"
@@ -94,7 +95,46 @@ static void raising_a_thousand_times_leaves_nothing_behind(void)
 	}
 }
 
+static void *comes_and_goes(void *unused)
+{
+	for (int i = 0; i < 100000; i++)
+		if (static_branch_inc(&test_key) || static_branch_dec(&test_key))
+			return &test_key;
+	return NULL;
+}
+
+/* Neither the first nor the last: no code is written, and nobody need stand still. */
+static void users_in_between_come_and_go_in_any_thread(void)
+{
+	pthread_t threads[2];
+	void *failed;
+
+	CHECK_EQ(static_branch_inc(&test_key), 0);
+	for (int i = 0; i < 2; i++)
+		CHECK_EQ(pthread_create(&threads[i], NULL, comes_and_goes, NULL), 0);
+	check_all(1, 0);
+	for (int i = 0; i < 2; i++) {
+		CHECK_EQ(pthread_join(threads[i], &failed), 0);
+		CHECK(!failed);
+	}
+	CHECK_EQ(test_key.enabled, 1);
+	CHECK_EQ(static_branch_dec(&test_key), 0);
+	check_all(0, 0);
+}
+
 #if STATIC_KEY_PATCHES
+
+/* The agent's filter of system calls lets just these pages be written to. */
+static void the_pages_of_its_code_are_known(void)
+{
+	uint64_t start = 0, other = 0;
+	size_t size = static_key_code(&test_key, &start);
+
+	CHECK(size && size % 4096 == 0 && start % 4096 == 0);
+	CHECK((uintptr_t)asks >= start && (uintptr_t)asks_often < start + size);
+	CHECK(static_key_code(&other_key, &other) && other <= (uintptr_t)asks_other);
+	CHECK_EQ(static_key_code(&key_without_sites, &other), 0);
+}
 
 static bool some_code_is_writable(void)
 {
@@ -161,7 +201,9 @@ int main(void)
 		CHECK_TEST(keys_are_independent),
 		CHECK_TEST(a_key_that_nobody_asks_for_may_be_raised),
 		CHECK_TEST(raising_a_thousand_times_leaves_nothing_behind),
+		CHECK_TEST(users_in_between_come_and_go_in_any_thread),
 #if STATIC_KEY_PATCHES
+		CHECK_TEST(the_pages_of_its_code_are_known),
 		CHECK_TEST(code_is_not_left_writable),
 		CHECK_TEST(a_key_of_locked_down_code_stays_what_it_is),
 #endif

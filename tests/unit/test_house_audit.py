@@ -30,6 +30,7 @@ audit = load()
 SOURCE = "stack/audited.c"
 HEAD = """\
 #include "page_pool.h"
+#include "skb_frag.h"
 void *consume(const void *p);
 """
 
