@@ -60,9 +60,13 @@ def parse_plan(text: str) -> CpuPlan:
 
 
 def default_kernel_plans() -> tuple[CpuPlan, ...]:
-    """The sender on one core, recv() and the receive softirq on the other; or as it comes."""
+    """recv() and the receive softirq on one core; recv() beside the sender; or as it comes."""
     first, second = _two_cores()
-    return CpuPlan(sender=first, app=second, rps=second), CpuPlan()
+    return (
+        CpuPlan(sender=first, app=second, rps=second),
+        CpuPlan(sender=first, app=first, rps=second),
+        CpuPlan(),
+    )
 
 
 def default_plans() -> tuple[CpuPlan, ...]:

@@ -33,7 +33,7 @@ from devmemtcp.agent.runtime import RxCsum
 WARM_UP_SECONDS = 0.3
 TURN_ATTEMPTS = 5
 COPY_SECONDS = 0.04
-SETUP_SECONDS = 0.55
+SETUP_SECONDS = 0.3
 """Of a turn, besides what is measured and warm-up; roughly."""
 
 
@@ -164,7 +164,7 @@ class Bench:
         received, sent = near.hear(), self._far.hear()
         drops = {name: count - dropped[name] for name, count in self._dropped().items()}
         about = {"plan": str(plan), "mode": variant.mode, "offloads": offloads, "drops": drops}
-        return _evaluated(_Turned(plan, before, after, received, sent, asked), about)
+        return _evaluated(_Turned(before, after, received, sent, asked), about)
 
     def _request(self, variant: Variant, plan: CpuPlan) -> Message:
         """How to receive, as the worker wants to be told."""
@@ -223,7 +223,6 @@ def _sleep_until(ns: int) -> None:
 class _Turned:
     """All that a turn has brought."""
 
-    plan: CpuPlan
     before: _Seen
     after: _Seen
     received: Message
@@ -244,14 +243,19 @@ def _evaluated(got: _Turned, about: dict[str, Any]) -> Turn:
         "cpu_s_per_gb": sum(busy.values()) / (goodput / 1e9),
     }
     values |= {f"latency_us_{name}": us for name, us in got.asked.get("latency", {}).items()}
-    values |= _shares(busy, got.plan)
+    processes = _processes(got)
+    values |= {
+        "sender_cpu": processes["sender"],
+        "receiver_cpu": sum(processes.values()) - processes["sender"],
+        "busiest_core": max(busy.values()),
+    }
     gigabytes = size / 1e9
     return Turn(
         values,
         about
         | {
             "cores_busy": busy,
-            "processes": _processes(got),
+            "processes": processes,
             "foreign_cores": conditions.foreign_cores(got.before.accounts, got.after.accounts),
             "mss": got.sent["mss"],
             "retransmits": got.sent["retransmits"],
@@ -262,14 +266,6 @@ def _evaluated(got: _Turned, about: dict[str, Any]) -> Turn:
         },
         noise,
     )
-
-
-def _shares(busy: Mapping[int, float], plan: CpuPlan) -> dict[str, float]:
-    """How busy the sender's core was, and the receiver's, where these are two that were named."""
-    receiver = plan.rps if plan.rps is not None else plan.app
-    if plan.sender is None or receiver is None or plan.sender == receiver:
-        return {}
-    return {"sender_core": busy[plan.sender], "receiver_core": busy[receiver]}
 
 
 def _processes(got: _Turned) -> dict[str, float]:
