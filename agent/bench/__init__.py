@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import typer
 
-from devmemtcp.agent.bench.verbs import agent, page_pool, results, soak, tcp_rx, xdp_drop
+from devmemtcp.agent.bench.verbs import agent, every, page_pool, results, soak, tcp_rx, xdp_drop
 
 app = typer.Typer(
     help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
@@ -23,6 +23,7 @@ def _which(context: typer.Context) -> None:
 app.command("page-pool")(page_pool.page_pool)
 app.command("xdp-drop")(xdp_drop.xdp_drop)
 app.command("tcp-rx")(tcp_rx.tcp_rx)
+app.command("all")(every.every)
 app.command("soak")(soak.soak)
 app.command("agent")(agent.agent_rx)
 app.command("compare")(results.compare)

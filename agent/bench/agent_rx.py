@@ -25,12 +25,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devmemtcp.agent.bench.progress import Progress
 from devmemtcp.agent.bench.receiver import NOBODY
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, Side, check_mtu
@@ -47,10 +48,10 @@ SETTLE_SECONDS = 1.0
 ANSWER_SECONDS = 120.0
 KEEPER_BYTES = 256 << 20
 """Of one of the checked streams beside the kills."""
+START_SECONDS = 2.0
+"""Of a turn: the processes that it starts."""
 KILL_SECONDS = 0.25
 """At most, from the first byte."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class AgentRxOptions:
             raise ConfigError("--rounds and --kills: at least one of them must be more than 0")
         check_mtu(self.mtu)
         check_size(self.region_size)
+
+    def seconds(self) -> float:
+        """About how long it will take, at 20 Gb/s."""
+        turn = START_SECONDS + self.size * 8 / 20e9
+        return self.rounds * 2 * turn + self.kills * (KILL_SECONDS + 0.2)
 
 
 @dataclass
@@ -213,7 +219,7 @@ def _turn(lab: Lab, options: AgentRxOptions, *, by_agent: bool) -> float:
     return float(result["bytes"] * 8 / result["seconds"] / 1e9)
 
 
-def _measure(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say) -> None:
+def _measure(lab: Lab, options: AgentRxOptions, report: AgentRxReport, progress: Progress) -> None:
     inside: list[float] = []
     agent: list[float] = []
     for number in range(options.rounds):
@@ -221,7 +227,10 @@ def _measure(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say)
         random.shuffle(order)
         for figures, by_agent in order:
             figures.append(_turn(lab, options, by_agent=by_agent))
-        say(f"round {number + 1}: {inside[-1]:.1f} Gb/s inside, {agent[-1]:.1f} by the agent")
+        progress.turn(
+            f"agent, round {number + 1} of {options.rounds}: {inside[-1]:.1f} Gb/s inside, "
+            f"{agent[-1]:.1f} by the agent"
+        )
     report.inside_gbps, report.agent_gbps = Spread.of(inside), Spread.of(agent)
     report.goodput_ratio = Spread.of([a / i for a, i in zip(agent, inside, strict=True)])
     if report.goodput_ratio.median < GOAL:
@@ -304,7 +313,7 @@ def _all_home(session: Session, ifname: str) -> bool:
     return True
 
 
-def _kill(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say) -> None:
+def _kill(lab: Lab, options: AgentRxOptions, report: AgentRxReport, progress: Progress) -> None:
     chance = random.Random()
     settled: list[float] = []
     with ExitStack() as undo:
@@ -318,8 +327,10 @@ def _kill(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say) ->
         with _Keeper(lab, receiver) as keeper:
             for number in range(options.kills):
                 settled.append(_kill_one(lab, victims, session, chance))
-                if (number + 1) % 10 == 0:
-                    say(f"{number + 1} killed, gone after at most {max(settled) * 1000:.0f} ms")
+                progress.turn(
+                    f"agent, kill {number + 1} of {options.kills}: all gone after at most "
+                    f"{max(settled) * 1000:.0f} ms"
+                )
         if keeper.error is not None:
             raise keeper.error
         if not _all_home(session, lab.near.ifname):
@@ -334,14 +345,15 @@ def _kill(lab: Lab, options: AgentRxOptions, report: AgentRxReport, say: Say) ->
         )
 
 
-def run_agent_rx(options: AgentRxOptions, say: Say) -> AgentRxReport:
-    """Measure; `say` is given a line now and then. Raises ConfigError, OSError."""
+def run_agent_rx(options: AgentRxOptions, progress: Progress) -> AgentRxReport:
+    """Measure. Raises ConfigError, OSError."""
     options.check()
+    progress.expect("agent", options.rounds + options.kills, options.seconds())
     report = AgentRxReport(size=options.size, rounds=options.rounds)
     with Lab(mtu=options.mtu) as lab:
         if options.rounds:
-            _measure(lab, options, report, say)
+            _measure(lab, options, report, progress)
         if options.kills:
-            _kill(lab, options, report, say)
+            _kill(lab, options, report, progress)
     report.ok = not report.failures
     return report

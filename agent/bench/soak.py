@@ -17,12 +17,13 @@ import errno
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devmemtcp.agent.bench.progress import Progress
 from devmemtcp.agent.bench.worker import PORT, Worker
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, check_mtu
@@ -40,8 +41,6 @@ GROWTH = {"resident": 1 << 20, "descriptors": 1.0}
 """How much of each may be more at the end by the fitted line: noise of the sampling."""
 JUDGED_SECONDS = 60.0
 """A shorter run is all warm-up: its growth is reported, not judged."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,10 @@ class SoakOptions:
             raise ConfigError(f"--connections {self.connections}: 1 to 1000")
         check_mtu(self.mtu)
         check_size(self.region_size)
+
+    def samples(self) -> int:
+        """How many are taken."""
+        return max(1, min(SAMPLES, int(self.minutes * 60 / POLL_SECONDS)))
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,10 @@ class SoakReport:
     samples: list[Sample] = field(default_factory=list)
 
 
-def run_soak(options: SoakOptions, say: Say) -> SoakReport:
+def run_soak(options: SoakOptions, progress: Progress) -> SoakReport:
     """Receive for `options.minutes`; nothing is left behind. Raises as Runtime and Lab do."""
     options.check()
-    say(f"this takes {options.minutes * 60:.0f} s")
+    progress.expect("soak", options.samples(), options.minutes * 60)
     with ExitStack() as undo:
         region = undo.enter_context(Region(options.region_size))
         view = undo.enter_context(region.map())
@@ -114,7 +117,7 @@ def run_soak(options: SoakOptions, say: Say) -> SoakReport:
             Runtime(lab.near.ifname, region, mode=options.mode, isolate=True, netns=lab.near.netns)
         )
         listener = undo.enter_context(rt.listen((lab.near.ip4, PORT)))
-        soak = Soak(rt, view, listener, options, say)
+        soak = Soak(rt, view, listener, options, progress)
         far.ask(do="churn", address=[lab.near.ip4, PORT], connections=options.connections)
         soak.receive(options.minutes * 60)
         far.tell(stop=True)
@@ -127,15 +130,20 @@ class Soak:
     """The receiver, and what it sees."""
 
     def __init__(
-        self, rt: Runtime, view: RegionView, listener: Listener, options: SoakOptions, say: Say
+        self,
+        rt: Runtime,
+        view: RegionView,
+        listener: Listener,
+        options: SoakOptions,
+        progress: Progress,
     ) -> None:
         self._rt = rt
         self._view = view
         self._listener = listener
-        self._say = say
+        self._progress = progress
         self._phases: dict[int, int] = {}
         self._start = time.monotonic()
-        self._interval = max(POLL_SECONDS, options.minutes * 60 / SAMPLES)
+        self._interval = options.minutes * 60 / options.samples()
         self._report = SoakReport(
             mode=rt.mode,
             mtu=options.mtu,
@@ -186,12 +194,10 @@ class Soak:
         sample = self._look()
         self._report.samples.append(sample)
         self._report.resident_peak = max(self._report.resident_peak, sample.resident)
-        if len(self._report.samples) % 24 == 1:
-            self._say(
-                f"{sample.seconds:.0f} s: {sample.resident >> 20} MiB resident, "
-                f"{sample.descriptors} descriptors, {sample.flows} flows, "
-                f"{self._report.connections} connections ended"
-            )
+        self._progress.turn(
+            f"soak: {sample.resident >> 20} MiB resident, {sample.descriptors} descriptors, "
+            f"{sample.flows} flows, {self._report.connections} connections ended"
+        )
 
     def _look(self) -> Sample:
         stack = self._rt.stats().stack

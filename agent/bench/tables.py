@@ -15,7 +15,7 @@ from rich.text import Text
 
 from devmemtcp.agent.bench.compare import BETWEEN
 from devmemtcp.agent.bench.progress import duration
-from devmemtcp.agent.bench.result import Aim, Better, Comparison, Estimate, Result
+from devmemtcp.agent.bench.result import Aim, Better, Estimate, Result
 from devmemtcp.agent.bench.verdict import Interval, Verdict
 
 if TYPE_CHECKING:
@@ -34,15 +34,40 @@ def console() -> Console:
 
 
 def show(result: Result, out: Console) -> None:
-    """Everything: estimates, comparisons, aims, and what they were measured on."""
+    """Everything: estimates, verdicts, aims, and what they were measured on."""
+    show_estimates(result, out)
+    show_verdicts([result], out)
+    show_aims([result], out)
+    show_conditions(result, out)
+
+
+def show_estimates(result: Result, out: Console) -> None:
+    """A table for each setting."""
     for setting in result.settings():
         out.print(_estimates(result, setting))
-        comparisons = [each for each in result.comparisons if each.setting == setting]
-        if comparisons:
-            out.print(_comparisons(result, comparisons))
-    show_aims([result], out)
+
+
+def show_verdicts(results: Sequence[Result], out: Console) -> None:
+    """Of one benchmark or of several, together."""
+    made = table("in", "variant", "against", "metric", "ratio (95 %)", "verdict")
+    for result in results:
+        for each in result.comparisons:
+            names = (_place(result, each.setting), each.variant, each.against, each.metric)
+            better = result.metric(each.metric).better
+            verdict = judged(each.verdict, each.ratio, each.margin, better)
+            made.add_row(*map(Text, names), figures(each.ratio), verdict)
+    if made.row_count:
+        out.print(made)
+
+
+def show_conditions(result: Result, out: Console) -> None:
+    """What a result was measured on."""
     for line in conditions(result):
         out.print(Text(line))
+
+
+def _place(result: Result, setting: str) -> str:
+    return f"{result.bench} {setting}".strip()
 
 
 def show_aims(results: Sequence[Result], out: Console) -> None:
@@ -50,8 +75,8 @@ def show_aims(results: Sequence[Result], out: Console) -> None:
     made = table("aim", "in", "value (95 %)", "wanted", "met")
     for result in results:
         for aim in result.aims:
-            where = " ".join(filter(None, [result.bench, aim.setting]))
-            made.add_row(Text(aim.text), Text(where), measured(aim), wanted(aim), met(aim))
+            where = Text(_place(result, aim.setting))
+            made.add_row(Text(aim.text), where, measured(aim), wanted(aim), met(aim))
     if made.row_count:
         out.print(made)
 
@@ -111,7 +136,7 @@ def conditions(result: Result) -> list[str]:
 def _estimates(result: Result, setting: str) -> Table:
     metrics = [each for each in result.metrics if _has(result.estimates, setting, each.name)]
     made = table("variant", *(f"{heading(each.name, each.unit)}" for each in metrics))
-    made.title = Text(f"{result.bench} {setting}".strip() + ": median (95 %)")
+    made.title = Text(f"{_place(result, setting)}: median (95 %)")
     mine = [each for each in result.estimates if each.setting == setting]
     for variant in dict.fromkeys(each.variant for each in mine):
         cells = [result.estimate(setting, variant, each.name) for each in metrics]
@@ -121,18 +146,6 @@ def _estimates(result: Result, setting: str) -> Table:
 
 def _has(estimates: Sequence[Estimate], setting: str, metric: str) -> bool:
     return any((each.setting, each.metric) == (setting, metric) for each in estimates)
-
-
-def _comparisons(result: Result, comparisons: Sequence[Comparison]) -> Table:
-    made = table("variant", "against", "metric", "ratio (95 %)", "verdict")
-    for each in comparisons:
-        better = result.metric(each.metric).better
-        made.add_row(
-            *map(Text, (each.variant, each.against, each.metric)),
-            figures(each.ratio),
-            judged(each.verdict, each.ratio, each.margin, better),
-        )
-    return made
 
 
 def judged(verdict: Verdict, ratio: Interval, margin: float, better: Better) -> str:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from devmemtcp.agent.bench.verbs.judged import judged
+from devmemtcp.agent.bench.verbs.options import Quick
 from devmemtcp.agent.options import Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 def agent_rx(
-    size: Annotated[str, typer.Option(metavar="SIZE", help="Bytes of a turn.")] = "1G",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Bytes of a turn; default: 1G, quick: 256M."),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each way to receive; 0: none.")] = 5,
     kills: Annotated[int, typer.Option(help="Applications to kill under load.")] = 0,
     mtu: Annotated[int, typer.Option(help="Bytes of an IP packet.")] = 1500,
     mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
+    quick: Quick = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -34,15 +38,14 @@ def agent_rx(
     from devmemtcp.agent.sizes import parse_size
 
     options = AgentRxOptions(
-        size=parse_size(size, what="--size"),
+        size=parse_size(size or ("256M" if quick else "1G"), what="--size"),
         rounds=rounds,
         kills=kills,
         mtu=mtu,
         mode=mode.value,
         region_size=parse_size(region_size, what="--region-size"),
     )
-    report = run_agent_rx(options, lambda line: logging.info("%s", line))
-    judged(report, as_json, _print_agent_rx)
+    judged(lambda progress: run_agent_rx(options, progress), as_json, _print_agent_rx)
 
 
 def _print_agent_rx(report: AgentRxReport) -> None:

@@ -13,13 +13,20 @@ from devmemtcp.agent.document import document
 
 if TYPE_CHECKING:
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
+    from devmemtcp.agent.bench.progress import Progress
     from devmemtcp.agent.bench.soak import SoakReport
 
     Judged = TypeVar("Judged", SoakReport, AgentRxReport)
 
 
-def judged(report: Judged, as_json: bool, show: Callable[[Judged], None]) -> NoReturn:
-    """Say what failed, print the report, and leave with its verdict."""
+def judged(
+    run: Callable[[Progress], Judged], as_json: bool, show: Callable[[Judged], None]
+) -> NoReturn:
+    """Run it, say what failed, print the report, and leave with its verdict."""
+    from devmemtcp.agent.bench.progress import shown
+
+    with shown() as progress:
+        report = run(progress)
     for failure in report.failures:
         logging.error("%s", failure)
     exit_code = 0 if report.ok else 1

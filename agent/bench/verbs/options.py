@@ -12,7 +12,7 @@ import typer
 
 Options = TypeVar("Options", bound=Any)
 
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: wider intervals.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A smaller measurement: wider intervals.")]
 Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw every sample into this .png or .svg."),

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from devmemtcp.agent.bench.verbs.judged import judged
+from devmemtcp.agent.bench.verbs.options import Quick
 from devmemtcp.agent.options import Debug, Json, Mode, ModeChoice, RegionSize
 
 if TYPE_CHECKING:
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 def soak(
-    minutes: Annotated[float, typer.Option(help="How long to receive.")] = 10.0,
+    minutes: Annotated[
+        float | None, typer.Option(help="How long to receive; default: 10, quick: 1.")
+    ] = None,
     connections: Annotated[int, typer.Option(help="Open at the same time.")] = 16,
     mtu: Annotated[int, typer.Option(help="Bytes of an IP packet.")] = 1500,
     mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
+    quick: Quick = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -33,14 +36,13 @@ def soak(
     from devmemtcp.agent.sizes import parse_size
 
     options = SoakOptions(
-        minutes=minutes,
+        minutes=(1.0 if quick else 10.0) if minutes is None else minutes,
         connections=connections,
         mtu=mtu,
         mode=mode.value,
         region_size=parse_size(region_size, what="--region-size"),
     )
-    report = run_soak(options, lambda line: logging.info("%s", line))
-    judged(report, as_json, _print_soak)
+    judged(lambda progress: run_soak(options, progress), as_json, _print_soak)
 
 
 def _print_soak(report: SoakReport) -> None:
