@@ -79,11 +79,17 @@ def draw(result: Result, path: Path) -> None:
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # So that the same result is the same file.
-    metadata: dict[str, Any] = {"Software": None}
+    metadata: dict[str, Any] = {"Title": title(result), "Software": None}
     if path.suffix == ".svg":
-        metadata = {"Date": None, "Creator": None}
+        metadata = {"Title": title(result), "Date": None, "Creator": None}
     with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": _SALT, "font.size": 9}):
         figure(result).savefig(path, metadata=metadata, dpi=120)
+
+
+def title(result: Result) -> str:
+    """Which result it is, in the file: the run, and how much of it."""
+    count = len(result.samples)
+    return f"{result.bench}, {result.started}, seed {result.seed}, {count} samples"
 
 
 def figure(result: Result) -> Figure:

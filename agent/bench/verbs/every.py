@@ -66,7 +66,8 @@ def every(
 def _benches(*, quick: bool, seed: int) -> Iterator[Bench]:
     """Each with its usual options."""
     from devmemtcp.agent.bench.page_pool import PagePoolOptions, run_page_pool
-    from devmemtcp.agent.bench.tcp_rx import TcpRxOptions, run_tcp_rx
+    from devmemtcp.agent.bench.tcp_options import TcpRxOptions
+    from devmemtcp.agent.bench.tcp_rx import run_tcp_rx
     from devmemtcp.agent.bench.xdp_drop import XdpDropOptions, run_xdp_drop
 
     pool = PagePoolOptions.usual(quick=quick, seed=seed)
