@@ -10,7 +10,8 @@ The files, from the interface to the command line:
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
   (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``
-  and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``;
+  and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``,
+  ``napi`` (where a veth polls);
   ``stackd`` and ``control`` carry a datapath into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
   (what can be looked at), ``socket``, ``errors``, ``closing``

@@ -24,7 +24,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -116,6 +116,7 @@ class Datapath:
         for queue in range(c.queues):
             if queue not in self._at:
                 self._start_first(queue, self._host_area(queue), or_lose=True)
+        move_napi = self._napi_mover(undo)  # what it does must be undone after the program is gone
         self._attachment = undo.enter_context(
             # Alone: what joins a dispatcher stays there when its process is killed.
             attach(
@@ -125,6 +126,7 @@ class Datapath:
                 sharing=Sharing.EXCLUSIVE,
             )
         )
+        move_napi()
         maps, set_mtu = self._object.maps, partial(lib.loop_set_mtu, self._loop)
         self._links = undo.enter_context(
             LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], set_mtu)
@@ -133,6 +135,15 @@ class Datapath:
         deaf = self._object.programs[xdp_prog.PROGRAM_DEAF].fd
         self._ports = Ports(c.ifname, self._netns, self._loop, maps, value, deaf, self._busy_ports)
         undo.callback(self._ports.close)
+
+    def _napi_mover(self, undo: ExitStack) -> Callable[[], object]:
+        """To be called once NAPI is there, with the program."""
+        if self.config.napi_cpu is None:
+            return lambda: None
+        from devmemtcp.agent.napi import NapiThreads  # it is slow to import, and seldom needed
+
+        threads = undo.enter_context(NapiThreads(self.config.ifname))
+        return partial(threads.move, self.config.napi_cpu)
 
     def _open_loop(self, undo: ExitStack) -> None:
         c = self.config

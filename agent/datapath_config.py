@@ -22,6 +22,9 @@ _DELACK_NS = 40_000_000
 ACK_SEGMENTS = 2
 """RFC 5681 4.2: at least every second full-sized segment is acknowledged."""
 ACK_SEGMENTS_MAX = 255
+RCV_WND = 4 << 20
+_VETH_WINDOW_PACKETS = 208
+"""Of the 256 that a veth's ring holds in native mode (VETH_RING_SIZE); the rest is for others."""
 _TIME_WAIT_MS = 60_000
 """2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
 _FILL_MIN = 512
@@ -49,6 +52,21 @@ def attach_mode(
     if wanted != "auto":
         return wanted
     return "generic" if driver == "veth" else None
+
+
+def window(
+    wanted: int | None, mode: Literal["native", "generic"] | None, driver: str | None, mtu: int
+) -> int:
+    """`DatapathConfig.rcv_wnd_max` for what was asked for; None: what suits the interface.
+
+    A veth in native mode has a short ring in front of NAPI, and drops what finds it full. With a
+    window that fits, one connection never overflows it, wherever NAPI runs.
+    """
+    if wanted is not None:
+        return wanted
+    if mode != "native" or driver != "veth":
+        return RCV_WND
+    return min(RCV_WND, _VETH_WINDOW_PACKETS * mtu)
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,8 @@ class DatapathConfig:
     rcv_wnd_max: int
     ack_segments: int = ACK_SEGMENTS
     """Full-sized segments to an ACK; a batch is acknowledged at most once."""
+    napi_cpu: int | None = None
+    """Of a veth in native mode: NAPI in a thread of its own, on this CPU."""
 
     def stack_config(self) -> Any:
         """`struct stack_config`, all but memory and key."""

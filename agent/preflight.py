@@ -75,8 +75,14 @@ def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None
         raise ConfigError(f"{name} is down; `ip link set {name} up`")
     if not MIN_MTU <= config.mtu <= MAX_MTU:
         raise ConfigError(f"{name} has an MTU of {config.mtu}; {MIN_MTU} to {MAX_MTU} work")
-    if config.cpu is not None and config.cpu not in os.sched_getaffinity(0):
-        raise ConfigError(f"CPU {config.cpu} is not among those this process may run on")
+    for cpu in (config.cpu, config.napi_cpu):
+        if cpu is not None and cpu not in os.sched_getaffinity(0):
+            raise ConfigError(f"{name}: CPU {cpu} is not among those this process may run on")
+    if config.napi_cpu is not None and (config.mode, dev.features.driver) != ("native", "veth"):
+        raise ConfigError(
+            f"NAPI of {name} cannot be moved to CPU {config.napi_cpu}: that is for a veth in "
+            "native mode; a NIC's follows its interrupts, see /proc/irq/*/smp_affinity"
+        )
     if config.max_buffers > lib.STACK_MAX_NIOVS:
         raise ConfigError(
             f"{name}: {config.max_buffers * PAGE_SIZE >> 20} MiB to receive into, in device memory "

@@ -32,8 +32,10 @@ from devmemtcp.agent.datapath_config import (
     ACK_SEGMENTS,
     ACK_SEGMENTS_MAX,
     HOST_BUFFERS,
+    RCV_WND,
     DatapathConfig,
     attach_mode,
+    window,
 )
 from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
@@ -81,11 +83,13 @@ class Runtime:
     `isolate`: run the stack in a process of its own; only then it cannot read the payload.
     `pressure`: `window` follows the free device buffers, `drop` ignores tokens as the kernel does.
     `busy_poll`: never sleep; `spin_us`: poll the rings that long before each sleep.
-    `cpu`: pin the loop's thread to this CPU.
+    `cpu`: pin the loop's thread to this CPU. `napi_cpu`, of a veth in native mode: have its NAPI,
+    which otherwise runs where the sender transmits, polled by a kernel thread on that CPU.
     `force`: take the interface of the default route all the same.
     `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a connection, in
-    bytes. `ack_segments`: full-sized segments that wait for one ACK, unless a batch or the 40 ms of
-    a delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions
+    bytes; None: 4 MiB, or what a veth's ring of 256 packets can hold in native mode.
+    `ack_segments`: full-sized segments that wait for one ACK, unless a batch or the 40 ms of a
+    delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions
     that there may be at a time, those that drain included; by default the region's, or 64 MiB
     without one.
     `linger`: seconds that closed connections get to finish at the end.
@@ -121,10 +125,11 @@ class Runtime:
         busy_poll: bool = False,
         spin_us: int = 0,
         cpu: int | None = None,
+        napi_cpu: int | None = None,
         netns: str | None = None,
         force: bool = False,
         max_connections: int = 4096,
-        rcv_wnd: int = 4 << 20,
+        rcv_wnd: int | None = None,
         ack_segments: int = ACK_SEGMENTS,
         device_memory: int | None = None,
         linger: float = 1.0,
@@ -141,6 +146,7 @@ class Runtime:
         self._busy_poll = busy_poll
         self._spin_us = spin_us
         self._cpu = cpu
+        self._napi_cpu = napi_cpu
         self._netns = netns
         self._force = force
         self._max_connections = max_connections
@@ -243,23 +249,26 @@ class Runtime:
     def _plan(self, dev: NetDev) -> DatapathConfig:
         can = dev.features
         queues = can.rx_queues or 1
+        mode = attach_mode(self._mode, can.driver)
+        rcv_wnd = window(self._rcv_wnd, mode, can.driver, can.mtu)
         return DatapathConfig(
             ifname=can.ifname,
             queues=queues,
             mtu=can.mtu,
-            mode=attach_mode(self._mode, can.driver),
+            mode=mode,
             multi_buffer=can.multi_buffer is not False,
             csum_trust=self._csum_trust,
             busy_poll=self._busy_poll,
             spin_us=self._spin_us,
             cpu=self._cpu,
+            napi_cpu=self._napi_cpu,
             linear_bytes=self._linear_bytes,
             host_buffers=HOST_BUFFERS,
             max_buffers=self._planned_memory() // PAGE_SIZE + HOST_BUFFERS * queues,
             max_areas=lib.STACK_MAX_AREAS,
             max_apps=1,
             max_flows=self._max_connections,
-            rcv_wnd_max=min(self._rcv_wnd, self._planned_memory()),
+            rcv_wnd_max=min(rcv_wnd, self._planned_memory()),
             ack_segments=self._ack_segments,
         )
 
@@ -291,7 +300,7 @@ class Runtime:
     def _check_numbers(self) -> None:
         for name, value, least, most in (
             ("max_connections", self._max_connections, 1, (1 << 20) - 1),
-            ("rcv_wnd", self._rcv_wnd, 1 << 16, 1 << 30),
+            ("rcv_wnd", RCV_WND if self._rcv_wnd is None else self._rcv_wnd, 1 << 16, 1 << 30),
             ("ack_segments", self._ack_segments, 1, ACK_SEGMENTS_MAX),
             ("spin_us", self._spin_us, 0, 1_000_000),
             ("linger", self._linger, 0, 3600),

@@ -7,6 +7,7 @@ app      who receives: recv() of the kernel, or the application of a devmem rece
 loop     the stack of a devmem receiver (the kernel has none: it runs in softirq)
 rps      where the receiving interface's packets are taken up (rps_cpus)
 acks     the same for the sender's interface, whose packets are acknowledgements
+napi     a thread that polls the receiving interface, where that has NAPI: in native mode
 =======  ===========================================================================
 
 What is not named runs where the scheduler, or the packet, puts it.
@@ -29,6 +30,7 @@ class CpuPlan:
     app: int | None = None
     loop: int | None = None
     rps: int | None = None
+    napi: int | None = None
     acks: int | None = None
 
     def __str__(self) -> str:
@@ -63,8 +65,8 @@ def default_kernel_plans() -> tuple[CpuPlan, ...]:
     """recv() and the receive softirq on one core; recv() beside the sender; or as it comes."""
     first, second = _two_cores()
     return (
-        CpuPlan(sender=first, app=second, rps=second),
-        CpuPlan(sender=first, app=first, rps=second),
+        CpuPlan(sender=first, app=second, rps=second, napi=second),
+        CpuPlan(sender=first, app=first, rps=second, napi=second),
         CpuPlan(),
     )
 
@@ -77,7 +79,10 @@ def default_plans() -> tuple[CpuPlan, ...]:
     that it fits on either.
     """
     first, second = _two_cores()
-    return tuple(CpuPlan(sender=first, app=app, loop=first, rps=second) for app in (first, second))
+    return tuple(
+        CpuPlan(sender=first, app=app, loop=first, rps=second, napi=second)
+        for app in (first, second)
+    )
 
 
 def _two_cores() -> tuple[int, int]:

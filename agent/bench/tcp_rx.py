@@ -45,6 +45,7 @@ from devmemtcp.agent.bench.tcp_variants import (
     ours,
     passing,
 )
+from devmemtcp.agent.datapath_config import RCV_WND
 from devmemtcp.pyxdp import Unsupported
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class _Setting:
     def _copy(self, bench: Bench) -> Turn:
         plan = self.options.kernel_plans[0]
         before = Noise.now()
-        seconds = bench.copy(plan.rps, self.options.window)
+        seconds = bench.copy(plan.rps, self.options.window or RCV_WND)
         return Turn({COPY.name: seconds}, {}, Noise.now() - before)
 
     def _note(self, variant: str, number: int, place: int, turn: Turn) -> None:

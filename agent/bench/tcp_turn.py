@@ -47,8 +47,8 @@ class Conditions:
     """Of requests and responses; 0: none."""
     region_size: int
     rx_csum: RxCsum
-    window: int
-    """Ours: largest receive window, in bytes."""
+    window: int | None
+    """Ours: largest receive window, in bytes; None: what suits the interface."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,7 @@ class Bench:
             "spin_us": variant.spin_us,
             "busy_poll": variant.busy_poll,
             "loop_cpu": plan.loop,
+            "napi_cpu": plan.napi if variant.mode == "native" else None,
             "copy": variant.copy,
         }
 

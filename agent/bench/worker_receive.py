@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent.bench._native import ffi, lib
+from devmemtcp.agent.napi import NapiThreads
 from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView
 from devmemtcp.agent.runtime import Runtime
 from devmemtcp.agent.socket import Connection, FragBatch
@@ -83,7 +84,9 @@ class Kernel(_Held):
         self._counters = {"bytes": 0, "calls": 0}
         with ExitStack() as undo:
             if request["mode"] is not None:
-                undo.enter_context(_xdp_pass(request["ifname"], request["mode"]))
+                undo.enter_context(
+                    _xdp_pass(request["ifname"], request["mode"], request["napi_cpu"])
+                )
             self._listener = undo.enter_context(
                 socket.create_server(tuple(request["address"]), reuse_port=True)
             )
@@ -229,15 +232,18 @@ def runtime(request: Request) -> Iterator[Runtime]:
                 spin_us=request["spin_us"],
                 busy_poll=request["busy_poll"],
                 cpu=request["loop_cpu"],
+                napi_cpu=request["napi_cpu"],
                 linger=0.0,
             )
         )
 
 
 @contextmanager
-def _xdp_pass(ifname: str, mode: str) -> Iterator[None]:
-    """An XDP program that passes everything on, attached as ours is."""
-    with BpfObject.open(str(xdp_prog.object_path("pass"))) as obj:
+def _xdp_pass(ifname: str, mode: str, napi_cpu: int | None) -> Iterator[None]:
+    """An XDP program that passes everything on, attached as ours is; NAPI where ours has it."""
+    with BpfObject.open(str(xdp_prog.object_path("pass"))) as obj, NapiThreads(ifname) as napi:
         obj.load()
         with attach(obj.programs["pass"], ifname, mode=Mode(mode)):
+            if napi_cpu is not None:
+                napi.move(napi_cpu)
             yield

@@ -120,11 +120,19 @@ class InterfaceOptions:
     max_connections: int = _option(
         values.number(1, (1 << 20) - 1), 4096, help="embryos and TIME-WAIT included"
     )
-    rcv_wnd: int = _option(
-        values.size(1 << 16, 1 << 30), 4 << 20, help="largest window of a connection, in bytes"
+    rcv_wnd: int | None = _option(
+        values.size(1 << 16, 1 << 30),
+        None,
+        help="largest window of a connection, in bytes; by default 4 MiB, or what the ring of a "
+        "veth in native mode can hold",
     )
     cpu: int | None = _option(
         values.number(0, 8191), None, help="that the loop runs on; by default any"
+    )
+    napi_cpu: int | None = _option(
+        values.number(0, 8191),
+        None,
+        help="that NAPI of a veth in native mode runs on; by default the sender's",
     )
     busy_poll: bool = _option(values.boolean, False, help="never sleep")
     spin_us: int = _option(

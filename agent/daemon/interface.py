@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.daemon.config import InterfaceOptions
 from devmemtcp.agent.datapath import Datapath
-from devmemtcp.agent.datapath_config import PAGE, DatapathConfig, attach_mode
-from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.datapath_config import PAGE, DatapathConfig, attach_mode, window
 from devmemtcp.agent.netdev import NetDev, NetNs, addresses_of
 from devmemtcp.agent.preflight import check_interface
 
@@ -37,10 +35,6 @@ class Interface:
         self.name = options.name
         self._dev = NetDev.find(options.name)
         self.ifindex = socket.if_nametoindex(options.name)
-        if options.cpu is not None and options.cpu not in os.sched_getaffinity(0):
-            raise ConfigError(
-                f"{options.name}: CPU {options.cpu} is not among those this process may run on"
-            )
         self.config = _plan(options, self._dev)
         check_interface(self._dev, self.config, force=options.force)
         self.datapath = Datapath(self.config, NetNs(None))
@@ -79,21 +73,23 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
     can = dev.features
     queues = can.rx_queues or 1
     host_buffers = options.host_memory // PAGE
+    mode = attach_mode(options.mode, can.driver)
     return DatapathConfig(
         ifname=can.ifname,
         queues=queues,
         mtu=can.mtu,
-        mode=attach_mode(options.mode, can.driver),
+        mode=mode,
         multi_buffer=can.multi_buffer is not False,
         csum_trust=options.rx_csum == "trust",
         linear_bytes=options.linear_bytes,
         busy_poll=options.busy_poll,
         spin_us=options.spin_us,
         cpu=options.cpu,
+        napi_cpu=options.napi_cpu,
         host_buffers=host_buffers,
         max_buffers=options.memory // PAGE + queues * host_buffers,
         max_areas=lib.STACK_MAX_AREAS,
         max_apps=lib.STACK_MAX_APPS,
         max_flows=options.max_connections,
-        rcv_wnd_max=options.rcv_wnd,
+        rcv_wnd_max=window(options.rcv_wnd, mode, can.driver, can.mtu),
     )

@@ -37,7 +37,7 @@ Plans = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PLAN",
-        help="Cores, e.g. sender=0,app=1,loop=0,rps=1,acks=0; `none` pins nothing. "
+        help="Cores, e.g. sender=0,app=1,loop=0,rps=1,napi=1; `none` pins nothing. "
         "Repeatable: the best one is found out, and taken.",
     ),
 ]
@@ -92,7 +92,10 @@ def tcp_rx(
     rx_csum: Annotated[CsumChoice | None, typer.Option(help="Ours: verify, or trust.")] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Ours: largest receive window; default: 4M."),
+        typer.Option(
+            metavar="SIZE",
+            help="Ours: largest receive window; default: 4M, on a native veth what its ring holds.",
+        ),
     ] = None,
     seed: Seed = None,
     plot: Plot = None,

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAPI of a veth in native mode on a core of one's choice, and a window that its ring can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyroute2 import NetNS
+
+from devmemtcp.agent import ConfigError, Region, Runtime
+from devmemtcp.agent.bench.conditions import set_offloads
+from devmemtcp.agent.netdev import NetNs
+from devmemtcp.netlink.constants import NapiThreaded
+from devmemtcp.netlink.netdev import Netdev
+from devmemtcp.netlink.records import Napi
+
+from .test_runtime_e2e import exchange, receiver
+from .traffic import MIB, PORT
+
+CPU = max(os.sched_getaffinity(0))
+
+
+def instances(end: Any) -> list[Napi]:
+    with Netdev(netns=end.netns) as netdev:
+        return netdev.napi_get(ifindex=end.ifindex)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_napi_is_polled_on_the_core_that_was_asked_for(veth: Any, isolate: bool) -> None:
+    data = random.Random(3).randbytes(2 * MIB)
+    with receiver(veth.right, mode="native", isolate=isolate, napi_cpu=CPU) as (rt, view):
+        (napi,) = instances(veth.right)
+        assert napi.threaded == NapiThreaded.ENABLED
+        assert napi.pid is not None
+        assert os.sched_getaffinity(napi.pid) == {CPU}
+        with rt.listen((veth.right.ip4, PORT)) as listener:
+            assert exchange(rt, view, listener, veth.left, data)[0] == data
+    assert instances(veth.right) == []
+
+
+def test_every_queue_has_its_thread_there(netns_pair: Callable[..., Any]) -> None:
+    end = netns_pair(queues=2).right
+    with receiver(end, mode="native", napi_cpu=CPU):
+        threads = [each.pid for each in instances(end)]
+        assert len(set(threads)) == 2
+        assert all(os.sched_getaffinity(pid) == {CPU} for pid in threads if pid)
+
+
+def test_napi_that_was_there_before_is_left_as_it_was(veth: Any) -> None:
+    netns = NetNs(f"/run/netns/{veth.right.netns}")
+    with contextlib.closing(netns), netns.entered():
+        set_offloads(veth.right.ifname, {"gro": True})  # with it, a veth has NAPI of its own
+    assert [each.threaded for each in instances(veth.right)] == [NapiThreaded.DISABLED]
+    with receiver(veth.right, mode="native", napi_cpu=CPU):
+        assert [each.threaded for each in instances(veth.right)] == [NapiThreaded.ENABLED]
+    assert [each.threaded for each in instances(veth.right)] == [NapiThreaded.DISABLED]
+
+
+@pytest.mark.parametrize("mode", ["auto", "generic"])
+def test_without_napi_there_is_nothing_to_move(veth: Any, mode: Any) -> None:
+    with (
+        Region(4 * MIB) as region,
+        pytest.raises(ConfigError, match=f"NAPI of {veth.right.ifname} cannot be moved"),
+    ):
+        Runtime(
+            veth.right.ifname, region, netns=veth.right.netns, mode=mode, napi_cpu=CPU
+        ).__enter__()
+    with NetNS(veth.right.netns) as netlink:
+        (link,) = netlink.get_links(veth.right.ifindex)
+    assert not link.get_attr("IFLA_XDP").get_attr("IFLA_XDP_ATTACHED")
+
+
+@pytest.mark.parametrize(
+    ("options", "packets"),
+    [({"mode": "native"}, 208), ({"mode": "native", "rcv_wnd": 1 * MIB}, 699), ({}, 2796)],
+)
+def test_the_window_of_a_native_veth_fits_into_its_ring(
+    veth: Any, options: dict[str, Any], packets: int
+) -> None:
+    with receiver(veth.right, **options) as (rt, _view):
+        limit = rt._datapath.config.rcv_wnd_max
+    assert limit // 1500 == packets
