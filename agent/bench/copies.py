@@ -7,7 +7,7 @@ veth share their pages with it, and the kernel copies them before an XDP program
 the UMEM, where recv() copies to its caller. In CPU time for a byte:
 
     copy to the user      kernel - kernel/discard
-    copy for XDP          kernel-pass-generic - kernel
+    copy for XDP          kernel/discard-xdp - kernel/discard: on the same cores, without recv()'s
     copy into the UMEM    memcpy() by pages of hot memory into as much memory as the window is large
 
 The *bound* is the goodput of the kernel's receiver with everything as it is, but with our
@@ -25,9 +25,9 @@ COPIES = (TO_USER, FOR_XDP, TO_UMEM)
 BOUND, CORE_BOUND = "bound-our-copies", "bound-one-core"
 
 
-def copy_costs(kernel: float, discard: float, passing: float, umem: float) -> dict[str, float]:
+def copy_costs(kernel: float, discard: float, discard_xdp: float, umem: float) -> dict[str, float]:
     """CPU seconds for 10^9 bytes of each copy, from those of the variants and of memcpy()."""
-    return {TO_USER: kernel - discard, FOR_XDP: passing - kernel, TO_UMEM: umem}
+    return {TO_USER: kernel - discard, FOR_XDP: discard_xdp - discard, TO_UMEM: umem}
 
 
 def bounds(goodput: float, cpu: float, costs: Mapping[str, float]) -> dict[str, float]:

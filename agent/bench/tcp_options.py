@@ -18,7 +18,7 @@ from devmemtcp.agent.region import check_size
 from devmemtcp.agent.runtime import Mode, RxCsum
 from devmemtcp.stack.form import FORMS
 
-TRIALS = 2
+TRIALS = 3
 """Turns of each CPU plan before one is chosen."""
 MOST_CONNECTIONS = 256
 AIMED = (1500, 1)

@@ -15,7 +15,7 @@ who has more to choose from.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from devmemtcp.agent.bench.tcp_options import AIMED, TRIALS, TcpRxOptions, setti
 from devmemtcp.agent.bench.tcp_turn import Bench, Turn
 from devmemtcp.agent.bench.tcp_variants import (
     DISCARD,
+    DISCARD_XDP,
     KERNEL,
     PLAIN,
     Variant,
@@ -51,6 +52,8 @@ from devmemtcp.pyxdp import Unsupported
 if TYPE_CHECKING:
     from devmemtcp.agent.bench.progress import Progress
 
+HOPELESS = 0.85
+"""Of the best plan's goodput: who has less is not tried again."""
 MARGIN = 0.05
 """Of verdicts: TCP over two cores does not repeat itself better than that."""
 
@@ -149,25 +152,25 @@ class _Setting:
     def _choose_plans(self, bench: Bench, variants: Sequence[Variant]) -> None:
         """The plan with the best goodput for each family, of the family's first variant."""
         first = {each.family: each for each in reversed(variants)}
-        tried: dict[str, tuple[str, CpuPlan]] = {}
-        for family in first:
-            plans = self.options.plans_of(family)
-            self.plans[family] = plans[0]
-            if len(plans) > 1:
-                tried |= {f"{family} ({plan})": (family, plan) for plan in plans}
-        if not tried:
-            return
-        turns = {
-            name: partial(self._trial, bench, first[family], plan)
-            for name, (family, plan) in tried.items()
+        trials = {
+            (family, plan): list[float]()
+            for family in first
+            for plan in self.options.plans_of(family)
         }
-        goodput: dict[str, list[float]] = {}
-        for done in take_turns(turns, TRIALS, seed=self.options.seed, warm_up=0):
-            self.progress.turn(f"{self.name}, trial: {done.variant} {done.sample:.1f} Gb/s")
-            goodput.setdefault(done.variant, []).append(done.sample)
-        for name in sorted(goodput, key=lambda each: statistics.median(goodput[each])):
-            family, plan = tried[name]
-            self.plans[family] = plan  # the best comes last
+        for number in range(TRIALS):
+            tried = contenders(trials)
+            turns = {
+                f"{family} ({plan})": partial(self._trial, bench, first[family], plan)
+                for family, plan in tried
+                if len(self.options.plans_of(family)) > 1
+            }
+            seed = self.options.seed + number
+            for done in take_turns(turns, 1, seed=seed, warm_up=0) if turns else ():
+                self.progress.turn(f"{self.name}, trial: {done.variant} {done.sample:.1f} Gb/s")
+                (key,) = (each for each in tried if f"{each[0]} ({each[1]})" == done.variant)
+                trials[key].append(done.sample)
+        for family, plan in reversed(contenders(trials)):
+            self.plans[family] = plan  # the best comes first
 
     def _trial(self, bench: Bench, variant: Variant, plan: CpuPlan) -> float:
         try:
@@ -201,6 +204,16 @@ class _Setting:
             self.progress.turn(f"{self.name}, round {number + 1}: {variant} {goodput:.1f} Gb/s")
 
 
+def contenders(trials: Mapping[tuple[str, CpuPlan], Sequence[float]]) -> list[tuple[str, CpuPlan]]:
+    """Plans that may yet be their family's best, the best first; before any trial, all."""
+    medians = {key: statistics.median(seen) if seen else 0.0 for key, seen in trials.items()}
+    best: dict[str, float] = {}
+    for (family, _), median in medians.items():
+        best[family] = max(median, best.get(family, 0.0))
+    found = [key for key in trials if medians[key] >= HOPELESS * best[key[0]]]
+    return sorted(found, key=lambda key: -medians[key])
+
+
 def copies_of(setting: str) -> str:
     """The setting that costs of copies are in: the metrics are others."""
     return f"copies, {setting}"
@@ -214,13 +227,13 @@ def derived(samples: Iterable[Sample], setting: str) -> Iterator[Sample]:
     rounds: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         rounds.setdefault(sample.round, {})[sample.variant] = sample
-    passes = passing("generic")
+    sources = {KERNEL, DISCARD, DISCARD_XDP}
     for number, seen in rounds.items():
-        if not {KERNEL, DISCARD, passes, TO_UMEM} <= seen.keys():
+        if not sources | {TO_UMEM} <= seen.keys():
             continue
-        cpu = {name: seen[name].values[CPU.name] for name in (KERNEL, DISCARD, passes)}
+        cpu = {name: seen[name].values[CPU.name] for name in sources}
         umem = seen[TO_UMEM].values[COPY.name]
-        costs = copy_costs(cpu[KERNEL], cpu[DISCARD], cpu[passes], umem)
+        costs = copy_costs(cpu[KERNEL], cpu[DISCARD], cpu[DISCARD_XDP], umem)
         for name in (TO_USER, FOR_XDP):
             values = {COPY.name: costs[name]}
             yield Sample(copies_of(setting), name, number, len(seen), values)

@@ -83,11 +83,9 @@ def passing(mode: Mode) -> str:
 
 
 KERNEL, PLAIN = "kernel", "kernel-plain"
-DISCARD = "kernel/discard"
+DISCARD, DISCARD_XDP = "kernel/discard", "kernel/discard-xdp"
 HOST_OFF = "host-off"
 PLAIN_SUM = "kernel-plain-sum"
-_PASS_DISCARD = "kernel-pass-generic/discard"
-_LEFT_OUT_IF_BRIEF = (PLAIN_SUM, _PASS_DISCARD)
 
 
 def catalogue(factors: Factors, *, brief: bool = False) -> list[Variant]:
@@ -103,15 +101,14 @@ def catalogue(factors: Factors, *, brief: bool = False) -> list[Variant]:
     found += [
         Variant(KERNEL, "kernel", KERNEL),
         Variant(DISCARD, "kernel", KERNEL, discard=True),
+        Variant(DISCARD_XDP, "kernel", KERNEL, discard=True, mode="generic"),
         Variant(PLAIN, "kernel", PLAIN, segmentation=False),
         Variant(PLAIN_SUM, "kernel", PLAIN, segmentation=False, tx_checksum=False),
     ]
     for mode in modes:
         name = passing(mode)
         found.append(Variant(name, "kernel", name, mode=attached(mode)))
-        if mode == "generic":
-            found.append(replace(found[-1], name=_PASS_DISCARD, discard=True))
-    return [each for each in found if not brief or each.name not in _LEFT_OUT_IF_BRIEF]
+    return [each for each in found if not (brief and each.name == PLAIN_SUM)]
 
 
 def _devmem(mode: Mode, factors: Factors) -> Iterator[Variant]:
