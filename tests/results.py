@@ -43,6 +43,9 @@ _BLOCK = re.compile(
     r"(?P<begin><!-- results (?P<words>[^>]*?) -->\n).*?(?P<end><!-- end of results -->)", re.DOTALL
 )
 
+WORDS = ("in", "variant", "against", "ratio of", "verdict", "aim", "wanted", "met")
+"""Columns of words: the others are numbers, and right-aligned."""
+
 Words = Sequence[str]
 
 
@@ -105,8 +108,10 @@ def _block(block: re.Match[str], found: dict[str, Result]) -> str:
 
 def _conditions(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
     for result in chosen:
-        raw = f"[docs/results/{result.bench}.json](results/{result.bench}.json)"
-        yield from ("", "; ".join([*tables.conditions(result), f"every sample: {raw}"]), "")
+        said = "; ".join(tables.conditions(result)).removesuffix(f"; {result.caveat}")
+        raw = f"[every sample](results/{result.bench}.json), [drawn](results/{result.bench}.svg)"
+        warning = f" **{result.caveat}**" if result.caveat else ""
+        yield from ("", f"{said}; {raw}.{warning}", "")
 
 
 def _estimates(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
@@ -115,6 +120,8 @@ def _estimates(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
             shown = [each for each in result.metrics if not metrics or each.name in metrics]
             mine = [each for each in result.estimates if each.setting == setting]
             shown = [each for each in shown if each.name in {one.metric for one in mine}]
+            if not shown:
+                continue
             if setting:
                 yield from ("", f"`{setting}`:")
             headings = [tables.heading(each.name, each.unit) for each in shown]
@@ -128,7 +135,7 @@ def _estimates(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
 
 
 def _verdicts(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
-    yield from _head(["in", "variant", "against", "ratio of", "ratio (95 %)", "verdict"], words=4)
+    yield from _head(["in", "variant", "against", "ratio of", "ratio (95 %)", "verdict"])
     for result in chosen:
         for each in result.comparisons:
             if metrics and each.metric not in metrics:
@@ -142,7 +149,7 @@ def _verdicts(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
 
 
 def _aims(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
-    yield from _head(["aim", "in", "value (95 %)", "wanted", "met"], words=2)
+    yield from _head(["aim", "in", "value (95 %)", "wanted", "met"])
     for result in chosen:
         for aim in result.aims:
             where = " ".join(filter(None, [result.bench, aim.setting]))
@@ -159,9 +166,9 @@ PARTS: dict[str, Callable[[Sequence[Result], Words], Iterator[str]]] = {
 }
 
 
-def _head(columns: Sequence[str], words: int = 1) -> Iterator[str]:
+def _head(columns: Sequence[str]) -> Iterator[str]:
     yield from ("", _row(columns))
-    yield _row(["---"] * words + ["---:"] * (len(columns) - words))
+    yield _row(["---" if each in WORDS else "---:" for each in columns])
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -34,10 +34,12 @@ SUFFIXES = (".png", ".svg")
 COLUMNS = 2
 # In inches: a column, of which labels and margin take some; a row of a panel; what is above the
 # rows, and in all around them; a line of the caption.
-_COLUMN, _LABELS, _RIGHT = 7.8, 3.1, 0.3
+_COLUMN, _LABELS, _RIGHT = 8.2, 3.5, 0.3
 _ROW, _TITLE, _AROUND, _LINE = 0.3, 0.35, 1.0, 0.16
 _EDGE = 0.02
 """The share of samples at either end that may lie outside of the panel."""
+_DECADE = 10
+"""An axis is logarithmic when its ends lie further apart than this factor."""
 _COLOURS = ("#1f6fb4", "#c0504d")
 _SALT = "devmemtcp"
 """Of the names in an SVG: the same picture is the same file."""
@@ -73,8 +75,8 @@ class Panel:
     """Of ratios: half the width of the band around 1, one a row."""
 
 
-def draw(result: Result, path: Path) -> None:
-    """Draw all panels into the file; its name says the format."""
+def draw(result: Result, path: Path, metrics: Sequence[str] = ()) -> None:
+    """Draw all panels into the file, or those of some metrics; its name says the format."""
     import matplotlib as mpl
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -82,8 +84,10 @@ def draw(result: Result, path: Path) -> None:
     metadata: dict[str, Any] = {"Title": title(result), "Software": None}
     if path.suffix == ".svg":
         metadata = {"Title": title(result), "Date": None, "Creator": None}
-    with mpl.rc_context({**mpl.rcParamsDefault, "svg.hashsalt": _SALT, "font.size": 9}):
-        figure(result).savefig(path, metadata=metadata, dpi=120)
+    with mpl.rc_context(
+        {**mpl.rcParamsDefault, "svg.hashsalt": _SALT, "svg.fonttype": "none", "font.size": 9}
+    ):
+        figure(result, metrics).savefig(path, metadata=metadata, dpi=120)
 
 
 def title(result: Result) -> str:
@@ -92,13 +96,13 @@ def title(result: Result) -> str:
     return f"{result.bench}, {result.started}, seed {result.seed}, {count} samples"
 
 
-def figure(result: Result) -> Figure:
+def figure(result: Result, metrics: Sequence[str] = ()) -> Figure:
     """The picture, not yet in a file."""
     from matplotlib.figure import Figure
 
-    drawn = list(panels(result))
+    drawn = list(panels(result, metrics))
     if not drawn:
-        raise ConfigError("there are no samples to be drawn")
+        raise ConfigError(f"no samples to be drawn; there are metrics {_names(result)}")
     lines = [drawn[at : at + COLUMNS] for at in range(0, len(drawn), COLUMNS)]
     heights = [_ROW * max(len(panel.rows) for panel in line) for line in lines]
     caption = _caption(result)
@@ -116,6 +120,10 @@ def figure(result: Result) -> Figure:
     return made
 
 
+def _names(result: Result) -> str:
+    return ", ".join(each.name for each in result.metrics)
+
+
 def _caption(result: Result) -> str:
     lines = [
         "Dots: samples; triangles: samples beyond the edge. Bars: median and its 95 % interval. "
@@ -125,10 +133,12 @@ def _caption(result: Result) -> str:
     return "\n".join(lines)
 
 
-def panels(result: Result) -> Iterator[Panel]:
+def panels(result: Result, metrics: Sequence[str] = ()) -> Iterator[Panel]:
     """For each setting: its metrics, and its ratios. What was counted once is no distribution."""
     found = result.found()
     drawn = [each for each in result.metrics if each.kind == "measured"]
+    if metrics:
+        drawn = [each for each in result.metrics if each.name in metrics]
     for setting in result.settings():
         title = f"{result.bench} {setting}".strip()
         for metric in drawn:
@@ -151,13 +161,17 @@ def panels(result: Result) -> Iterator[Panel]:
 
 
 def _families(title: str, label: str, rows: Sequence[Row]) -> Iterator[Panel]:
-    """One panel; several, where names have parts (`fast/host/off`), one for each first part."""
+    """One panel; several, where names have parts (`fast/host/off`), one for each first part.
+
+    What is called as a first part alone is in both: it is what the others vary.
+    """
     families: dict[str, list[Row]] = {}
     for row in rows:
-        family = row.label.partition("/")[0] if "/" in row.label else ""
-        families.setdefault(family, []).append(row)
+        family, *parts = row.label.split("/")
+        families.setdefault(family if parts else "", []).append(row)
     for family, members in families.items():
-        yield Panel(f"{title} {family}".strip(), label, members)
+        base = [row for row in rows if row.label == family]
+        yield Panel(f"{title} {family}".strip(), label, base + members)
 
 
 def _ratio_panel(
@@ -168,13 +182,23 @@ def _ratio_panel(
     for each in compared:
         ratios = found.ratios(each.setting, each.variant, each.against, each.metric)
         if len(ratios) > 1:
-            rows.append(Row(f"{each.variant} : {each.against}", list(ratios.values()), each.ratio))
+            rows.append(Row(_pair(each), list(ratios.values()), each.ratio))
             margins.append(each.margin)
     if rows:
         yield Panel(title, label, rows, margins)
 
 
+def _pair(of: Comparison) -> str:
+    """As `fast/host/static : off`: what both names begin with is said once."""
+    mine, theirs = of.variant.split("/"), of.against.split("/")
+    while len(theirs) > 1 and mine and mine[0] == theirs[0]:
+        mine, theirs = mine[1:], theirs[1:]
+    return f"{of.variant} : {'/'.join(theirs)}"
+
+
 def _draw_panel(axes: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     low, high = _limits(panel)
     jitter = random.Random(0)  # of its own, so that a panel does not depend on those before it
     for at, row in enumerate(panel.rows):
@@ -188,6 +212,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.label, parse_math=False)
     axes.set_yticks(range(len(panel.rows)), [row.label for row in panel.rows], parse_math=False)
     axes.set_ylim(len(panel.rows) - 0.5, -0.5)
+    if 0 < low * _DECADE < high:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(low, high)
     axes.grid(axis="x", color="0.9", lw=0.5)
     axes.set_axisbelow(True)
@@ -233,5 +262,7 @@ def _limits(panel: Panel) -> tuple[float, float]:
         inner += [end for end in ends if end is not None]
     inner += [1 + sign * margin for margin in panel.margins for sign in (-1, 1)]
     low, high = min(inner), max(inner)
+    if 0 < low * _DECADE < high:
+        return low / 1.2, high * 1.2
     room = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
     return low - room, high + room

@@ -44,6 +44,7 @@ def show(result: Result, out: Console) -> None:
 def show_estimates(result: Result, out: Console) -> None:
     """A table for each setting."""
     for setting in result.settings():
+        out.print(Text(f"{_place(result, setting)}: median (95 %)"))  # a title would be folded
         out.print(_estimates(result, setting))
 
 
@@ -89,7 +90,7 @@ def show_contrast(contrast: Contrast, out: Console) -> None:
             made.add_row(Text(each.what), *(Text(_json(value)) for value in (each.a, each.b)))
         out.print(made)
     changes = table("setting", "variant", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict")
-    changes.title = Text(f"{contrast.bench}: medians of the two runs")
+    out.print(Text(f"{contrast.bench}: medians of the two runs"))
     for change in contrast.changes:
         names = (change.setting, change.variant, change.metric)
         changes.add_row(*map(Text, names), *_change(change, contrast.margin))
@@ -98,7 +99,7 @@ def show_contrast(contrast: Contrast, out: Console) -> None:
         ratios = table(
             "setting", "variant", "against", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict"
         )
-        ratios.title = Text(f"{contrast.bench}: ratios made within each run")
+        out.print(Text(f"{contrast.bench}: ratios made within each run"))
         for ratio in contrast.ratios:
             pair = (ratio.setting, ratio.variant, ratio.against, ratio.metric)
             ratios.add_row(*map(Text, pair), *_change(ratio, contrast.margin))
@@ -122,7 +123,7 @@ def _json(value: Any) -> str:
 def conditions(result: Result) -> list[str]:
     """What is to be known beside the figures, in lines."""
     loads = ", ".join(f"{each:.2f}" for each in result.load_average)
-    pinning = ", ".join(f"{name} {core}" for name, core in result.pinning.items())
+    pinning = ", ".join(f"{name} {_cores(core)}" for name, core in result.pinning.items())
     quick = "quick, " if result.quick else ""
     lines = [
         f"{result.machine}",
@@ -133,10 +134,14 @@ def conditions(result: Result) -> list[str]:
     return lines + [result.caveat] * bool(result.caveat)
 
 
+def _cores(value: Any) -> str:
+    """A core, or what could be chosen from."""
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _estimates(result: Result, setting: str) -> Table:
     metrics = [each for each in result.metrics if _has(result.estimates, setting, each.name)]
     made = table("variant", *(f"{heading(each.name, each.unit)}" for each in metrics))
-    made.title = Text(f"{_place(result, setting)}: median (95 %)")
     mine = [each for each in result.estimates if each.setting == setting]
     for variant in dict.fromkeys(each.variant for each in mine):
         cells = [result.estimate(setting, variant, each.name) for each in metrics]
@@ -196,7 +201,7 @@ def met(aim: Aim) -> str:
 
 def table(*columns: str) -> Table:
     """One with words on the left and numbers on the right."""
-    made = Table(title_justify="left")
+    made = Table()
     for column in columns:
         words = column in _WORDS
         made.add_column(Text(column), justify="left" if words else "right")

@@ -44,11 +44,39 @@ def test_each_family_of_variants_has_a_panel_and_the_ratios_have_one() -> None:
         ("page-pool a", ["empty"]),
         ("page-pool a fast", ["fast/off", "fast/static"]),
         ("page-pool a slow", ["slow/off"]),
-        ("page-pool a, ratios within rounds", ["fast/static : fast/off"]),
+        ("page-pool a, ratios within rounds", ["fast/static : off"]),
     ]
     assert drawn[0].rows[0].values == [2.0 + number / 10 for number in range(10)]
     assert drawn[3].rows[0].values == [1.0] * 10
     assert drawn[3].margins == [0.02]
+
+
+def test_what_others_vary_is_drawn_beside_them() -> None:
+    names = ("kernel", "kernel/discard")
+    samples = [Sample("", name, at, 0, {"ns": 1.0}) for name in names for at in range(2)]
+    run = Run.begin("tcp-rx", seed=1, quick=False, options={}, pinning={})
+    drawn = list(plot.panels(judge(run, samples, metrics=METRICS, variants=names)))
+    assert [[row.label for row in each.rows] for each in drawn] == [["kernel"], list(names)]
+
+
+def test_metrics_can_be_chosen() -> None:
+    (empty, *_) = plot.panels(result(), ["ticks"])
+    assert (empty.label, empty.rows[0].values[0]) == ("ticks [TSC], lower is better", 5.0)
+    with pytest.raises(ConfigError, match="metrics ns, ticks, instructions"):
+        plot.figure(result(), ["mpps"])
+
+
+@pytest.mark.parametrize(("most", "scale"), [(5.0, "linear"), (50.0, "log")])
+def test_what_spans_decades_has_a_logarithmic_axis(most: float, scale: str) -> None:
+    pytest.importorskip("matplotlib")
+    samples = [
+        Sample("", name, at, 0, {"ns": value})
+        for name, value in (("off", 1.0), ("on", most))
+        for at in range(6)
+    ]
+    run = Run.begin("tcp-rx", seed=1, quick=False, options={}, pinning={})
+    (axes,) = plot.figure(judge(run, samples, metrics=METRICS, variants=["off", "on"])).axes
+    assert axes.get_xscale() == scale
 
 
 def test_every_sample_is_a_dot_and_what_lies_far_out_is_a_triangle() -> None:
@@ -93,7 +121,7 @@ def test_names_are_text_and_no_formula(tmp_path: Path) -> None:
 
 def test_without_samples_there_is_nothing_to_draw() -> None:
     pytest.importorskip("matplotlib")
-    with pytest.raises(ConfigError, match="no samples"):
+    with pytest.raises(ConfigError, match="no samples to be drawn"):
         plot.figure(replace(result(), samples=[]))
 
 

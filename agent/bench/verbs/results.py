@@ -41,6 +41,9 @@ def compare(
 def plot(
     result: ResultFile,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="A .png or .svg.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw a result that was kept: each sample a dot, with median and interval, and the ratios."""
@@ -48,4 +51,4 @@ def plot(
     from devmemtcp.agent.bench import saved
 
     plots.check(output, "--output")
-    plots.draw(saved.load(result), output)
+    plots.draw(saved.load(result), output, metric or ())
