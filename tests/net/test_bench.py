@@ -114,7 +114,8 @@ def test_each_variant_receives_as_it_says(bench: Bench, variant: Variant) -> Non
         return
     assert turn.details["processes"].keys() == {"sender", "app", "stack"}
     assert counted["rx_packets"] > 0
-    assert (counted["sleeps"] == 0) == variant.busy_poll
+    if variant.busy_poll:
+        assert counted["sleeps"] == 0
     assert (counted["bytes_device"] == 0) == variant.host
 
 
