@@ -40,10 +40,10 @@ def test_the_page_and_the_plots_are_of_the_committed_results() -> None:
 def test_every_result_is_on_the_page() -> None:
     text = results.PAGE.read_text()
     for name in results.ORDER:
-        assert f"<!-- results {name} estimates" in text
+        for part in ("conditions", "estimates", "verdicts"):
+            assert f"<!-- results {name} {part}" in text
         assert f"](results/{name}.svg)" in text
     assert "<!-- results all aims -->" in text
-    assert "<!-- results all verdicts" in text
 
 
 @pytest.fixture
