@@ -6,9 +6,13 @@ veth share their pages with it, and the kernel copies them before an XDP program
 (skb_cow_data_for_xdp()). Plain recv() does not pay that. AF_XDP in copy mode then copies into
 the UMEM, where recv() copies to its caller. In CPU time for a byte:
 
-    copy to the user      kernel - kernel/discard
-    copy for XDP          kernel/discard-xdp - kernel/discard: on the same cores, without recv()'s
+    copy to the user      of the process that receives: copies/recv - copies/discard
+    copy for XDP          of all cores: copies/discard-xdp - copies/discard
     copy into the UMEM    memcpy() by pages of hot memory into as much memory as the window is large
+
+The variants have the sender on one core and recv() on another, and no RPS, so that the softirq
+is on the sender's core and the receiving process has nothing on its back. Of all cores the first
+difference would be lost: who is faster sleeps more often, and wake-ups cost more than the copy.
 
 The *bound* is the goodput of the kernel's receiver with everything as it is, but with our
 copies instead of its own, and as many cores at work: goodput x CPU / (CPU - user + XDP + UMEM).
@@ -23,11 +27,6 @@ from collections.abc import Mapping
 TO_USER, FOR_XDP, TO_UMEM = "copy-to-user", "copy-for-xdp", "copy-to-umem"
 COPIES = (TO_USER, FOR_XDP, TO_UMEM)
 BOUND, CORE_BOUND = "bound-our-copies", "bound-one-core"
-
-
-def copy_costs(kernel: float, discard: float, discard_xdp: float, umem: float) -> dict[str, float]:
-    """CPU seconds for 10^9 bytes of each copy, from those of the variants and of memcpy()."""
-    return {TO_USER: kernel - discard, FOR_XDP: discard_xdp - discard, TO_UMEM: umem}
 
 
 def bounds(goodput: float, cpu: float, costs: Mapping[str, float]) -> dict[str, float]:

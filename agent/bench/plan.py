@@ -61,6 +61,12 @@ def parse_plan(text: str) -> CpuPlan:
     return CpuPlan(**found)
 
 
+def two_cores_plan() -> CpuPlan:
+    """The sender on one core, with the softirq that its packets raise; recv() on the other."""
+    first, second = _two_cores()
+    return CpuPlan(sender=first, app=second)
+
+
 def default_kernel_plans() -> tuple[CpuPlan, ...]:
     """recv() and the receive softirq on one core; recv() beside the sender; or as it comes."""
     first, second = _two_cores()

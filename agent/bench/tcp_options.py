@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from devmemtcp.agent._loop import FORM
-from devmemtcp.agent.bench.plan import CpuPlan, default_kernel_plans, default_plans
+from devmemtcp.agent.bench.plan import CpuPlan, default_kernel_plans, default_plans, two_cores_plan
 from devmemtcp.agent.bench.tcp_turn import SETUP_SECONDS, WARM_UP_SECONDS, Conditions
-from devmemtcp.agent.bench.tcp_variants import Factors, Variant, catalogue
+from devmemtcp.agent.bench.tcp_variants import COPIES, Factors, Variant, catalogue
 from devmemtcp.agent.datapath_config import ACK_SEGMENTS_MAX
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import MTU_MAX, check_mtu
@@ -71,7 +71,7 @@ class TcpRxOptions:
             spins=() if quick else (50,),
             busy_poll=not quick,
             copy=not quick,
-            rounds=8 if quick else 10,
+            rounds=7 if quick else 10,
             duration=0.4 if quick else 0.5,
             ask_seconds=0.2 if quick else 0.3,
             plans=default_plans(),
@@ -148,6 +148,8 @@ class TcpRxOptions:
 
     def plans_of(self, family: str) -> tuple[CpuPlan, ...]:
         """Those that a family can choose from."""
+        if family == COPIES:
+            return (two_cores_plan(),)
         return self.plans if family.startswith("devmem") else self.kernel_plans
 
     def turns(self) -> int:

@@ -28,7 +28,6 @@ from devmemtcp.agent.bench.copies import (
     TO_UMEM,
     TO_USER,
     bounds,
-    copy_costs,
 )
 from devmemtcp.agent.bench.machine import Noise
 from devmemtcp.agent.bench.plan import CpuPlan
@@ -41,6 +40,7 @@ from devmemtcp.agent.bench.tcp_variants import (
     DISCARD_XDP,
     KERNEL,
     PLAIN,
+    RECV,
     Variant,
     contrasts,
     ours,
@@ -227,19 +227,25 @@ def derived(samples: Iterable[Sample], setting: str) -> Iterator[Sample]:
     rounds: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         rounds.setdefault(sample.round, {})[sample.variant] = sample
-    sources = {KERNEL, DISCARD, DISCARD_XDP}
     for number, seen in rounds.items():
-        if not sources | {TO_UMEM} <= seen.keys():
+        if not {KERNEL, RECV, DISCARD, DISCARD_XDP, TO_UMEM} <= seen.keys():
             continue
-        cpu = {name: seen[name].values[CPU.name] for name in sources}
-        umem = seen[TO_UMEM].values[COPY.name]
-        costs = copy_costs(cpu[KERNEL], cpu[DISCARD], cpu[DISCARD_XDP], umem)
+        costs = {
+            TO_USER: _receiving(seen[RECV]) - _receiving(seen[DISCARD]),
+            FOR_XDP: seen[DISCARD_XDP].values[CPU.name] - seen[DISCARD].values[CPU.name],
+            TO_UMEM: seen[TO_UMEM].values[COPY.name],
+        }
         for name in (TO_USER, FOR_XDP):
             values = {COPY.name: costs[name]}
             yield Sample(copies_of(setting), name, number, len(seen), values)
-        goodput = seen[KERNEL].values[GOODPUT.name]
-        for name, bound in bounds(goodput, cpu[KERNEL], costs).items():
+        kernel = seen[KERNEL].values
+        for name, bound in bounds(kernel[GOODPUT.name], kernel[CPU.name], costs).items():
             yield Sample(setting, name, number, len(seen), {GOODPUT.name: bound})
+
+
+def _receiving(sample: Sample) -> float:
+    """CPU seconds of the receiving process for 10^9 bytes."""
+    return sample.values["receiver_cpu"] * 8 / sample.values[GOODPUT.name]
 
 
 def _pairs(variants: Sequence[Variant]) -> Iterator[Pair]:

@@ -4,7 +4,7 @@
 Names are `WHO-MODE/FACTOR`: `devmem-generic` is ours with everything as it comes, in generic
 mode, and `devmem-generic/ack-8` differs from it by one thing alone. Among the kernel's,
 `kernel-plain` has no segmentation offloads, and `kernel-pass-MODE` an XDP program that passes
-everything on, attached as ours is.
+everything on, attached as ours is. `copies/...` are there for their differences, see copies.py.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def passing(mode: Mode) -> str:
 
 
 KERNEL, PLAIN = "kernel", "kernel-plain"
-DISCARD, DISCARD_XDP = "kernel/discard", "kernel/discard-xdp"
+COPIES = "copies"
+RECV, DISCARD, DISCARD_XDP = "copies/recv", "copies/discard", "copies/discard-xdp"
 HOST_OFF = "host-off"
 PLAIN_SUM = "kernel-plain-sum"
 
@@ -100,14 +101,17 @@ def catalogue(factors: Factors, *, brief: bool = False) -> list[Variant]:
         found += [each for each in ours_here if each.base or mode == modes[0] or not brief]
     found += [
         Variant(KERNEL, "kernel", KERNEL),
-        Variant(DISCARD, "kernel", KERNEL, discard=True),
-        Variant(DISCARD_XDP, "kernel", KERNEL, discard=True, mode="generic"),
         Variant(PLAIN, "kernel", PLAIN, segmentation=False),
         Variant(PLAIN_SUM, "kernel", PLAIN, segmentation=False, tx_checksum=False),
     ]
     for mode in modes:
         name = passing(mode)
         found.append(Variant(name, "kernel", name, mode=attached(mode)))
+    found += [
+        Variant(RECV, "kernel", COPIES),
+        Variant(DISCARD, "kernel", COPIES, discard=True),
+        Variant(DISCARD_XDP, "kernel", COPIES, discard=True, mode="generic"),
+    ]
     return [each for each in found if not (brief and each.name == PLAIN_SUM)]
 
 

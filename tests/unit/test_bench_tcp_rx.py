@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from devmemtcp.agent.bench.copies import BOUND, CORE_BOUND, bounds, copy_costs
+from devmemtcp.agent.bench.copies import BOUND, CORE_BOUND, bounds
 from devmemtcp.agent.bench.cores import CoreClocks
 from devmemtcp.agent.bench.latency import STEPS, histogram, percentile, percentiles
 from devmemtcp.agent.bench.plan import CpuPlan
@@ -84,19 +84,18 @@ def test_a_histogram_has_every_value_in_a_bucket_that_is_hardly_larger() -> None
 # ---- copies ----
 
 
-def test_copies_cost_what_variants_differ_by() -> None:
-    costs = copy_costs(kernel=0.25, discard=0.2, discard_xdp=0.35, umem=0.03)
-    assert costs == pytest.approx(
-        {"copy-to-user": 0.05, "copy-for-xdp": 0.15, "copy-to-umem": 0.03}
-    )
-    found = bounds(50.0, 0.25, costs)
+COSTS = {"copy-to-user": 0.05, "copy-for-xdp": 0.15, "copy-to-umem": 0.03}
+
+
+def test_bounds_put_our_copies_in_the_place_of_the_kernels() -> None:
+    found = bounds(50.0, 0.25, COSTS)
     assert found[BOUND] == pytest.approx(50.0 * 0.25 / (0.2 + 0.15 + 0.03))
     assert found[CORE_BOUND] == pytest.approx(8 / 0.18)
 
 
 def test_a_bound_that_noise_has_swallowed_is_left_out() -> None:
-    assert bounds(50.0, 0.25, copy_costs(0.25, 0.2, 0.17, 0.03)).keys() == {BOUND}
-    assert bounds(50.0, 0.1, copy_costs(0.1, 0.02, -0.02, 0.01)) == {}
+    assert bounds(50.0, 0.25, COSTS | {"copy-for-xdp": -0.04}).keys() == {BOUND}
+    assert bounds(50.0, 0.05, COSTS | {"copy-for-xdp": -0.04}) == {}
 
 
 def sample(variant: str, number: int, **values: float) -> Sample:
@@ -106,10 +105,18 @@ def sample(variant: str, number: int, **values: float) -> Sample:
 def round_of(number: int) -> list[Sample]:
     return [
         sample("kernel", number, goodput_gbps=50.0, cpu_s_per_gb=0.25),
-        sample("kernel/discard", number, goodput_gbps=60.0, cpu_s_per_gb=0.2),
-        sample("kernel/discard-xdp", number, goodput_gbps=30.0, cpu_s_per_gb=0.35),
+        sample("copies/recv", number, goodput_gbps=80.0, cpu_s_per_gb=0.3, receiver_cpu=0.9),
+        sample("copies/discard", number, goodput_gbps=40.0, cpu_s_per_gb=0.2, receiver_cpu=0.2),
+        sample("copies/discard-xdp", number, goodput_gbps=30.0, cpu_s_per_gb=0.35),
         sample("copy-to-umem", number, copy_s_per_gb=0.03),
     ]
+
+
+def test_copies_cost_what_variants_differ_by() -> None:
+    found = {each.variant: each.values for each in derived(round_of(3), "here")}
+    assert found["copy-to-user"]["copy_s_per_gb"] == pytest.approx(COSTS["copy-to-user"])
+    assert found["copy-for-xdp"]["copy_s_per_gb"] == pytest.approx(COSTS["copy-for-xdp"])
+    assert found[BOUND]["goodput_gbps"] == pytest.approx(bounds(50.0, 0.25, COSTS)[BOUND])
 
 
 def test_what_follows_from_a_round_follows_from_a_whole_one() -> None:
@@ -131,14 +138,14 @@ def test_names_are_distinct_and_differ_from_their_family_by_one_thing() -> None:
     names = {each.name: each for each in variants}
     assert len(names) == len(variants)
     for each in variants:
+        if each.family == "copies":
+            continue
         base = names[each.family]
         differing = [name for name in vars(base) if getattr(base, name) != getattr(each, name)]
         if not each.base:
             differing.remove("name")
         if each.host:  # two things: there is no device memory in a build without the check
             differing.remove("check")
-        if each.discard and each.mode:  # the other half of what a copy costs
-            differing.remove("discard")
         assert len(differing) == (not each.base), each.name
 
 
@@ -169,15 +176,22 @@ def test_one_factor_at_a_time() -> None:
 def test_a_quick_run_is_short_and_has_all_that_aims_and_bound_need() -> None:
     assert QUICK.seconds() < 165
     assert {each.name for each in QUICK.chosen()} >= {
-        *("devmem-generic", "devmem-native", "kernel", "kernel/discard", "kernel/discard-xdp"),
+        *(
+            "devmem-generic",
+            "devmem-native",
+            "kernel",
+            "copies/recv",
+            "copies/discard",
+            "copies/discard-xdp",
+        ),
         *("kernel-pass-generic", "kernel-pass-native", "devmem-generic/host-off"),
         *("devmem-generic/host-plain", "devmem-generic/host-static"),
     }
 
 
 def test_variants_are_chosen_by_pattern() -> None:
-    options = replace(USUAL, variants=("kernel-pass-*", "kernel/*"))
-    names = ["kernel/discard", "kernel/discard-xdp", "kernel-pass-generic", "kernel-pass-native"]
+    options = replace(USUAL, variants=("kernel-pass-*", "copies/d*"))
+    names = ["kernel-pass-generic", "kernel-pass-native", "copies/discard", "copies/discard-xdp"]
     assert [each.name for each in options.chosen()] == names
     with pytest.raises(ConfigError, match="--variant x"):
         replace(USUAL, variants=("kernel", "x")).check()
