@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 WIDTH = 200
 """Where there is no terminal that has one."""
 
-_WORDS = {"variant", "against", "metric", "verdict", "aim", "in", "setting", "differs"}
+_SIDES = ("A (95 %)", "B (95 %)", "B : A", "verdict")
+_WORDS = {"variant", "against", "metric", "verdict", "aim", "in", "setting", "differs", "met"}
 
 
 def console() -> Console:
@@ -50,14 +51,33 @@ def show_estimates(result: Result, out: Console) -> None:
 
 def show_verdicts(results: Sequence[Result], out: Console) -> None:
     """Of one benchmark or of several, together."""
-    made = table("in", "variant", "against", "metric", "ratio (95 %)", "verdict")
+    rows = []
     for result in results:
         for each in result.comparisons:
-            names = (_place(result, each.setting), each.variant, each.against, each.metric)
+            names = (each.variant, each.against, each.metric)
             better = result.metric(each.metric).better
             verdict = judged(each.verdict, each.ratio, each.margin, better)
-            made.add_row(*map(Text, names), figures(each.ratio), verdict)
-    if made.row_count:
+            rows.append((_place(result, each.setting), *names, figures(each.ratio), verdict))
+    _print(out, ("in", "variant", "against", "metric", "ratio (95 %)", "verdict"), rows)
+
+
+def show_aims(results: Sequence[Result], out: Console) -> None:
+    """Of one benchmark or of several, together."""
+    rows = [
+        (_place(result, aim.setting), aim.text, measured(aim), wanted(aim), met(aim))
+        for result in results
+        for aim in result.aims
+    ]
+    _print(out, ("in", "aim", "value (95 %)", "wanted", "met"), rows)
+
+
+def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table, without its first column when that says the same in each row."""
+    first = 1 if len({row[0] for row in rows}) == 1 else 0
+    made = table(*columns[first:])
+    for row in rows:
+        made.add_row(*map(Text, row[first:]))
+    if rows:
         out.print(made)
 
 
@@ -71,17 +91,6 @@ def _place(result: Result, setting: str) -> str:
     return f"{result.bench} {setting}".strip()
 
 
-def show_aims(results: Sequence[Result], out: Console) -> None:
-    """Of one benchmark or of several, together."""
-    made = table("aim", "in", "value (95 %)", "wanted", "met")
-    for result in results:
-        for aim in result.aims:
-            where = Text(_place(result, aim.setting))
-            made.add_row(Text(aim.text), where, measured(aim), wanted(aim), met(aim))
-    if made.row_count:
-        out.print(made)
-
-
 def show_contrast(contrast: Contrast, out: Console) -> None:
     """Two results: what differed, what changed."""
     if contrast.differences:
@@ -89,21 +98,22 @@ def show_contrast(contrast: Contrast, out: Console) -> None:
         for each in contrast.differences:
             made.add_row(Text(each.what), *(Text(_json(value)) for value in (each.a, each.b)))
         out.print(made)
-    changes = table("setting", "variant", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict")
     out.print(Text(f"{contrast.bench}: medians of the two runs"))
-    for change in contrast.changes:
-        names = (change.setting, change.variant, change.metric)
-        changes.add_row(*map(Text, names), *_change(change, contrast.margin))
-    out.print(changes)
+    _print(
+        out,
+        ("setting", "variant", "metric", *_SIDES),
+        [
+            (each.setting, each.variant, each.metric, *_change(each, contrast.margin))
+            for each in contrast.changes
+        ],
+    )
     if contrast.ratios:
-        ratios = table(
-            "setting", "variant", "against", "metric", "A (95 %)", "B (95 %)", "B : A", "verdict"
-        )
         out.print(Text(f"{contrast.bench}: ratios made within each run"))
-        for ratio in contrast.ratios:
-            pair = (ratio.setting, ratio.variant, ratio.against, ratio.metric)
-            ratios.add_row(*map(Text, pair), *_change(ratio, contrast.margin))
-        out.print(ratios)
+    _print(
+        out,
+        ("setting", "variant", "against", "metric", *_SIDES),
+        [(each.setting, *_pair(each), *_change(each, contrast.margin)) for each in contrast.ratios],
+    )
     for run, only in (("A", contrast.only_a), ("B", contrast.only_b)):
         if only:
             out.print(Text(f"Only {run} has {', '.join(only)}."))
@@ -113,6 +123,10 @@ def show_contrast(contrast: Contrast, out: Console) -> None:
 def _change(change: Change | RatioChange, margin: float) -> tuple[str, str, str, str]:
     verdict = judged(change.verdict, change.ratio, margin, change.better)
     return figures(change.a), figures(change.b), figures(change.ratio), verdict
+
+
+def _pair(change: RatioChange) -> tuple[str, str, str]:
+    return change.variant, change.against, change.metric
 
 
 def _json(value: Any) -> str:
@@ -154,11 +168,11 @@ def _has(estimates: Sequence[Estimate], setting: str, metric: str) -> bool:
 
 
 def judged(verdict: Verdict, ratio: Interval, margin: float, better: Better) -> str:
-    """A verdict as a cell: where there is a difference, to which side."""
+    """A verdict as a cell: where there is a difference, to which side; and the margin."""
     said = str(verdict)
     if verdict is Verdict.DIFFERS:
         said += ": better" if (ratio.estimate > 1) == (better == "higher") else ": worse"
-    return f"{said} (margin {margin:.0%})"
+    return f"{said} ({margin:.0%})"
 
 
 def heading(name: str, unit: str) -> str:

@@ -58,7 +58,7 @@ def test_the_tables_say_everything() -> None:
     text = shown(result("xdp-drop", wanted=0.9, veth=True))
     for said in (
         "xdp-drop mtu=1500: median (95 %)",
-        "differs: worse (margin 2%)",
+        "differs: worse (2%)",
         "at least 0.9",
         "NOT MET",
         "not measured",
