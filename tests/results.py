@@ -37,7 +37,7 @@ from devmemtcp.agent.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
 FOLDER = ROOT / "docs/results"
-MAX_BYTES = 400_000
+MAX_BYTES = 500_000
 ORDER = ("page-pool", "xdp-drop", "tcp-rx")
 _BLOCK = re.compile(
     r"(?P<begin><!-- results (?P<words>[^>]*?) -->\n).*?(?P<end><!-- end of results -->)", re.DOTALL

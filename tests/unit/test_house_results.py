@@ -64,7 +64,7 @@ def test_a_figure_that_does_not_follow_from_the_samples_is_found(folder: Path) -
 def test_a_large_document_and_one_of_another_name_are_found(folder: Path) -> None:
     path = folder / "xdp-drop.json"
     path.write_text(path.read_text() + " " * results.MAX_BYTES)
-    with pytest.raises(results.Wrong, match="larger than 400000"):
+    with pytest.raises(results.Wrong, match="larger than 500000"):
         results.results(folder)
     shutil.copy(ROOT / "docs/results/xdp-drop.json", path)
     path.rename(folder / "tcp-rx.json")
