@@ -7,8 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-STEPS = 16
-"""Buckets of an octave: neighbours differ by 4.4 %."""
+STEPS = 8
+"""Buckets of an octave: neighbours differ by 9 %."""
+BEYOND = 2
+"""Values that are to be beyond a percentile: of each turn, and there are several."""
 
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
@@ -24,7 +26,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """All of PERCENTILES that there are values enough for: ten beyond it.
+    """All of PERCENTILES that there are values enough for: BEYOND of them beyond it.
 
     Raises ValueError without values.
     """
@@ -32,14 +34,14 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {
         name: percentile(ordered, share)
         for name, share in PERCENTILES.items()
-        if len(ordered) * (1 - share) >= 10 or share == PERCENTILES["p50"]
+        if len(ordered) * (1 - share) >= BEYOND or share == PERCENTILES["p50"]
     }
 
 
-def histogram(values: Sequence[float]) -> list[tuple[float, int]]:
-    """(upper bound, how many) of each bucket that has any; buckets grow with the values.
+def histogram(values: Sequence[float]) -> list[tuple[int, int]]:
+    """(n, how many) of each bucket that has any; buckets grow with the values.
 
-    As HdrHistogram's, with powers of 2^(1/STEPS). Values are above zero.
+    As HdrHistogram's: n is of the values above 2^((n - 1) / STEPS), up to 2^(n / STEPS). Values
+    are above zero.
     """
-    counts = Counter(math.ceil(math.log2(value) * STEPS) for value in values)
-    return [(2 ** (bucket / STEPS), count) for bucket, count in sorted(counts.items())]
+    return sorted(Counter(math.ceil(math.log2(value) * STEPS) for value in values).items())

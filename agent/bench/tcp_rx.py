@@ -61,9 +61,9 @@ GOODPUT = Metric("goodput_gbps", "Gb/s", "higher")
 CPU = Metric("cpu_s_per_gb", "CPU s/GB", "lower")
 LATENCY = tuple(Metric(f"latency_us_{name}", "us", "lower") for name in ("p50", "p99", "p99.9"))
 SHARES = (
-    Metric("sender_cpu", "cores", "lower"),
-    Metric("receiver_cpu", "cores", "lower"),
-    Metric("busiest_core", "busy", "lower"),
+    Metric("sender_cpu", "cores", "lower", "derived"),
+    Metric("receiver_cpu", "cores", "lower", "derived"),
+    Metric("busiest_core", "busy", "lower", "derived"),
 )
 """Who is the limit: a sender that has a whole core tells nothing about receivers."""
 COPY = Metric("copy_s_per_gb", "CPU s/GB", "lower")

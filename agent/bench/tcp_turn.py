@@ -163,7 +163,12 @@ class Bench:
         before, after = self._window(near, pids)
         received, sent = near.hear(), self._far.hear()
         drops = {name: count - dropped[name] for name, count in self._dropped().items()}
-        about = {"plan": str(plan), "mode": variant.mode, "offloads": offloads, "drops": drops}
+        about = {
+            "plan": str(plan),
+            "mode": variant.mode,
+            "offloads": [name for name, on in offloads.items() if on],
+            "drops": _short(drops),
+        }
         return _evaluated(_Turned(before, after, received, sent, asked), about)
 
     def _request(self, variant: Variant, plan: CpuPlan) -> Message:
@@ -251,22 +256,28 @@ def _evaluated(got: _Turned, about: dict[str, Any]) -> Turn:
         "busiest_core": max(busy.values()),
     }
     gigabytes = size / 1e9
+    foreign = conditions.foreign_cores(got.before.accounts, got.after.accounts)
     return Turn(
         values,
         about
         | {
-            "cores_busy": busy,
-            "processes": processes,
-            "foreign_cores": conditions.foreign_cores(got.before.accounts, got.after.accounts),
+            "cores_busy": _short({str(core): share for core, share in busy.items()}),
+            "processes": _short(processes),
+            **_short({"foreign_cores": foreign}),
             "mss": got.sent["mss"],
             "retransmits": got.sent["retransmits"],
-            "acks_per_gb": got.sent["acks"] / (got.sent["bytes"] / 1e9),
-            "per_gb": {name: count / gigabytes for name, count in received.items()},
+            "acks_per_gb": round(got.sent["acks"] / (got.sent["bytes"] / 1e9)),
+            "per_gb": _short({name: count / gigabytes for name, count in received.items()}),
             "asked": got.asked.get("asked", 0),
             "latency_us_histogram": got.asked.get("histogram", []),
         },
         noise,
     )
+
+
+def _short(values: Mapping[str, float]) -> dict[str, float]:
+    """Three digits of each, which is more than they are good for; zeros left out."""
+    return {name: float(f"{value:.3g}") for name, value in values.items() if value}
 
 
 def _processes(got: _Turned) -> dict[str, float]:

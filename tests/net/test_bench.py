@@ -77,8 +77,8 @@ def test_a_quick_run_has_every_sample_and_judges_the_aims() -> None:
     assert seen[f"copies, {base}"].keys() == {"copy-to-user", "copy-for-xdp", "copy-to-umem"}
 
     kernel = seen[base]["kernel"]
-    assert kernel["details"]["offloads"]["tso"]
-    assert not seen[base]["kernel-plain"]["details"]["offloads"]["tso"]
+    assert "tso" in kernel["details"]["offloads"]
+    assert "tso" not in seen[base]["kernel-plain"]["details"]["offloads"]
     for name in measured:
         sample = seen[base][name]
         assert sample["values"]["goodput_gbps"] > 0
@@ -120,8 +120,8 @@ def test_each_variant_receives_as_it_says(bench: Bench, variant: Variant) -> Non
     assert turn.details["processes"].keys() == {"sender", "app", "stack"}
     assert counted["rx_packets"] > 0
     if variant.busy_poll:
-        assert counted["sleeps"] == 0
-    assert (counted["bytes_device"] == 0) == variant.host
+        assert "sleeps" not in counted
+    assert ("bytes_device" in counted) != variant.host
 
 
 @pytest.mark.parametrize("mtu", [9000, 65535])
@@ -134,16 +134,6 @@ def test_sixteen_connections_at_large_mtus(mtu: int, mode: str) -> None:
                 turn = bench.turn(variant, CpuPlan(), 16)
                 assert turn.values["goodput_gbps"] > 0
                 assert turn.details["mss"] == mtu - 52
-
-
-def test_fewer_acks_are_sent_when_told_so(bench: Bench) -> None:
-    variants = {each.name: each for each in EVERYTHING}
-
-    def acks(name: str) -> float:
-        return float(bench.turn(variants[name], CpuPlan(), 1).details["acks_per_gb"])
-
-    assert min(acks("devmem-generic/ack-1") for _ in range(3)) > 0
-    assert max(acks("devmem-generic/ack-8") for _ in range(3)) < 1e9 / 1448
 
 
 @pytest.mark.parametrize("missed", [1, TURN_ATTEMPTS])
