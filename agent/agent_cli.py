@@ -150,7 +150,7 @@ def _report(session: Session) -> dict[str, list[dict[str, Any]]]:
     return {
         "interfaces": [
             {"interface": s.ifname, "mode": s.mode, "mtu": s.mtu, "queues": s.queues}
-            | {"state": s.state, "addresses": sorted(s.addresses)}
+            | {"check": s.netmem_check, "state": s.state, "addresses": sorted(s.addresses)}
             for s in stacks.values()
         ],
         "bindings": [

@@ -454,7 +454,7 @@ class Datapath:
     # ---- looking inside ----
 
     def stats(self) -> dict[str, Any]:
-        """All counters: stack, drops, steer, sockets, loop."""
+        """All counters: stack, drops, steer, sockets, loop, netmem."""
         with self._lock:
             sockets = [
                 {"queue": queue, **asdict(area.sockets[queue].statistics())}
@@ -474,6 +474,7 @@ class Datapath:
             "steer": xdp_prog.read_counters(list(percpu)),
             "sockets": sockets,
             "loop": _scalars(loop),
+            "netmem": _netmem_counters(),
         }
 
     def flows(self) -> list[list[Any]]:
@@ -568,6 +569,12 @@ def _rings(sock: XskSocket) -> Any:
 
 def _plain(addr: Any) -> tuple[int, str, int]:
     return addr.family, bytes(addr.ip).hex(), addr.port
+
+
+def _netmem_counters() -> dict[str, int]:
+    info = ffi.new("struct netmem_info *")
+    lib.netmem_info(info)
+    return {"key": info.key, "warnings": info.warnings, "hits": info.hits}
 
 
 def _scalars(record: Any) -> dict[str, int]:

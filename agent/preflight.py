@@ -8,7 +8,7 @@ import os
 import resource
 from pathlib import Path
 
-from devmemtcp.agent._loop import lib
+from devmemtcp.agent._loop import FORM, lib
 from devmemtcp.agent.datapath_config import DatapathConfig, umem_size
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.netdev import NetDev
@@ -41,6 +41,16 @@ def check_capabilities() -> None:
         missing = [name for name in missing if name not in _IN_SYS_ADMIN]
     if missing:
         raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
+
+
+def check_device_memory() -> None:
+    """Raises ConfigError (EOPNOTSUPP) where regions cannot be bound, whatever they are."""
+    if FORM == "off":
+        raise ConfigError(
+            "this build has no device memory (NET_DEVMEM=n): receive into host memory, or set "
+            "DEVMEMTCP_NETMEM_CHECK to plain or static",
+            errno.EOPNOTSUPP,
+        )
 
 
 def check_features(can: Features, config: DatapathConfig) -> None:

@@ -41,6 +41,7 @@ from devmemtcp.agent.errors import ConfigError, XdpError
 from devmemtcp.agent.netdev import IpAddress, NetDev, NetNs
 from devmemtcp.agent.preflight import (
     check_capabilities,
+    check_device_memory,
     check_interface,
     check_mappings,
     check_memlock,
@@ -323,6 +324,7 @@ class Runtime:
                 )
 
     def _check_region(self, region: Region, queues: int) -> None:
+        check_device_memory()
         if region.fd < 0:
             raise ConfigError("the region is closed")
         if region.hugetlb:
@@ -487,6 +489,7 @@ class Runtime:
             steer=raw["steer"],
             sockets=tuple(SocketStats(**counters) for counters in raw["sockets"]),
             loop=LoopStats(**raw["loop"]),
+            netmem=raw["netmem"],
         )
 
     def flows(self) -> list[FlowInfo]:

@@ -187,6 +187,8 @@ class SessionStack:
     """serving, or the errno's text that ended the stack."""
     addresses: frozenset[str]
     """Of the interface, when the agent was last asked."""
+    netmem_check: str
+    """See `devmemtcp.agent.snapshot.netmem_check()`."""
 
     def __init__(self, session: Session, ifname: str, ifindex: int) -> None:
         """For `Session.stacks()`. The channel is opened when it is first needed."""
@@ -204,6 +206,7 @@ class SessionStack:
         self.mtu = found.get_attr(f"{prefix}MTU")
         self.queues = found.get_attr(f"{prefix}QUEUES")
         self.addresses = frozenset(found.get_attrs(f"{prefix}ADDRESS"))
+        self.netmem_check = found.get_attr(f"{prefix}CHECK")
         failed = found.get_attr(f"{prefix}FAILED")
         self.state = "serving" if failed is None else os.strerror(failed)
 
@@ -316,6 +319,7 @@ class SessionStack:
             steer=groups["steer"],
             sockets=tuple(sockets),
             loop=LoopStats(**groups["loop"]),
+            netmem=groups["netmem"],
             own_tokens=groups["application"].get("tokens"),
         )
 
@@ -386,6 +390,8 @@ class _Asking:
                 raise PermissionError(error.errno, text) from error
             if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise ConfigError(text or str(error), error.errno) from error
+            if error.errno == errno.EOPNOTSUPP:
+                raise ConfigError(f"the agent at {self._path}: {text}", error.errno) from error
         if isinstance(error, ConnectionError):
             raise BrokenPipeError(
                 errno.EPIPE, f"the agent at {self._path} has ended, or closed the connection"

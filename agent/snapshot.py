@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import NamedTuple
 
-from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent._loop import FORM, INSTEAD_OF, ffi, lib
 from devmemtcp.agent.socket import Address
 
 _KINDS = {
@@ -23,6 +23,11 @@ _TCP_STATES = {
     value: name.removeprefix("TCP_").replace("_", "-")
     for value, name in ffi.typeof("enum tcp_state").elements.items()
 }
+
+
+def netmem_check() -> str:
+    """The form of the check "page or net_iov?" in this process, and what it stands in for."""
+    return f"{FORM}, not {INSTEAD_OF}" if INSTEAD_OF else FORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,9 @@ class Stats:
     """The XDP program's counters by name (steer.h), summed over CPUs."""
     sockets: tuple[SocketStats, ...]
     loop: LoopStats
+    netmem: dict[str, int]
+    """Of the process that runs the stack: users of the static `key`, `warnings` (sites that found
+    a net_iov where a page was due), their `hits`."""
     own_tokens: int | None = None
     """Tokens that this application holds, of a stack that it shares; None: it has it alone."""
 

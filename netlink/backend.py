@@ -109,6 +109,9 @@ class Backend(Protocol):
     dealt with, so a backend dups what it wants to keep.
     """
 
+    net_devmem: bool
+    """CONFIG_NET_DEVMEM: whether memory can be bound at all."""
+
     def devices(self) -> Sequence[Device]:
         """Return all interfaces of the namespace, in ascending order of ifindex."""
         ...

@@ -120,8 +120,11 @@ class Bindings:
     def _dmabuf(self, request: Request, device: Device, dma_device: int | None) -> int:
         """net_devmem_bind_dmabuf() up to the id: the descriptor, and whether it can be used.
 
-        The attribute has the sender's number of it; the descriptor itself came along.
+        The attribute has the sender's number of it; the descriptor itself came along. Without
+        CONFIG_NET_DEVMEM this is where the kernel says no, and looks at neither.
         """
+        if not self._backend.net_devmem:
+            raise Refused(errno.EOPNOTSUPP, "this build has no device memory (NET_DEVMEM=n)")
         if dma_device is None:
             raise Refused(errno.EOPNOTSUPP, "Device doesn't support DMA")
         if len(request.fds) != 1:

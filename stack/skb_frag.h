@@ -34,7 +34,7 @@ static inline struct net_iov *skb_frag_net_iov(const skb_frag_t *frag)
 {
 	if (!skb_frag_is_net_iov(frag))
 		return NULL;
-	return netmem_to_net_iov(frag->netmem);
+	return __netmem_to_net_iov(frag->netmem);
 }
 
 /* NULL for a net_iov, and no warning: many callers ask in order to find out. */
@@ -42,7 +42,7 @@ static inline struct page *skb_frag_page(const skb_frag_t *frag)
 {
 	if (skb_frag_is_net_iov(frag))
 		return NULL;
-	return netmem_to_page(frag->netmem);
+	return __netmem_to_page(frag->netmem);
 }
 
 static inline uint32_t skb_frag_size(const skb_frag_t *frag)

@@ -23,5 +23,7 @@ int confine_files(const char *removable);
 
 /* ---- seccomp.c ---- */
 
-/* Refuse every system call that the table in seccomp.c does not allow, in all threads. */
-int confine_system_calls(void);
+/* Refuse every system call that the table in seccomp.c does not allow, in all threads. The
+ * `code_size` bytes of code from `code` on, whole pages, may still be made writable, and not
+ * writable again; 0: none. */
+int confine_system_calls(uint64_t code, uint64_t code_size);

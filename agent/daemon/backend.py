@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from devmemtcp.agent._loop import lib
+from devmemtcp.agent._loop import FORM, lib
 from devmemtcp.agent.daemon.interface import Interface
 from devmemtcp.agent.datapath_config import PAGE
 from devmemtcp.agent.errors import ConfigError
@@ -51,6 +51,8 @@ _Key = tuple[int, int, int]
 
 class LiveBackend:
     """`backend.Backend` over the agent's interfaces. One thread: the agent's loop."""
+
+    net_devmem = FORM != "off"
 
     events: Events
     """The model; to be set before the first call."""

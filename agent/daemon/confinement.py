@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devmemtcp.agent._loop import ffi
+from devmemtcp.agent._loop import lib as loop_lib
 from devmemtcp.agent.errors import ConfigError, failed
 
 CAP_NET_BIND_SERVICE = 10
@@ -110,7 +112,10 @@ class Confinement:
         if without:
             log.info("no Landlock (%s): files are kept by seccomp alone", os.strerror(-without))
         if self.seccomp:
-            _check(lib.confine_system_calls(), "cannot filter system calls")
+            info = _netmem_info()
+            _check(
+                lib.confine_system_calls(info.code, info.code_size), "cannot filter system calls"
+            )
 
     @property
     def kept(self) -> list[str]:
@@ -123,6 +128,13 @@ def _primary_group(uid: int) -> int:
         return pwd.getpwuid(uid).pw_gid
     except KeyError:
         return uid  # a number without a name, as in containers
+
+
+def _netmem_info() -> Any:
+    """Which code is written to when the first region is bound: the static key's, if there is one."""
+    info = ffi.new("struct netmem_info *")
+    loop_lib.netmem_info(info)
+    return info
 
 
 def _native() -> Any:

@@ -30,7 +30,7 @@ from devmemtcp.agent.daemon.interface import Interface
 from devmemtcp.agent.daemon.peers import AgentPeer
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.snapshot import flow_info
+from devmemtcp.agent.snapshot import flow_info, netmem_check
 from devmemtcp.netlink import attribute, membership
 from devmemtcp.netlink.constants import AGENT_FAMILY_NAME, AGENT_FAMILY_VERSION, AgentCmd
 from devmemtcp.netlink.extack import Refused
@@ -346,6 +346,7 @@ def _stack_attrs(interface: Interface) -> bytes:
         attribute.put_u32(StackAttr.LINEAR_BYTES, interface.config.linear_bytes),
         attribute.put_u32(StackAttr.MAX_CONNECTIONS, interface.config.max_flows),
         attribute.put_u64(StackAttr.MEMORY, interface.options.memory),
+        attribute.put_string(StackAttr.CHECK, netmem_check()),
     ]
     attrs += [attribute.put_string(StackAttr.ADDRESS, str(a)) for a in interface.addresses()]
     if interface.failed:

@@ -29,6 +29,7 @@ class StackAttr(IntEnum):
     MEMORY = 8  # bytes, of all bindings
     FAILED = 9  # errno that ended the stack; left out while it runs
     ADDRESS = 10  # as often as the interface has some
+    CHECK = 11  # form of the check "page or net_iov?"
 
 
 class ChannelAttr(IntEnum):
@@ -104,6 +105,7 @@ class agent_stack_msg(genlmsg):
         ("DEVMEMTCP_A_STACK_MEMORY", "uint64"),
         ("DEVMEMTCP_A_STACK_FAILED", "uint32"),
         ("DEVMEMTCP_A_STACK_ADDRESS", "asciiz"),
+        ("DEVMEMTCP_A_STACK_CHECK", "asciiz"),
     )
 
 

@@ -62,7 +62,7 @@ class Interface:
     def counters(self) -> dict[str, dict[str, int]]:
         """All of `Datapath.stats()` in groups; the sockets' are called `socket.<queue>`."""
         raw: dict[str, Any] = self.datapath.stats()
-        groups = {name: raw[name] for name in ("stack", "drops", "steer", "loop")}
+        groups = {name: raw[name] for name in ("stack", "drops", "steer", "loop", "netmem")}
         for counters in raw["sockets"]:
             rest = {name: value for name, value in counters.items() if name != "queue"}
             groups[f"socket.{counters['queue']}"] = rest

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/membarrier.h>
 #include <linux/sockios.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -82,7 +83,7 @@ struct rule {
 
 static const struct rule allowed[] = {
 	/* Memory, but none that both was written and can be executed: no module is loaded and no
-	 * code made after set-up. Bindings and channels are mapped and unmapped while we run. */
+	 * code made after set-up (but see add_code()). Bindings and channels are mapped and unmapped while we run. */
 	CALL_UNLESS(mmap, 2, PROT_EXEC),
 	CALL_UNLESS(mprotect, 2, PROT_EXEC),
 	CALL(brk),
@@ -288,7 +289,27 @@ static int add_rules(scmp_filter_ctx filter)
 	return err;
 }
 
-int confine_system_calls(void)
+/* A static key's code (stack/static_key.h): these pages alone, with these rights alone, and what
+ * makes all threads notice. Whoever can choose what mprotect() gets could put code there: that is
+ * the price of this form of the check, and no other form pays it. */
+static int add_code(scmp_filter_ctx filter, uint64_t code, uint64_t size)
+{
+	static const int rights[] = {PROT_READ | PROT_WRITE | PROT_EXEC, PROT_READ | PROT_EXEC};
+	static const int commands[] = {MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE,
+				       MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE};
+	int err = 0;
+
+	for (size_t i = 0; i < COUNT(rights) && !err; i++)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 3,
+				       SCMP_A0_64(SCMP_CMP_EQ, code), SCMP_A1_64(SCMP_CMP_EQ, size),
+				       SCMP_A2_64(SCMP_CMP_EQ, rights[i]));
+	for (size_t i = 0; i < COUNT(commands) && !err; i++)
+		err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(membarrier), 1,
+				       SCMP_A0_64(SCMP_CMP_EQ, commands[i]));
+	return err;
+}
+
+int confine_system_calls(uint64_t code, uint64_t code_size)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	int err;
@@ -301,6 +322,8 @@ int confine_system_calls(void)
 		err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	if (!err)
 		err = add_rules(filter);
+	if (!err && code_size)
+		err = add_code(filter, code, code_size);
 	if (!err)
 		err = seccomp_load(filter);
 	seccomp_release(filter);

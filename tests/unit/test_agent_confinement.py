@@ -22,7 +22,7 @@ folder = sys.argv[1]
 
 def confine():
     assert lib.confine_capabilities(0) == 0
-    assert lib.confine_system_calls() == 0
+    assert lib.confine_system_calls(0, 0) == 0
 
 def attempt(call):
     try:
@@ -128,7 +128,7 @@ def test_what_only_an_intruder_would_do_ends_it(tmp_path: Path, call: str) -> No
 def test_cap_net_raw_is_for_af_xdp_alone(tmp_path: Path) -> None:
     code = """
 assert lib.confine_capabilities(1 << 13) == 0
-assert lib.confine_system_calls() == 0
+assert lib.confine_system_calls(0, 0) == 0
 for family in (socket.AF_INET, socket.AF_INET6):
     attempt(lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 attempt(lambda: socket.socket(44, socket.SOCK_RAW))

@@ -41,6 +41,7 @@ class FakeBackend:
     their pools drain until :meth:`drain`.
     """
 
+    net_devmem: bool = True
     device_list: list[Device] = field(default_factory=list)
     pools: dict[int, PagePool] = field(default_factory=dict)
     pool_counters: dict[int, dict[PagePoolStatsAttr, int]] = field(default_factory=dict)
