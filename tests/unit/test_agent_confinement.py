@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,12 @@ def syscall(number, *args):
 BPF = 321
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, code: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", _PRELUDE + code, str(folder)],
+        env=environ,
         capture_output=True,
         text=True,
         timeout=60,
@@ -122,6 +126,58 @@ def test_what_only_an_intruder_would_do_ends_it(tmp_path: Path, call: str) -> No
     done = run(tmp_path, f"confine()\nprint('still here', flush=True)\n{call}\nprint('and here')")
     assert done.stdout == "still here\n"
     assert done.returncode == -signal.SIGSYS
+
+
+def test_a_key_s_code_and_no_other_can_be_written_for_a_moment(tmp_path: Path) -> None:
+    """The static form of the check: just these pages, whole, with just these rights."""
+    if os.uname().machine not in ("x86_64", "aarch64"):
+        pytest.skip("elsewhere a static key is a word in memory")
+    code = """
+from devmemtcp.agent import _loop
+info = _loop.ffi.new("struct netmem_info *")
+_loop.lib.netmem_info(info)
+R, W, X, PAGE = 1, 2, 4, 4096
+def protect(start, size, rights):
+    if libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(size), rights) < 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
+anonymous = mmap.mmap(-1, PAGE)
+data = ctypes.addressof(ctypes.c_char.from_buffer(anonymous))
+assert lib.confine_capabilities(0) == 0
+assert lib.confine_system_calls(info.code, info.code_size) == 0
+for arguments in (
+    (info.code - PAGE, info.code_size, R | W | X),
+    (info.code, info.code_size + PAGE, R | W | X),
+    (info.code, PAGE, R | W | X),
+    (info.code + PAGE, info.code_size - PAGE, R | W | X),
+    (info.code, info.code_size, W | X),
+    (data, PAGE, R | X),
+    (data, PAGE, R | W | X),
+):
+    attempt(lambda: protect(*arguments))
+for change in (_loop.lib.netmem_key_raise, _loop.lib.netmem_key_lower) * 2:
+    print(change())
+print([line for line in open("/proc/self/maps") if " rwx" in line])
+"""
+    environ = os.environ | {"DEVMEMTCP_NETMEM_CHECK": "static"}
+    assert run(tmp_path, code, environ).stdout.split() == [str(errno.EPERM)] * 7 + ["0"] * 4 + [
+        "[]"
+    ]
+
+
+def test_without_leave_to_write_its_code_a_key_stays_as_it_is(tmp_path: Path) -> None:
+    if os.uname().machine not in ("x86_64", "aarch64"):
+        pytest.skip("elsewhere a static key is a word in memory")
+    code = """
+from devmemtcp.agent import _loop
+confine()
+info = _loop.ffi.new("struct netmem_info *")
+for _ in range(2):
+    print(_loop.lib.netmem_key_raise())
+    _loop.lib.netmem_info(info)
+    print(info.key)
+"""
+    environ = os.environ | {"DEVMEMTCP_NETMEM_CHECK": "static"}
+    assert run(tmp_path, code, environ).stdout.split() == [str(-errno.EPERM), "0"] * 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to keep CAP_NET_RAW")

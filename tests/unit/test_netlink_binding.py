@@ -100,6 +100,10 @@ def bind_fails(error: OSError) -> Callable[[Bench], None]:
     return set_up
 
 
+def no_devmem(bench: Bench) -> None:
+    bench.backend.net_devmem = False
+
+
 def not_admin(bench: Bench) -> None:
     bench.peer.is_admin = False
 
@@ -206,6 +210,13 @@ ROWS = [
         ),
         BOTH,
         driver(queue_dma_devices={3: 1}),
+    ),
+    Row(
+        "11 no CONFIG_NET_DEVMEM",
+        Refusal(errno.EOPNOTSUPP, "this build has no device memory (NET_DEVMEM=n)"),
+        FULL,
+        no_devmem,
+        0,
     ),
     Row("11 no DMA", Refusal(errno.EOPNOTSUPP, DMA_NONE), FULL, driver(dma_device=None)),
     Row("11 before 12", Refusal(errno.EOPNOTSUPP, DMA_NONE), FULL, driver(dma_device=None), 0),

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from .tcp.bench import Bench, Peer, pattern
+from .tcp.bench import DEVICE_MEMORY, Bench, Peer, pattern
 
 #: A stream's length, the pieces [start, end) of it in order of arrival, and whether in one batch.
 Delivery = tuple[int, list[tuple[int, int]], bool]
@@ -145,7 +145,7 @@ class Connections(RuleBasedStateMachine):
         self.areas = [
             first,
             self.bench.open_area(niovs),
-            self.bench.open_area(niovs, dmabuf_id=2),
+            self.bench.open_area(niovs, dmabuf_id=2 * DEVICE_MEMORY),
         ]
         self.ended: set[int] = set()  # peers that neither send nor are judged any more
         self.fins: dict[int, int] = {}  # where the FINs of peers are

@@ -41,7 +41,6 @@ class FakeBackend:
     their pools drain until :meth:`drain`.
     """
 
-    net_devmem: bool = True
     device_list: list[Device] = field(default_factory=list)
     pools: dict[int, PagePool] = field(default_factory=dict)
     pool_counters: dict[int, dict[PagePoolStatsAttr, int]] = field(default_factory=dict)
@@ -52,6 +51,7 @@ class FakeBackend:
     bind_error: OSError | None = None
     events: Events | None = None
     pool_ids: CyclicIds = field(default_factory=CyclicIds)
+    net_devmem: bool = True
 
     def devices(self) -> Sequence[Device]:
         return sorted(self.device_list, key=lambda device: device.ifindex)

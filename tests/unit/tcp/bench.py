@@ -27,7 +27,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import pytest
+
 from devmemtcp.stack._stack import ffi, lib
+from devmemtcp.stack.form import wanted
 
 from ...rx_metadata import CSUM_VERIFIED, HEAD_MAX, INFO_LEN, MAGIC, META_LEN, MIN_LINEAR, RxInfo
 from . import app as application
@@ -46,6 +49,7 @@ PEER4 = bytes((192, 0, 2, 2))
 PEER6 = bytes.fromhex("20010db8000000000000000000000002")
 
 NO_DEADLINE = 0xFFFFFFFFFFFFFFFF
+DEVICE_MEMORY = wanted() != "off"
 
 
 def signed(value: int) -> int:
@@ -109,8 +113,8 @@ class Area:
 class Bench:
     """One stack with its NIC, its application and its clock (``now``, nanoseconds).
 
-    It begins with one area of device memory (dmabuf id 1; of host memory if not ``bound``) that all
-    queues use, and one application. ``linear``: payload bytes that the split leaves in the head.
+    It begins with one area of device memory (dmabuf id 1; of host memory if not ``bound``, or where
+    there is no other) that all queues use, and one application. ``linear``: payload bytes that the split leaves in the head.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class Bench:
         time_wait_ms: int = 2000,
         pressure: str = "window",
         listen: bool = True,
-        bound: bool = True,
+        bound: bool | None = None,
         linear: int = 0,
         blocks: int = 64,
         areas: int = 8,
@@ -180,7 +184,7 @@ class Bench:
         self.nic_drops = 0
         self.events_pushed = 0
         self._next_port = 40000
-        self.area = self.open_area(niovs, dmabuf_id=int(bound))
+        self.area = self.open_area(niovs, dmabuf_id=int(DEVICE_MEMORY if bound is None else bound))
         for queue in range(queues):
             self.attach(queue, self.area)
         self.apps: list[application.App] = []
@@ -198,6 +202,8 @@ class Bench:
 
     def open_area(self, niovs: int, dmabuf_id: int = 0) -> Area:
         """stack_area_open(); the area is used by no queue yet."""
+        if dmabuf_id and not DEVICE_MEMORY:
+            pytest.skip("this build has no device memory")
         area = Area(niovs, dmabuf_id)
         area.number = int(lib.stack_area_open(self.stack, ffi.from_buffer(area.mem), area.config))
         assert area.number >= 0, f"stack_area_open() says {area.number}"
