@@ -127,14 +127,17 @@ class Datapath:
             )
         )
         move_napi()
-        maps, set_mtu = self._object.maps, partial(lib.loop_set_mtu, self._loop)
+        maps = self._object.maps
         self._links = undo.enter_context(
-            LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], set_mtu)
+            LinkWatch(c.ifname, self._netns, maps["mac"], maps["addresses"], self._set_mtu)
         )
         value = xdp_prog.listener_value(csum_trust=c.csum_trust, linear=c.linear_bytes)
         deaf = self._object.programs[xdp_prog.PROGRAM_DEAF].fd
         self._ports = Ports(c.ifname, self._netns, self._loop, maps, value, deaf, self._busy_ports)
         undo.callback(self._ports.close)
+
+    def _set_mtu(self, mtu: int) -> None:
+        lib.loop_set_mtu(self._loop, self.config.announced_mtu(mtu))
 
     def _napi_mover(self, undo: ExitStack) -> Callable[[], object]:
         """To be called once NAPI is there, with the program."""

@@ -263,6 +263,7 @@ class Runtime:
             spin_us=self._spin_us,
             cpu=self._cpu,
             napi_cpu=self._napi_cpu,
+            driver=can.driver,
             linear_bytes=self._linear_bytes,
             host_buffers=HOST_BUFFERS,
             max_buffers=self._planned_memory() // PAGE_SIZE + HOST_BUFFERS * queues,

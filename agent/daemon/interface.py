@@ -86,6 +86,7 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
         spin_us=options.spin_us,
         cpu=options.cpu,
         napi_cpu=options.napi_cpu,
+        driver=can.driver,
         host_buffers=host_buffers,
         max_buffers=options.memory // PAGE + queues * host_buffers,
         max_areas=lib.STACK_MAX_AREAS,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NAPI of a veth in native mode on a core of one's choice, and a window that its ring can hold."""
+"""A veth in native mode: NAPI on a core of one's choice, and packets and windows that suit it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.records import Napi
 
 from .test_runtime_e2e import exchange, receiver
-from .traffic import MIB, PORT
+from .traffic import MIB, PATIENCE, PORT, dial
 
 CPU = max(os.sched_getaffinity(0))
 
@@ -85,3 +86,25 @@ def test_the_window_of_a_native_veth_fits_into_its_ring(
     with receiver(veth.right, **options) as (rt, _view):
         limit = rt._datapath.config.rcv_wnd_max
     assert limit // 1500 == packets
+
+
+@pytest.mark.parametrize(
+    ("mtu", "mode", "mss"),
+    [
+        (1500, "native", 1406),
+        (1500, "generic", 1448),
+        (1400, "native", 1348),
+        (9000, "native", 8948),
+    ],
+)
+def test_the_mss_lets_a_native_veth_make_two_buffers_of_a_page(
+    netns_pair: Callable[..., Any], mtu: int, mode: Any, mss: int
+) -> None:
+    veth = netns_pair(mtu=mtu)
+    with (
+        receiver(veth.right, mode=mode) as (rt, _view),
+        rt.listen((veth.right.ip4, PORT)) as listener,
+        dial(veth.left, (veth.right.ip4, PORT)) as sock,
+        listener.accept(timeout=PATIENCE),
+    ):
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == mss
