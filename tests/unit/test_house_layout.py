@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "netlink": {"pyroute2"},
     "stack": set[str](),
     "agent": {"devmemtcp.netlink", "devmemtcp.pyxdp", "devmemtcp.stack", "devmemtcp.xdp_prog"}
-    | {"pyroute2", "rich", "typer"},
+    | {"matplotlib", "pyroute2", "rich", "typer"},
 }
 STUBS_MAY_IMPORT = {"_cffi_backend", "cffi"}  # the types of what cffi makes
 # No clock, no I/O, no allocator: the C core gets none of their headers.
