@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -76,3 +77,16 @@ def process_seconds(pid: int) -> float:
     Raises OSError when there is no such process.
     """
     return time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED) / 1e9  # MAKE_PROCESS_CPUCLOCK
+
+
+def ksoftirqd(core: int) -> int | None:
+    """The process that a core's softirqs are left to when others want the core.
+
+    None where the kernel's threads cannot be seen: in a PID namespace.
+    """
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with suppress(OSError), open(f"/proc/{entry.name}/comm") as comm:
+                if comm.read() == f"ksoftirqd/{core}\n":
+                    return int(entry.name)
+    return None

@@ -25,8 +25,8 @@ from devmemtcp.pyxdp.program import LIVE_FRAMES, Program, XdpContext
 FRAME_BYTES = 60
 """What is called a 64-byte frame: the last four, the FCS, are the NIC's."""
 
-_FRAMES_A_CALL = 1 << 19
-"""Some 80 ms, which is how long it takes to stop. Each call ends in some 25 ms of sleep, in which
+_FRAMES_A_CALL = 1 << 21
+"""Some 0.4 s, which is how long it takes to stop. Each call ends in some 25 ms of sleep, in which
 the kernel takes its page_pool down and waits for RCU: measure by the clock of the thread."""
 
 
@@ -62,7 +62,7 @@ class LiveFrames:
     ) -> None:
         """`program` returns XDP_TX; `batch` frames are sent between two runs of softirq."""
         self.sent = 0
-        """Frames given to the interface so far, lost ones included."""
+        """Frames given to the interface, lost ones included: counted when a call is over."""
         self._program = program
         self._frame = frame
         self._context = XdpContext(ingress_ifindex=ifindex)
@@ -83,10 +83,14 @@ class LiveFrames:
         trace: TracebackType | None,
     ) -> None:
         """Stop. Raises what stopped the thread before its time, unless the block failed itself."""
-        self._stop.set()
-        self._thread.join()
+        self.stop()
         if kind is None:
             self.check()
+
+    def stop(self) -> None:
+        """Send no more: `sent` is final then. A second call does nothing."""
+        self._stop.set()
+        self._thread.join()
 
     def cpu_clock(self) -> int:
         """The clock of the sending thread's CPU time, for time.clock_gettime_ns()."""

@@ -25,7 +25,7 @@ struct pool_time {
 	uint64_t ticks; /* of the time stamp counter; 0 where there is none to be read */
 };
 
-#define POOL_BUFFERS 2048 /* of 4096 bytes each; buffer i is at UMEM address 4096 i */
+#define POOL_BUFFERS 4096 /* of 4096 bytes each; buffer i is at UMEM address 4096 i */
 
 struct pool_bench;
 
@@ -61,6 +61,7 @@ struct xsk_recycle {
 	void *fill; /* struct xsk_ring_prod * */
 	uint8_t away[POOL_BUFFERS]; /* 1: in the fill ring. All others are the pool's */
 	uint64_t received; /* frames */
+	uint32_t sleep_ns; /* when there was none; 0: look again at once */
 	uint32_t stop; /* set it, once no more frames come */
 };
 

@@ -10,7 +10,7 @@
 #include "page_pool.h"
 #include "pool_api.h"
 
-#define RING_SIZE (POOL_BUFFERS / 2)
+#define RING_SIZE 1024 /* as bench_page_pool_simple's */
 
 struct pool_bench {
 	void *provider; /* struct host_provider or struct device_provider */

@@ -10,6 +10,7 @@
  * the fill ring, and `away` carries over what is.
  */
 #include <string.h>
+#include <time.h>
 #include <xdp/xsk.h>
 #include "pool_bench.h"
 
@@ -107,10 +108,18 @@ static uint32_t turn(struct xsk_recycle *x, struct pool_bench *b)
 
 void xsk_recycle_run(struct xsk_recycle *x, struct pool_bench *b)
 {
+	const struct timespec sleep = {.tv_nsec = x->sleep_ns};
+
 	if (b)
 		take_over(x, b);
-	while (turn(x, b) || !__atomic_load_n(&x->stop, __ATOMIC_ACQUIRE))
-		;
+	for (;;) {
+		if (turn(x, b))
+			continue;
+		if (__atomic_load_n(&x->stop, __ATOMIC_ACQUIRE))
+			break;
+		if (x->sleep_ns)
+			nanosleep(&sleep, NULL);
+	}
 	if (b)
 		hand_over(x, b);
 }

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +20,9 @@ from scapy.layers.l2 import Ether
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent.bench.live_frames import FRAME_BYTES, LiveFrames, tcp_frame
-from devmemtcp.agent.bench.xdp_drop import PAIRS, VARIANTS, PacketCount
+from devmemtcp.agent.bench.xdp_drop import PAIRS
+from devmemtcp.agent.bench.xdp_target import PacketCount
+from devmemtcp.agent.bench.xdp_variants import VARIANTS
 from devmemtcp.agent.bench.xsk_receiver import XskReceiver
 from devmemtcp.pyxdp import BpfObject, Mode, XskMap, attach
 from devmemtcp.pyxdp.program import XDP_DROP, XDP_PASS
@@ -204,7 +207,7 @@ def test_every_variant_has_a_turn_in_every_round() -> None:
         assert 0 < window["seconds"] <= window["wall_seconds"] * 1.01
         assert turn["noise"].keys() <= {"steal_ms", "switched_out", "migrations"}
     pairs = [(pair["variant"], pair["against"]) for pair in document["comparisons"]]
-    assert pairs == [pair for pair in PAIRS if set(pair) <= set(chosen)]
+    assert pairs == [pair for pair in wanted_pairs() if set(pair) <= set(chosen)]
     for pair in document["comparisons"]:
         assert pair["ratio"]["low"] <= pair["ratio"]["estimate"] <= pair["ratio"]["high"]
         assert pair["verdict"] in ("within the noise", "differs", "undecided")
@@ -212,6 +215,10 @@ def test_every_variant_has_a_turn_in_every_round() -> None:
     assert rate["drop"] > rate["steer-port"]  # by a third: two lookups in a hash table
     assert document["details"]["lost"] < 0.001
     assert document["veth"]
+
+
+def wanted_pairs() -> list[tuple[str, str]]:
+    return [(pair.variant, pair.against) for pair in PAIRS]
 
 
 def rates(document: dict[str, Any]) -> dict[str, float]:
@@ -227,28 +234,49 @@ def test_all_variants_are_measured_unless_some_are_named() -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert list(rates(document)) == [each.name for each in VARIANTS]
-    assert [(pair["variant"], pair["against"]) for pair in document["comparisons"]] == list(PAIRS)
+    compared = [(pair["variant"], pair["against"]) for pair in document["comparisons"]]
+    assert compared == wanted_pairs()
+    assert {turn["setting"] for turn in document["samples"]} == {"mode=native"}
+    for turn in document["samples"]:
+        # A second core that polls is all taken; on one core nothing is left out.
+        values = turn["values"]
+        assert (values["mpps"] < values["mpps_core"]) == (turn["variant"] == "xsk-apart")
 
 
 @pytest.mark.usefixtures("veth")
-def test_a_socket_needs_a_second_core() -> None:
+def test_a_socket_that_is_polled_needs_a_second_core() -> None:
     cpu = str(min(os.sched_getaffinity(0)))
     done = run("--cpu", cpu, "--app-cpu", cpu)
     assert done.returncode == 2
     assert "--app-cpu" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("veth")
+def test_generic_mode_can_be_had() -> None:
+    chosen = ["drop", "steer", "xsk-static"]
+    only = [word for name in chosen for word in ("--variant", name)]
+    done = run("--mode", "generic", "--rounds", "1", "--duration", "0.02", "--json", *only)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["details"]["mode"], list(rates(document))) == ("generic", chosen)
+    assert {turn["setting"] for turn in document["samples"]} == {"mode=generic"}
+
+
 FORMS = [None, ("off", "host"), ("plain", "host"), ("static", "host"), ("static-bound", "device")]
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a socket is polled on a second core")
-def test_pools_take_turns_behind_a_socket_and_lose_no_buffer(loaded: BpfObject, veth: Veth) -> None:
-    first, second, *_ = sorted(os.sched_getaffinity(0))
-    ifname = veth.left.ifname
+@pytest.mark.parametrize("apart", [False, True])
+def test_pools_take_turns_behind_a_socket_and_lose_no_buffer(
+    loaded: BpfObject, veth: Veth, apart: bool
+) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if apart and len(cores) < 2:
+        pytest.skip("a socket is polled on a second core")
+    first, ifname = cores[0], veth.left.ifname
     with ExitStack() as undo:
         with veth.left.enter():
             attachment = undo.enter_context(attach(loaded.programs["drop"], ifname))
-            receiver = undo.enter_context(XskReceiver(ifname, second))
+            receiver = undo.enter_context(XskReceiver(ifname))
         sockets = loaded.maps["xsks"]
         assert isinstance(sockets, XskMap)
         sockets.set_socket(0, receiver.socket)
@@ -258,13 +286,15 @@ def test_pools_take_turns_behind_a_socket_and_lose_no_buffer(loaded: BpfObject, 
         away = receiver.away
         for form in [*FORMS, *reversed(FORMS)]:
             before, deadline = receiver.received, time.monotonic() + 20
-            with receiver.running(*form) if form else receiver.running(None):
+            memory = form or (None,)
+            with receiver.running(*memory, cpu=cores[apart], polling=apart) as clock:
                 attachment.replace(loaded.programs["redirect"])
                 # More than are in the fill ring: buffers must have come round.
                 while receiver.received < before + 4 * away and time.monotonic() < deadline:
                     time.sleep(0.002)
                 attachment.replace(loaded.programs["drop"])
                 time.sleep(0.01)
+                assert time.clock_gettime_ns(clock) > 0
             assert receiver.received >= before + 4 * away
             assert receiver.away == away
         assert receiver.socket.statistics().rx_invalid_descs == 0
@@ -300,6 +330,66 @@ def test_where_nothing_arrives_there_is_no_rate(veth: Veth) -> None:
     assert "nothing arrived" in json.loads(done.stdout)["error"]
 
 
+def test_the_interface_of_the_default_route_is_taken_by_force_only(
+    loaded: BpfObject, veth: Veth
+) -> None:
+    veth.left.run(["ip", "route", "add", "default", "dev", veth.left.ifname])
+    done = on_an_interface(veth, "--variant", "drop")
+    assert done.returncode == 2
+    assert "default route leaves by" in done.stderr.splitlines()[-1]
+    assert "--force" in done.stderr
+    with veth.right.enter():
+        ifindex = socket.if_nametoindex(veth.right.ifname)
+        with LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=0):
+            done = on_an_interface(veth, "--variant", "drop", "--force")
+    assert done.returncode == 0, done.stderr
+
+
+def test_ordinary_frames_are_counted_in_generic_mode(veth: Veth) -> None:
+    stop = threading.Event()
+    with veth.right.enter():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        raw.bind((veth.right.ifname, 0))
+
+    def send() -> None:
+        while not stop.is_set():
+            raw.send(frame())
+
+    thread = threading.Thread(target=send)
+    with raw:
+        thread.start()
+        done = on_an_interface(veth, "--variant", "drop", "--mode", "generic")
+        stop.set()
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["details"]["mode"] == "generic"
+    assert document["samples"][0]["details"]["frames"] > 100
+
+
+def test_a_killed_run_leaves_the_interface_alone(loaded: BpfObject, veth: Veth) -> None:
+    def has_program() -> bool:
+        show = ["ip", "link", "show", veth.left.ifname]
+        return "xdp" in veth.left.run(show, capture_output=True, text=True).stdout
+
+    command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "xdp-drop"]
+    with veth.right.enter():
+        ifindex = socket.if_nametoindex(veth.right.ifname)
+        sender = LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=0)
+    with veth.left.enter():
+        running = subprocess.Popen([*command, "-i", veth.left.ifname], stderr=subprocess.DEVNULL)
+    with running, veth.right.enter(), sender:
+        deadline = time.monotonic() + 20
+        while not has_program() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert has_program()
+        running.kill()
+    deadline = time.monotonic() + 20
+    while has_program() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not has_program()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -307,6 +397,8 @@ def test_where_nothing_arrives_there_is_no_rate(veth: Veth) -> None:
         (["--duration", "nan"], "--duration nan"),
         (["--variant", "magic"], "steer-frozen"),
         (["--cpu", "4711"], "core 4711"),
+        (["-i", "nosuch0"], "no interface 'nosuch0'"),
+        (["-i", "lo", "--variant", "xsk"], "frames from outside"),
     ],
 )
 @pytest.mark.usefixtures("veth")

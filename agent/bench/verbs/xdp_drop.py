@@ -10,7 +10,7 @@ import typer
 
 from devmemtcp.agent.bench.verbs.finish import measure
 from devmemtcp.agent.bench.verbs.options import Plot, Quick, Seed, given, seed_or_new
-from devmemtcp.agent.options import Debug, Json
+from devmemtcp.agent.options import Debug, Json, Mode, ModeChoice
 
 
 def xdp_drop(
@@ -23,6 +23,10 @@ def xdp_drop(
             help="Count what arrives here from outside, and drop it all; default: a veth pair.",
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow the interface of the default route.")
+    ] = False,
+    mode: Mode = ModeChoice.AUTO,
     rounds: Annotated[
         int | None, typer.Option(help="Turns of each variant; default: 60, quick: 24.")
     ] = None,
@@ -34,10 +38,11 @@ def xdp_drop(
         list[str] | None, typer.Option(metavar="NAME", help="Only these. Repeatable.")
     ] = None,
     cpu: Annotated[
-        int | None, typer.Option(help="Core of the sender and of softirq; default: the first.")
+        int | None,
+        typer.Option(help="Core of the sender, softirq and sockets' owner; default: the first."),
     ] = None,
     app_cpu: Annotated[
-        int | None, typer.Option(help="Core of an AF_XDP socket's owner; default: the second.")
+        int | None, typer.Option(help="Core that xsk-apart polls on; default: the second.")
     ] = None,
     seed: Seed = None,
     plot: Plot = None,
@@ -57,6 +62,8 @@ def xdp_drop(
         duration=duration,
         variants=tuple(variant) if variant else None,
         interface=interface,
+        force=force,
+        mode=mode.value,
         **_cores(cpu, app_cpu),
     )
     measure(lambda progress: run_xdp_drop(options, progress), as_json=as_json, plot=plot)
