@@ -277,7 +277,8 @@ def _evaluated(got: _Turned, about: dict[str, Any]) -> Turn:
 
 def _short(values: Mapping[str, float]) -> dict[str, float]:
     """Three digits of each, which is more than they are good for; zeros left out."""
-    return {name: float(f"{value:.3g}") for name, value in values.items() if value}
+    short = {name: float(f"{value:.3g}") for name, value in values.items() if value}
+    return {name: int(value) if value >= 100 else value for name, value in short.items()}
 
 
 def _processes(got: _Turned) -> dict[str, float]:

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from devmemtcp.agent.bench.conditions import CpuTimes
 from devmemtcp.agent.bench.copies import BOUND, CORE_BOUND, bounds
 from devmemtcp.agent.bench.cores import CoreClocks
 from devmemtcp.agent.bench.latency import STEPS, histogram, percentile, percentiles
+from devmemtcp.agent.bench.machine import Noise
 from devmemtcp.agent.bench.plan import CpuPlan
 from devmemtcp.agent.bench.result import Sample
 from devmemtcp.agent.bench.tcp_options import TcpRxOptions
 from devmemtcp.agent.bench.tcp_rx import contenders, copies_of, derived
+from devmemtcp.agent.bench.tcp_turn import _evaluated, _Seen, _Turned
 from devmemtcp.agent.bench.tcp_variants import Factors, catalogue, contrasts
 from devmemtcp.agent.errors import ConfigError
 
@@ -128,6 +131,48 @@ def test_what_follows_from_a_round_follows_from_a_whole_one() -> None:
         ("here", BOUND),
         ("here", CORE_BOUND),
     }
+
+
+# ---- a turn ----
+
+
+def seen(at: float, idle: tuple[float, float], **processes: float) -> _Seen:
+    cores = CoreClocks(at, dict(enumerate(idle)), {0: 0.0, 1: 0.0})
+    accounts = CpuTimes(at, tasks=at, steal=0.0, own=at)
+    return _Seen(cores, accounts, processes, Noise(0.0, 0, 0))
+
+
+def turned(size: int) -> _Turned:
+    return _Turned(
+        before=seen(10.0, (3.0, 4.0), sender=1.0, app=2.0, stack=3.0),
+        after=seen(10.5, (3.0, 4.2), sender=1.2, app=2.05, stack=3.15),
+        received={"bytes": size, "seconds": 0.5, "sleeps": 123_456, "drops": 0, "batches": 5},
+        sent={"bytes": 2 * size, "mss": 1448, "retransmits": 3, "acks": 8_000},
+        asked={"latency": {"p50": 20.0}, "asked": 9, "histogram": [[3, 9]]},
+    )
+
+
+def test_goodput_and_cpu_are_of_the_same_window() -> None:
+    turn = _evaluated(turned(4_000_000_000), {"plan": "none"})
+    assert turn.values == pytest.approx(
+        {
+            "goodput_gbps": 64.0,
+            "cpu_s_per_gb": (1.0 + 0.6) / 8,
+            "latency_us_p50": 20.0,
+            "sender_cpu": 0.4,
+            "receiver_cpu": 0.4,
+            "busiest_core": 1.0,
+        }
+    )
+    assert turn.details["plan"] == "none"
+    assert turn.details["acks_per_gb"] == 1000
+    assert turn.details["per_gb"] == {"sleeps": 30900, "batches": 1.25}
+    assert turn.details["processes"] == {"sender": 0.4, "app": 0.1, "stack": 0.3}
+    assert turn.details["cores_busy"] == {"0": 1.0, "1": 0.6}
+
+
+def test_a_turn_in_which_nothing_came_has_no_values() -> None:
+    assert _evaluated(turned(0), {}).values == {}
 
 
 # ---- variants and settings ----
