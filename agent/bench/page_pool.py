@@ -48,7 +48,7 @@ from devmemtcp.agent.bench.result import (
     Sample,
     judge,
 )
-from devmemtcp.agent.bench.rounds import Turn, pinned, take_turns
+from devmemtcp.agent.bench.rounds import Turn, allowed, pinned, take_turns
 from devmemtcp.agent.errors import ConfigError
 
 T = TypeVar("T")
@@ -321,7 +321,8 @@ def run_page_pool(options: PagePoolOptions, progress: Progress) -> Result:
     with pinned(options.cpu):
         chosen = {each.name: each for each in variants()}
         measures = {name: _measurement(each, options.loops) for name, each in chosen.items()}
-        for turn in take_turns(measures, options.rounds, seed=options.seed):
+        limit = allowed(options.seconds(), quick=options.quick)
+        for turn in take_turns(measures, options.rounds, seed=options.seed, seconds=limit):
             samples.append(_sample(turn))
             progress.turn(f"page-pool, round {turn.round + 1} of {options.rounds}")
         counted = {name: _instructions(each, progress) for name, each in chosen.items()}

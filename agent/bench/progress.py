@@ -40,23 +40,24 @@ class Lines(Progress):
 
     def __init__(self) -> None:
         self._turns = self._done = 0
-        self._began = self._said = 0.0
+        self._first = self._said = 0.0
 
     def expect(self, what: str, turns: int, seconds: float) -> None:
         """Say so."""
         self._turns, self._done = turns, 0
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
         self.say(takes(what, seconds))
 
     def turn(self, text: str) -> None:
         """Say it, if the last line is long enough ago."""
         self._done += 1
         now = time.monotonic()
-        if now - self._said < LINE_SECONDS:
-            return
-        self._said = now
-        left = (now - self._began) / self._done * max(0, self._turns - self._done)
-        self.say(f"{text}; {duration(left)} left")
+        if self._done == 1:  # set-up and warm-up were before it: time is counted from here
+            self._first = now
+        elif now - self._said >= LINE_SECONDS:
+            self._said = now
+            left = (now - self._first) / (self._done - 1) * max(0, self._turns - self._done)
+            self.say(f"{text}; {duration(left)} left")
 
     def say(self, line: str) -> None:
         """Log it."""

@@ -8,16 +8,24 @@ first rounds warm caches, branch predictors and page tables up and are not count
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from devmemtcp.agent.bench.verdict import MIN_SAMPLES
 from devmemtcp.agent.errors import ConfigError
 
 T = TypeVar("T")
+
+LEAST_ROUNDS = MIN_SAMPLES
+"""With fewer there is no interval."""
+QUICK_FACTOR = 2.5
+"""So many times as long as planned a quick measurement may take, before rounds are left out."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,12 @@ def take_turns(
     *,
     seed: int,
     warm_up: int = 1,
+    seconds: float = math.inf,
 ) -> Iterator[Turn[T]]:
     """Call each variant once a round; yields the turns of all rounds but the first `warm_up`.
+
+    After `seconds` no further round begins, but never before LEAST_ROUNDS: somebody waits for a
+    quick result, also on a machine that is so busy that all takes many times as long.
 
     Raises ValueError for fewer than one round or one variant, and whatever a variant does.
     """
@@ -47,11 +59,19 @@ def take_turns(
         raise ValueError(f"{rounds} rounds of {len(variants)} variants")
     draw = random.Random(seed)
     names = list(variants)
+    end = time.monotonic() + seconds
     for number in range(-warm_up, rounds):
+        if number >= LEAST_ROUNDS and time.monotonic() > end:
+            return
         for place, name in enumerate(draw.sample(names, len(names))):
             sample = variants[name]()
             if number >= 0:
                 yield Turn(name, number, place, sample)
+
+
+def allowed(planned: float, *, quick: bool) -> float:
+    """Seconds after which no further round is to begin."""
+    return planned * QUICK_FACTOR if quick else math.inf
 
 
 def by_variant(turns: Sequence[Turn[T]]) -> dict[str, list[T]]:

@@ -33,7 +33,7 @@ from devmemtcp.agent.bench.result import (
     Sample,
     judge,
 )
-from devmemtcp.agent.bench.rounds import Turn, pinned, take_turns
+from devmemtcp.agent.bench.rounds import Turn, allowed, pinned, take_turns
 from devmemtcp.agent.bench.xdp_target import (
     SETTLE_SECONDS,
     Target,
@@ -157,9 +157,9 @@ class XdpDropOptions:
         return self.rounds * len(self.chosen())
 
     def seconds(self) -> float:
-        """About how long it will take."""
+        """About how long it will take: the sender sleeps between its calls."""
         turns = (self.rounds + 1) * len(self.chosen())
-        return turns * 1.5 * (self.duration + SETTLE_SECONDS) + 1
+        return turns * (1.5 * self.duration + SETTLE_SECONDS + 0.015) + 1
 
     def target(self) -> AbstractContextManager[Target]:
         """Where to measure."""
@@ -197,7 +197,8 @@ def run_xdp_drop(options: XdpDropOptions, progress: Progress) -> Result:
             each.name: functools.partial(target.measure, each, options.duration)
             for each in options.chosen()
         }
-        for turn in take_turns(variants, options.rounds, seed=options.seed):
+        limit = allowed(options.seconds(), quick=options.quick)
+        for turn in take_turns(variants, options.rounds, seed=options.seed, seconds=limit):
             samples.append(_sample(turn, f"mode={mode}"))
             progress.turn(f"xdp-drop, round {turn.round + 1} of {options.rounds}")
         lost = target.lost()

@@ -173,14 +173,15 @@ def test_a_log_gets_a_line_now_and_then(
     caplog.set_level(logging.INFO)
     lines = Lines()
     lines.expect("page-pool", 20, 40.0)
+    clock[0] += 100.0  # of warm-up
     for number in range(10):
         clock[0] += 2.0
         lines.turn(f"round {number + 1} of 20")
     assert caplog.messages == [
         "page-pool takes about 40 s",
-        "round 3 of 20; 34 s left",
-        "round 6 of 20; 28 s left",
-        "round 9 of 20; 22 s left",
+        "round 2 of 20; 36 s left",
+        "round 5 of 20; 30 s left",
+        "round 8 of 20; 24 s left",
     ]
 
 

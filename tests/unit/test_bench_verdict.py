@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devmemtcp.agent.bench.machine import Machine, Noise
-from devmemtcp.agent.bench.rounds import Turn, by_variant, pinned, take_turns
+from devmemtcp.agent.bench.rounds import Turn, allowed, by_variant, pinned, take_turns
 from devmemtcp.agent.bench.verdict import (
     MIN_SAMPLES,
     Interval,
@@ -265,3 +265,11 @@ def test_noise_is_what_happened_in_between() -> None:
     assert noise.steal_ms >= 0
     if noise.migrations is not None and len(usable) > 1:
         assert noise.migrations >= 3
+
+
+def test_a_quick_measurement_ends_in_time_but_not_before_there_is_an_interval() -> None:
+    turns = list(take_turns({"a": lambda: 1, "b": lambda: 2}, 100, seed=1, seconds=0.0))
+    assert [turn.round for turn in turns] == [number for number in range(6) for _ in "ab"]
+    assert len(list(take_turns({"a": lambda: 1}, 100, seed=1))) == 100
+    assert allowed(10.0, quick=True) == 25.0
+    assert allowed(10.0, quick=False) == math.inf
