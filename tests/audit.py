@@ -8,10 +8,12 @@ what should not be on it:
 * the result of an accessor that may be NULL (`ACCESSORS`), used where nothing has shown that it is
   not: neither a look at the result nor at the kind of memory
 * an accessor that does not check (`UNCHECKED`), where nothing has shown the kind
-* netmem_ref's bits, or a descriptor's address made of a number or into one, outside netmem.h
+* netmem_ref's bits, or an address of it or of a descriptor that is made of something else or into
+  something else, outside netmem.h; in a union, too, and through a pointer to an accessor
 
 It follows one function at a time, in the order of its statements, with what the conditions on the
-way have shown (`Facts`). A function that hands on what may be NULL becomes an accessor itself.
+way have shown (`Facts`). A function that hands on what may be NULL becomes an accessor itself. What
+may be NULL is kept in variables of the function and nowhere else: to store it is a use.
 
     python tests/audit.py           write docs/audit.md; fail when there are findings
     python tests/audit.py --check   fail also when docs/audit.md is not what would be written
@@ -34,6 +36,7 @@ from clang.cindex import (
     Cursor,
     CursorKind,
     Index,
+    StorageClass,
     TranslationUnit,
     TypeKind,
     conf,
@@ -77,14 +80,20 @@ FOR_BOTH = {
     "net_iov_virtual_addr",
 }
 DESCRIPTORS = {"struct page", "struct net_iov", "struct netmem_desc"}
+HOLDERS = {"netmem_ref", "struct skb_frag"}
 OTHER_KIND = {"page": "net_iov", "net_iov": "page"}
+STABLE = re.compile(r"[\w.&\[\]]+|skb_frag_netmem\([\w.&\[\]]+\)")
+KEPT = {StorageClass.STATIC, StorageClass.EXTERN}
 EXITS = {CursorKind.RETURN_STMT, CursorKind.BREAK_STMT, CursorKind.CONTINUE_STMT} | {
     CursorKind.GOTO_STMT
 }
+_LAYS_OUT = "lays its descriptors out in the memory that it is given"
 # (file, function) -> why it may do what is a finding elsewhere.
 ALLOWED = {
     ("stack/frag_tracker.c", "buffer_number"): "tells by the address alone which buffer it is: "
     "what lies in a broken pool may be anything, and must not be followed",
+    ("stack/device_provider.c", "device_provider_init"): _LAYS_OUT,
+    ("stack/host_provider.c", "host_provider_init"): _LAYS_OUT,
 }
 # What they make of NULL is no memory (NETMEM_NONE), which netmem_is_none() is there for.
 TAKE_NULL = {"page_to_netmem"}
@@ -92,7 +101,8 @@ NORETURN = {"abort", "exit", "_exit", "__assert_fail"}
 
 # enum CXUnaryOperatorKind and CXBinaryOperatorKind, which the Python binding does not name
 DEREF, ADDRESS_OF, NOT = 6, 5, 10
-EQUAL, NOT_EQUAL, AND, OR, ASSIGN = 15, 16, 20, 21, 22
+STEPS = {1, 2, 3, 4}  # ++ and --, before and behind
+EQUAL, NOT_EQUAL, AND, OR, ASSIGN, COMMA = 15, 16, 20, 21, 22, 33
 
 
 @dataclass(frozen=True, order=True)
@@ -163,11 +173,19 @@ class State:
         return State({**self.facts, **more}, dict(self.nullable), dict(self.aliases))
 
     def forget(self, name: str) -> None:
-        """A variable was assigned to: nothing that was known of it holds."""
-        word = re.compile(rf"\b{re.escape(name)}\b")
-        self.facts = {fact: g for fact, g in self.facts.items() if not word.search(fact[1])}
+        """Something was assigned to: nothing that was known of it holds."""
+        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+
+        def others(facts: Facts) -> Facts:
+            return {fact: guard for fact, guard in facts.items() if not word.search(fact[1])}
+
+        self.facts = others(self.facts)
         self.nullable.pop(name, None)
-        self.aliases.pop(name, None)
+        self.aliases = {
+            alias: (others(yes), others(no))
+            for alias, (yes, no) in self.aliases.items()
+            if alias != name
+        }
 
     def merge(self, other: State) -> State:
         """What is known where two ways meet."""
@@ -209,9 +227,11 @@ def _offset(location: Any) -> int:
     return offset.value
 
 
-def _is_none(literal: Cursor) -> bool:
+def _is_none(initializers: Cursor) -> bool:
     """NETMEM_NONE, all zeros: the one netmem_ref that may be made of its bits anywhere."""
-    *_, last = literal.walk_preorder()
+    *_, last = initializers.walk_preorder()
+    if last == initializers:
+        return True
     if last.kind != CursorKind.INTEGER_LITERAL:
         return False
     result = conf.lib.clang_Cursor_Evaluate(last)
@@ -264,6 +284,11 @@ def _is_null(cursor: Cursor) -> bool:
     return bool(cursor.kind == CursorKind.INTEGER_LITERAL)
 
 
+def _names_member(initializer: Cursor) -> bool:
+    first = next(initializer.get_children(), None)
+    return first is not None and first.kind == CursorKind.MEMBER_REF
+
+
 def _is_variable(cursor: Cursor) -> bool:
     return cursor.kind == CursorKind.DECL_REF_EXPR and cursor.referenced.kind in (
         CursorKind.VAR_DECL,
@@ -281,11 +306,16 @@ class Walk:
         self._function = function
         self._file = file
         self._audit = audit
+        self._kept: list[tuple[str, Use]] = []
+        """Variables that were given what may be NULL, so far."""
+        self._returns: set[str] = set()
 
     def run(self) -> None:
         """From its first statement to its last."""
         body = next(c for c in self._function.get_children() if c.kind == CursorKind.COMPOUND_STMT)
         self._statement(body, State())
+        if self._returns == {"NULL", "memory"}:
+            self._audit.accessors.setdefault(self._function.spelling, None)
 
     # -- what is written down --
 
@@ -335,7 +365,7 @@ class Walk:
         if kind in (CursorKind.SWITCH_STMT, CursorKind.CASE_STMT, CursorKind.DEFAULT_STMT):
             return self._switch(children, state)
         if kind == CursorKind.LABEL_STMT:
-            return self._sequence(children, State(nullable=dict(state.nullable)))
+            return self._sequence(children, State(nullable=state.nullable | dict(self._kept)))
         if kind == CursorKind.DECL_STMT:
             for declaration in children:
                 self._declaration(declaration, state)
@@ -366,17 +396,21 @@ class Walk:
         return then.merge(other)
 
     def _loop(self, stmt: Cursor, parts: list[Cursor], state: State) -> State:
-        for name in _assigned(stmt):
-            state.forget(name)
+        before = dict(state.nullable)
+        for target in _changed(stmt):
+            _forget(target, state)
         body = parts[0] if stmt.kind == CursorKind.DO_STMT else parts[-1]
-        inside = state
-        for part in parts:
-            if part != body and part.kind != CursorKind.DECL_STMT:
-                yes, _ = self._condition(part, inside)
-                inside = inside.with_facts(yes)
-            elif part != body:
-                self._statement(part, inside)
-        self._statement(body, inside.with_facts({}))
+        known = len(self._kept)
+        for _ in range(2):  # the second time with what the first has left in variables
+            inside = state
+            for part in parts:
+                if part != body and part.kind != CursorKind.DECL_STMT:
+                    yes, _no = self._condition(part, inside)
+                    inside = inside.with_facts(yes)
+                elif part != body:
+                    self._statement(part, inside)
+            self._statement(body, inside.with_facts({}))
+            state.nullable |= before | dict(self._kept[known:])
         return state
 
     def _switch(self, parts: list[Cursor], state: State) -> State:
@@ -384,8 +418,8 @@ class Walk:
         for part in parts[1:]:
             self._statement(part, state.with_facts({}))
         for part in parts:
-            for name in _assigned(part):
-                state.forget(name)
+            for target in _changed(part):
+                _forget(target, state)
         return state
 
     def _declaration(self, declaration: Cursor, state: State) -> None:
@@ -406,10 +440,14 @@ class Walk:
         state.forget(name)
         if use is not None:
             state.nullable[name] = use
+            self._kept.append((name, use))
 
     def _return(self, value: Cursor, state: State) -> None:
         use = self._expression(value, state)
         if use is None:
+            self._returns |= {"NULL"} if _is_null(value) else set()
+            asked = _strip(value).spelling in self._audit.accessors.keys() | UNCHECKED.keys()
+            self._returns |= {"memory"} if asked else set()
             return
         self._handled(use, "handed on to the caller")
         # The kind that the caller would have to know is not his to see: it always may be NULL.
@@ -455,6 +493,8 @@ class Walk:
             self._argument(argument, state)
         if name in KIND_TESTS:
             subject = _netmem(call)
+            if "(" in subject and not STABLE.fullmatch(subject):
+                return {}, {}  # the next call may answer with another
             return (
                 {("net_iov", subject): self._guard(call, True)},
                 {("page", subject): self._guard(call, False)},
@@ -491,7 +531,6 @@ class Walk:
         cursor = _strip(cursor)
         children = list(cursor.get_children())
         kind, operator = cursor.kind, _operator(cursor)
-        self._raw(cursor)
         if kind == CursorKind.CALL_EXPR:
             return self._call(cursor, state, arguments)
         if kind == CursorKind.DECL_REF_EXPR:
@@ -503,6 +542,11 @@ class Walk:
             return first or second
         if operator == ASSIGN:
             return self._assignment(children, state)
+        if operator == COMMA:
+            self._expression(children[0], state)
+            return self._expression(children[1], state)
+        if operator in STEPS or kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR:
+            return self._step(children, state)
         if operator in (AND, OR, NOT, EQUAL, NOT_EQUAL):
             self._comparison(cursor, children, state)
             return None
@@ -511,14 +555,22 @@ class Walk:
         if kind == CursorKind.StmtExpr:
             self._statement(children[0], state)
             return None
-        dereferences = (
-            kind in (CursorKind.MEMBER_REF_EXPR, CursorKind.ARRAY_SUBSCRIPT_EXPR)
+        uses = (
+            kind
+            in (
+                CursorKind.MEMBER_REF_EXPR,
+                CursorKind.ARRAY_SUBSCRIPT_EXPR,
+                CursorKind.INIT_LIST_EXPR,  # stores it
+            )
             or operator == DEREF
+            or (operator == ADDRESS_OF and _is_variable(_strip(children[0])))
         )
         for child in children:
             if child.kind.is_expression():
+                if kind == CursorKind.INIT_LIST_EXPR:  # `.member = value`
+                    *_, child = child.get_children() if _names_member(child) else (child,)
                 use = self._expression(child, state)
-                if use is not None and dereferences:
+                if use is not None and uses:
                     self._misused(cursor, use)
             elif child.kind.is_statement():
                 self._statement(child, state)
@@ -542,19 +594,33 @@ class Walk:
 
     def _assignment(self, sides: list[Cursor], state: State) -> Use | None:
         target = _strip(sides[0])
-        if _is_variable(target):
+        if _is_variable(target) and target.referenced.storage_class not in KEPT:
             self._assign(target.spelling, target.type, sides[1], state)
             return state.nullable.get(target.spelling)
         self._expression(target, state)
         use = self._expression(sides[1], state)
         if use is not None:
             self._misused(sides[1], use)
+        _forget(target, state)
         return None
+
+    def _step(self, sides: list[Cursor], state: State) -> Use | None:
+        """The variable is another, and NULL plus something is as bad."""
+        target = _strip(sides[0])
+        uses = [self._expression(side, state) for side in sides]
+        name = _text(target)
+        kept = state.nullable.get(name)
+        _forget(target, state)
+        if kept is not None:
+            state.nullable[name] = kept
+        return next((use for use in uses if use is not None), None)
 
     def _call(self, call: Cursor, state: State, arguments: bool) -> Use | None:
         name = call.spelling
         for argument in call.get_arguments() if arguments else ():
             (self._none if name in TAKE_NULL else self._argument)(argument, state)
+        for target in _lent(call):
+            _forget(target, state)
         if name in FOR_BOTH:
             self._use(call, "of either kind")
         if name in UNCHECKED:
@@ -583,44 +649,101 @@ class Walk:
         if use is not None:
             self._handled(use, "no memory")
 
-    def _raw(self, cursor: Cursor) -> None:
-        """netmem_ref's word, and casts to and from the descriptors."""
-        if cursor.kind == CursorKind.MEMBER_REF_EXPR and cursor.spelling == "bits":
-            owner = cursor.referenced.semantic_parent
-            if _file_of(owner) == HOME:
-                self._found(cursor, "looks at the bits of a netmem_ref")
-        literal = cursor.kind == CursorKind.COMPOUND_LITERAL_EXPR
-        if literal and cursor.type.spelling == "netmem_ref" and not _is_none(cursor):
-            self._found(cursor, "makes a netmem_ref of its bits")
+
+# ---- without a look at the way: what is nowhere right ----
+
+
+class Shapes:
+    """netmem_ref's word, ways round it, and ways round the accessors."""
+
+    def __init__(self, file: str, audit: Audit) -> None:
+        self._file, self._audit = file, audit
+        self._function = ""
+
+    def look(self, declaration: Cursor) -> None:
+        """At all that is in a declaration at the top of a file."""
+        self._function = declaration.spelling
+        callees = set()
+        for each in declaration.walk_preorder():
+            if each.kind == CursorKind.CALL_EXPR:
+                callee = _strip(next(each.get_children(), each))
+                callees.add(callee.hash)
+            what = self._wrong(each, called=each.hash in callees)
+            if what and (self._file, self._function) not in ALLOWED:
+                line = each.location.line
+                self._audit.findings.add(Finding(self._file, line, self._function, what))
+
+    def _wrong(self, cursor: Cursor, *, called: bool) -> str:
+        kind = cursor.kind
+        if kind in (CursorKind.MEMBER_REF_EXPR, CursorKind.MEMBER_REF) and (
+            cursor.spelling == "bits" and _file_of(cursor.referenced.semantic_parent) == HOME
+        ):
+            return "looks at the bits of a netmem_ref"
+        if kind == CursorKind.INIT_LIST_EXPR and _name(cursor.type) == "netmem_ref":
+            return "" if _is_none(cursor) else "makes a netmem_ref of its bits"
+        if kind == CursorKind.FIELD_DECL and _name(cursor.type) in HOLDERS:
+            in_union = cursor.semantic_parent.kind == CursorKind.UNION_DECL
+            return "keeps a netmem_ref in a union" if in_union else ""
+        if kind in (CursorKind.CSTYLE_CAST_EXPR, CursorKind.UNEXPOSED_EXPR):
+            return self._cast(cursor)
+        names = self._audit.accessors.keys() | UNCHECKED.keys()
+        if kind == CursorKind.DECL_REF_EXPR and cursor.spelling in names and not called:
+            function = cursor.referenced.kind == CursorKind.FUNCTION_DECL
+            return f"has {cursor.spelling}() called through a pointer" if function else ""
+        return ""
+
+    def _cast(self, cursor: Cursor) -> str:
+        """Allocated memory, a void pointer, may become what it is for; nothing else becomes it."""
+        *_, operand = cursor.get_children()
+        to, source = cursor.type.get_canonical(), operand.type.get_canonical()
         if cursor.kind == CursorKind.CSTYLE_CAST_EXPR:
-            to = cursor.type.get_canonical()
-            source = _strip(list(cursor.get_children())[-1]).type.get_canonical()
-            for one, other in ((to, source), (source, to)):
-                if _descriptor(one) and other.kind not in (TypeKind.POINTER, TypeKind.VOID):
-                    self._found(cursor, f"casts {source.spelling} to {to.spelling}")
-                    return
+            source = _strip(operand).type.get_canonical()
+        if source.kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
+            return ""
+        into, out_of = _special(to), _special(source)
+        if into == out_of or to.kind == TypeKind.VOID or (into and _void_pointer(source)):
+            return ""
+        return f"casts {source.spelling} to {to.spelling}"
 
 
-def _descriptor(type_: Any) -> bool:
-    if type_.kind != TypeKind.POINTER:
-        return False
-    name: str = type_.get_pointee().spelling
-    return name.removeprefix("const ") in DESCRIPTORS
+def _name(type_: Any) -> str:
+    return str(type_.get_canonical().spelling.removeprefix("const "))
+
+
+def _special(type_: Any) -> str:
+    """The name of what is pointed to, if that is a descriptor, or what holds a netmem."""
+    name = _name(type_.get_pointee()) if type_.kind == TypeKind.POINTER else ""
+    return name if name in DESCRIPTORS | HOLDERS else ""
 
 
 def _void_pointer(type_: Any) -> bool:
     return bool(type_.kind == TypeKind.POINTER and type_.get_pointee().kind == TypeKind.VOID)
 
 
-def _assigned(cursor: Cursor) -> set[str]:
-    """Names of the variables that are assigned to somewhere inside."""
-    found = set()
+def _forget(target: Cursor, state: State) -> None:
+    """What was assigned to; of what a pointer points to, all that the pointer leads to."""
+    if _operator(target) == DEREF:
+        target = _strip(next(target.get_children()))
+    state.forget(_text(target).removeprefix("&"))
+
+
+def _changed(cursor: Cursor) -> Iterator[Cursor]:
+    """What is assigned to somewhere inside, or may be, by who is given its address."""
     for each in cursor.walk_preorder():
-        if _operator(each) == ASSIGN:
-            target = _strip(next(each.get_children()))
-            if _is_variable(target):
-                found.add(target.spelling)
-    return found
+        assigned = _operator(each) in STEPS | {ASSIGN}
+        if assigned or each.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR:
+            yield _strip(next(each.get_children()))
+        elif each.kind == CursorKind.CALL_EXPR:
+            yield from _lent(each)
+
+
+def _lent(call: Cursor) -> Iterator[Cursor]:
+    """Whose address a function gets that may write there."""
+    for argument in call.get_arguments():
+        pointer = argument.type.get_canonical()
+        inner = _strip(argument)
+        if _operator(inner) == ADDRESS_OF and not pointer.get_pointee().is_const_qualified():
+            yield _strip(next(inner.get_children()))
 
 
 # ---- all of them ----
@@ -669,12 +792,11 @@ def sources() -> list[Path]:
     return sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
 
 
-def _functions(unit: TranslationUnit) -> Iterator[tuple[Cursor, str]]:
+def _declarations(unit: TranslationUnit) -> Iterator[tuple[Cursor, str]]:
     for cursor in unit.cursor.get_children():
-        if cursor.kind == CursorKind.FUNCTION_DECL and cursor.is_definition():
-            file = _file_of(cursor)
-            if file and file != HOME and not file.startswith("build"):
-                yield cursor, file
+        file = _file_of(cursor)
+        if file and file != HOME and not file.startswith("build"):
+            yield cursor, file
 
 
 def audit(
@@ -693,9 +815,15 @@ def audit(
         result.uses.clear()
         result.findings.clear()
         result.guards.clear()
+        seen: set[tuple[str, int]] = set()
         for unit in units:
-            for function, file in _functions(unit):
-                Walk(function, file, result).run()
+            for declaration, file in _declarations(unit):
+                place = (file, _offset(declaration.location))
+                if place not in seen:  # a header's, of another unit
+                    seen.add(place)
+                    Shapes(file, result).look(declaration)
+                if declaration.kind == CursorKind.FUNCTION_DECL and declaration.is_definition():
+                    Walk(declaration, file, result).run()
         if len(result.accessors) == known:
             return result
 

@@ -163,6 +163,81 @@ def test_who_looks_is_right(body: str) -> None:
         ("netmem = (netmem_ref){4096};", "makes a netmem_ref of its bits"),
         ("get_page((struct page *)4096UL);", "casts unsigned long to struct page *"),
         ("return (unsigned long)skb_frag_page(frag);", "casts struct page * to unsigned long"),
+        ("netmem = (__typeof__(netmem)){4096};", "makes a netmem_ref of its bits"),
+        ("netmem_ref n = {.bits = 4096}; netmem = n;", "makes a netmem_ref of its bits"),
+        ("skb_frag_t copy = {{4096}, 1, 2}; consume(&copy);", "makes a netmem_ref of its bits"),
+        ("return *(const int *)frag;", "casts const struct skb_frag * to const int *"),
+        ("return **(struct page ***)&netmem == NULL;", "casts netmem_ref * to struct page ***"),
+        ("__builtin_memcpy(&pool, &netmem, 8);", "casts netmem_ref * to const void *"),
+        ("union { netmem_ref n; int i; } u = {netmem}; return u.i;", "netmem_ref in a union"),
+        (
+            "return ((struct page *)netmem_to_nmdesc(netmem))->_refcount;",
+            "casts struct netmem_desc * to struct page *",
+        ),
+        (
+            "struct page *(*ask)(netmem_ref) = netmem_to_page; return ask(netmem)->_refcount;",
+            "netmem_to_page() called through a pointer",
+        ),
+        (
+            "struct page *(*ask[])(netmem_ref) = {__netmem_to_page}; get_page(ask[0](netmem));",
+            "__netmem_to_page() called through a pointer",
+        ),
+        # kept where it is lost sight of
+        ("struct { struct page *p; } s = {netmem_to_page(netmem)}; consume(s.p);", "may be NULL"),
+        ("struct { struct page *p; } s = {.p = netmem_to_page(netmem)}; consume(s.p);", "may be"),
+        ("static struct page *p; p = netmem_to_page(netmem);", "may be NULL"),
+        ("struct page *p = netmem_to_page(netmem), **q = &p; get_page(*q);", "may be NULL"),
+        ("get_page((pool++, netmem_to_page(netmem)));", "may be NULL"),
+        (
+            "struct page *p = NULL; for (int i = 0; i < 2; i++) {"
+            "if (i) get_page(p); p = netmem_to_page(netmem); }",
+            "may be NULL",
+        ),
+        (
+            "struct page *p = NULL; for (;;) { p = netmem_to_page(netmem); break; } get_page(p);",
+            "may be NULL",
+        ),
+        (
+            "struct page *p = NULL; if (pool) { p = netmem_to_page(netmem); goto out; }"
+            "return 1; out: get_page(p);",
+            "may be NULL",
+        ),
+        # no longer what was looked at
+        ("if (skb_frag_is_net_iov(frag)) return 1; frag++; get_page(skb_frag_page(frag));", "may"),
+        (
+            "if (skb_frag_is_net_iov(frag)) return 1; frag += 1; get_page(skb_frag_page(frag));",
+            "ma",
+        ),
+        (
+            "netmem_ref a[2], *n = a; *n = netmem; if (netmem_is_net_iov(*n)) return 1;"
+            "*n = netmem; get_page(netmem_to_page(*n));",
+            "may be NULL",
+        ),
+        (
+            "netmem_ref a[2]; int i = 0; a[0] = a[1] = netmem;"
+            "if (netmem_is_net_iov(a[i])) return 1; i++; get_page(netmem_to_page(a[i]));",
+            "may be NULL",
+        ),
+        (
+            "skb_frag_t own = *frag; if (skb_frag_is_net_iov(&own)) return 1;"
+            "own.netmem = netmem; get_page(skb_frag_page(&own));",
+            "may be NULL",
+        ),
+        (
+            "void other(netmem_ref *n); if (netmem_is_net_iov(netmem)) return 1; other(&netmem);"
+            "get_page(netmem_to_page(netmem));",
+            "may be NULL",
+        ),
+        (
+            "bool iov = netmem_is_net_iov(netmem); netmem = frag->netmem; if (iov) return 1;"
+            "get_page(netmem_to_page(netmem));",
+            "may be NULL",
+        ),
+        (
+            "netmem_ref next(void); if (netmem_is_net_iov(next())) return 1;"
+            "get_page(netmem_to_page(next()));",
+            "may be NULL",
+        ),
     ],
 )
 def test_who_does_not_is_found(body: str, what: str) -> None:
@@ -183,3 +258,26 @@ void careful(netmem_ref netmem) {{ struct page *p = mine(netmem); if (p) get_pag
     found = [each for each in result.findings if each.file == SOURCE]
     assert [each.function for each in found] == ["careless"]
     assert "mine(netmem) may be NULL" in found[0].what
+
+
+def test_who_answers_with_null_by_his_own_look_at_the_kind_is_an_accessor_too() -> None:
+    text = f"""{HEAD}
+struct page *mine(netmem_ref netmem);
+struct page *mine(netmem_ref netmem)
+{{
+	if (netmem_is_net_iov(netmem))
+		return NULL;
+	return __netmem_to_page(netmem);
+}}
+void careless(netmem_ref netmem);
+void careless(netmem_ref netmem) {{ get_page(mine(netmem)); }}
+"""
+    result = audit.audit({SOURCE: text}, only=[ROOT / SOURCE], forms=["PLAIN"])
+    found = [each for each in result.findings if each.file == SOURCE]
+    assert [each.function for each in found] == ["careless"]
+
+
+def test_a_table_of_accessors_is_found() -> None:
+    text = f"{HEAD}struct page *(*const table[])(netmem_ref) = {{__netmem_to_page}};\n"
+    result = audit.audit({SOURCE: text}, only=[ROOT / SOURCE], forms=["PLAIN"])
+    assert any("called through a pointer" in each.what for each in result.findings)
