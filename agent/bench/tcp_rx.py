@@ -139,7 +139,7 @@ class _Setting:
             turns: dict[str, Callable[[], Turn | None]] = {
                 each.name: partial(self._turn, bench, each) for each in variants
             }
-            if KERNEL in turns:
+            if DISCARD in turns:
                 turns[TO_UMEM] = partial(self._copy, bench)
             seed = self.options.seed
             for done in take_turns(turns, self.options.rounds, seed=seed, warm_up=0):

@@ -74,6 +74,7 @@ def test_a_quick_run_has_every_sample_and_judges_the_aims() -> None:
     }
     assert measured <= seen[base].keys() <= measured | bounds  # noise may leave no bound
     assert families == seen[other].keys() - bounds
+    assert f"copies, {other}" not in seen
     assert seen[f"copies, {base}"].keys() == {"copy-to-user", "copy-for-xdp", "copy-to-umem"}
 
     kernel = seen[base]["kernel"]
