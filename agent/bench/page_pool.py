@@ -16,9 +16,9 @@ to be seen, and no number of turns shows it. So each round has copies of the mod
 other addresses (T. Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously
 Wrong!", ASPLOS 2009).
 
-Instructions are counted by
-running a case in a child process that is traced one instruction at a time: no estimate, and no
-counter of the CPU's, which a virtual machine seldom has.
+Instructions are counted by running a case in a child process that is traced one instruction at a
+time: no estimate, and no counter of the CPU's, which a virtual machine seldom has. Where valgrind
+is installed they are counted once more, by callgrind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import shutil
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -108,6 +108,7 @@ METRICS = (
     Metric("ns", "ns", "lower"),
     Metric("ticks", "TSC", "lower", kind="derived"),
     Metric("instructions", "", "lower", kind="counted"),
+    Metric("callgrind", "instructions", "lower", kind="counted"),
 )
 
 _STATIC, _OFF = "fast/host/static", "fast/host/off"
@@ -177,7 +178,8 @@ class PagePoolOptions:
     def seconds(self) -> float:
         """About how long it will take, at 6 ns a loop."""
         turns = self.turns() * (self.rounds + 1) / self.rounds
-        return 6 + turns * (RUNS * self.loops * 6e-9 + 1e-3)
+        counting = 4 + (12 if shutil.which("valgrind") else 0)
+        return counting + turns * (RUNS * self.loops * 6e-9 + 1e-3)
 
 
 @dataclass(frozen=True)
@@ -237,11 +239,11 @@ class Pool:
                 self._lib.pool_bench_free(handle)
         self._bound = self._handle = None
 
-    def sample(self, case: str, loops: int) -> Timed:
-        """Time RUNS runs of `loops` turns each."""
+    def sample(self, case: str, loops: int, runs: int = RUNS) -> Timed:
+        """Time some runs of `loops` turns each."""
         out = self._ffi.new("struct pool_time *")
         ns, ticks, noise = [], [], Noise.now()
-        for _ in range(RUNS):
+        for _ in range(runs):
             self._lib.pool_bench_time(self._handle, self._case(case), loops, out)
             ns.append(out.ns / loops)
             ticks.append(out.ticks / loops)
@@ -326,6 +328,7 @@ def run_page_pool(options: PagePoolOptions, progress: Progress) -> Result:
             samples.append(_sample(turn))
             progress.turn(f"page-pool, round {turn.round + 1} of {options.rounds}")
         counted = {name: _instructions(each, progress) for name, each in chosen.items()}
+        again = _callgrind([name for name, each in chosen.items() if each.form], progress)
         fast_path = {
             form: _with_pool(Variant("fast", "host", form), lambda pool: pool.fast_path())
             for form in FORMS
@@ -336,6 +339,7 @@ def run_page_pool(options: PagePoolOptions, progress: Progress) -> Result:
         for name, count in counted.items()
         if count is not None
     ]
+    samples += [Sample("", name, 0, 0, {"callgrind": count}) for name, count in again.items()]
     return judge(
         run,
         samples,
@@ -377,6 +381,21 @@ def _instructions(variant: Variant, progress: Progress) -> float | None:
         progress.say(f"instructions are not counted: {error.strerror}")
         return None
     return count
+
+
+def _callgrind(names: Sequence[str], progress: Progress) -> dict[str, float]:
+    """Nothing where valgrind is not installed or fails, which is said."""
+    # Here, because it asks this module what there is to be counted.
+    from devmemtcp.agent.bench import callgrind
+
+    if not callgrind.available():
+        progress.say("instructions are not counted again: valgrind is not installed")
+        return {}
+    try:
+        return callgrind.counts(names)
+    except OSError as error:
+        progress.say(f"instructions are not counted again: {error}")
+        return {}
 
 
 def _decoder() -> Any:

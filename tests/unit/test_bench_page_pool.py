@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from devmemtcp.agent.bench import callgrind
 from devmemtcp.agent.bench.page_pool import (
     BASELINES,
     CASES,
@@ -90,6 +91,39 @@ def test_the_static_branch_is_one_instruction_and_the_plain_one_a_few() -> None:
     assert instructions("static") - off in (0, 1)
     assert 1 <= instructions("plain") - off <= 4
     assert 1 <= instructions("static-bound") - off <= 4
+
+
+@pytest.mark.skipif(not callgrind.available(), reason="valgrind is not installed")
+def test_callgrind_counts_the_same() -> None:
+    names = [f"fast/host/{form}" for form in FORMS]
+    names += ["fast/device/plain", "ring/host/static", "slow/host/static", "slow/device/plain"]
+    counted = callgrind.counts(names)
+    assert list(counted) == names
+    for name, count in counted.items():
+        case, provider, form = name.split("/")
+        assert count == pytest.approx(instructions(form, case, provider), rel=0.01), name
+
+
+def test_what_callgrind_writes_is_read_with_all_that_was_called() -> None:
+    lines = """ob=(1) a.so
+fn=(1) caller
+cfn=(2) run_fast
+calls=1 0
+0 100
+cob=(2) b.so
+cfn=(3) run_ring
+calls=1 0
+0 7
+cfn=(4) other
+calls=1 0
+0 1000
+
+ob=(2)
+fn=(1)
+cfn=(2)
+calls=1 0
+0 5""".splitlines()
+    assert callgrind.inclusive(lines, "run_") == {"a.so": 100, "b.so": 12}
 
 
 def test_an_empty_loop_is_counted_right() -> None:
