@@ -76,6 +76,8 @@ class Contrast:
     only_a: list[str]
     only_b: list[str]
     """Variants, with their settings, that the other run does not have."""
+    left_out: list[str]
+    """Medians of what is not always above zero, such as the difference of two costs: no ratio."""
 
 
 def compare(a: Result, b: Result, *, margin: float = MARGIN) -> Contrast:
@@ -86,7 +88,7 @@ def compare(a: Result, b: Result, *, margin: float = MARGIN) -> Contrast:
         raise ConfigError(f"--margin {margin}: between 0 and 1, as 0.02 for 2 %")
     sides = _Sides(a, b, margin)
     changes = list(sides.changes())
-    if not changes:
+    if not changes and not sides.left_out:
         raise ConfigError("the two runs have no variant in common")
     return Contrast(
         bench=a.bench,
@@ -96,6 +98,7 @@ def compare(a: Result, b: Result, *, margin: float = MARGIN) -> Contrast:
         ratios=list(sides.ratios()),
         only_a=_only(a, b),
         only_b=_only(b, a),
+        left_out=sides.left_out,
     )
 
 
@@ -105,6 +108,8 @@ class _Sides:
     def __init__(self, a: Result, b: Result, margin: float) -> None:
         self._a, self._b, self._margin = a, b, margin
         self._found_a, self._found_b = a.found(), b.found()
+        self.left_out: list[str] = []
+        """Known when all changes were asked for."""
 
     def changes(self) -> Iterator[Change]:
         """In the order of A's estimates."""
@@ -114,7 +119,10 @@ class _Sides:
             if a is None or b is None or self._a.metric(each.metric).kind == "derived":
                 continue
             above, below = self._found_b.values(*key), self._found_a.values(*key)
-            ratio = self._ratio(above, below, f"{each.metric} of {each.variant}")
+            if min(*above.values(), *below.values()) <= 0:
+                self.left_out.append(" ".join(filter(None, key)))
+                continue
+            ratio = self._ratio(above, below)
             if self._a.metric(each.metric).kind == "counted":
                 ratio = Interval(ratio.estimate, ratio.estimate, ratio.estimate)
             better = self._a.metric(each.metric).better
@@ -126,22 +134,27 @@ class _Sides:
         for each in self._a.comparisons:
             key = _pair(each)
             above, below = self._found_b.ratios(*key), self._found_a.ratios(*key)
-            if key not in both or not above or not below:
+            if key not in both or not above or not below or not self._is_positive(*key):
                 continue
             a, b = self._found_a.ratio(*key), self._found_b.ratio(*key)
             assert a is not None
             assert b is not None
-            ratio = self._ratio(above, below, f"{each.variant} : {each.against}")
+            ratio = self._ratio(above, below)
             better = self._a.metric(each.metric).better
             yield RatioChange(*key, better, a, b, ratio, ratio.judge(self._margin))
 
-    def _ratio(self, above: dict[int, float], below: dict[int, float], what: str) -> Interval:
-        try:
-            return unpaired_ratio_interval(
-                list(above.values()), list(below.values()), seed=self._a.seed
-            )
-        except ValueError as error:
-            raise ConfigError(f"{what} cannot be compared: {error}") from None
+    def _is_positive(self, setting: str, variant: str, against: str, metric: str) -> bool:
+        return all(
+            value > 0
+            for found in (self._found_a, self._found_b)
+            for name in (variant, against)
+            for value in found.values(setting, name, metric).values()
+        )
+
+    def _ratio(self, above: dict[int, float], below: dict[int, float]) -> Interval:
+        return unpaired_ratio_interval(
+            list(above.values()), list(below.values()), seed=self._a.seed
+        )
 
 
 def _pair(of: Comparison) -> tuple[str, str, str, str]:

@@ -117,6 +117,8 @@ def show_contrast(contrast: Contrast, out: Console) -> None:
     for run, only in (("A", contrast.only_a), ("B", contrast.only_b)):
         if only:
             out.print(Text(f"Only {run} has {', '.join(only)}."))
+    if contrast.left_out:
+        out.print(Text(f"Not above zero, so without a ratio: {', '.join(contrast.left_out)}."))
     out.print(Text(BETWEEN))
 
 

@@ -88,6 +88,19 @@ def test_what_only_one_has_is_named() -> None:
     assert {each.variant for each in contrast.changes} == {"drop", "steer"}
 
 
+def test_what_has_no_ratio_is_named_and_keeps_nothing_else_from_being_compared() -> None:
+    one = made(drop=5.0, steer=4.0)
+    cost = replace(
+        one.samples[1], values={"mpps": -0.01}
+    )  # the difference of two that were measured
+    odd = replace(one, samples=[one.samples[0], cost, *one.samples[2:]])
+    for a, b in ((one, odd), (odd, one)):
+        contrast = compare(a, b)
+        assert contrast.left_out == ["mtu=1500 steer mpps"]
+        assert ("drop", "mpps") in verdicts(contrast)
+        assert not contrast.ratios
+
+
 def test_what_else_differed_is_listed() -> None:
     one = made(drop=5.0, steer=4.0)
     other = replace(
