@@ -17,7 +17,7 @@
 #include "stack.h"
 #include "api.h"
 
-#define LOOP_BATCH 128
+#define LOOP_BATCH 128 /* packets a turn of a queue; also buffers, frames, completions a step */
 
 /* One call by another thread, carried out between two turns of the loop. */
 struct loop_mail {

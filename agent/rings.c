@@ -27,6 +27,8 @@
 #define XDP_PKT_CONTD (1 << 0)
 #endif
 
+/* Of LOOP_BATCH packets of 64 KB: one turn, and one ACK, for what came while we were away. */
+#define RX_BATCH (LOOP_BATCH * STACK_MAX_CHUNKS)
 #define KICKS_WITHOUT_PROGRESS 32 /* then the device is slower than we are: next turn */
 
 /* ---- receive ---- */
@@ -103,24 +105,28 @@ static void packet_complete(struct loop *l, struct queue_pair *qp, uint64_t now)
 uint32_t rings_receive(struct loop *l, struct queue_pair *qp, uint64_t now)
 {
 	struct xsk_ring_cons *ring = qp->rings.rx;
-	uint32_t index, n = xsk_ring_cons__peek(ring, LOOP_BATCH, &index);
+	uint32_t index, taken = 0, packets = 0;
+	const uint32_t n = xsk_ring_cons__peek(ring, RX_BATCH, &index);
 
 	if (!n)
 		return 0;
 	prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index)->addr);
-	for (uint32_t i = 0; i < n; i++) {
-		struct xdp_desc desc = *xsk_ring_cons__rx_desc(ring, index + i);
+	while (taken < n && packets < LOOP_BATCH) {
+		struct xdp_desc desc = *xsk_ring_cons__rx_desc(ring, index + taken++);
 
-		if (i + 1 < n)
-			prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index + i + 1)->addr);
 		collect(l, qp, &desc);
-		if (!(desc.options & XDP_PKT_CONTD))
-			packet_complete(l, qp, now);
+		if (desc.options & XDP_PKT_CONTD)
+			continue;
+		if (taken < n) /* of the next packet: only the first chunk has headers */
+			prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index + taken)->addr);
+		packet_complete(l, qp, now);
+		packets++;
 	}
-	xsk_ring_cons__release(ring, n);
+	xsk_ring_cons__cancel(ring, n - taken);
+	xsk_ring_cons__release(ring, taken);
 	l->stats.rx_batches++;
-	l->stats.rx_descs += n;
-	return n;
+	l->stats.rx_descs += taken;
+	return taken;
 }
 
 /* A ring's worth at most, though the NIC may still be filling it; the rest of a packet that

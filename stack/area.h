@@ -22,6 +22,8 @@
 #include "page_pool.h"
 #include "stack.h"
 
+#define STACK_NO_QUEUE UINT8_MAX
+
 struct area {
 	uint32_t number; /* STACK_NONE: the TX area */
 	uint32_t dmabuf_id; /* 0: host memory */
@@ -30,7 +32,7 @@ struct area {
 	uint32_t reserve; /* buffers never promised: SYNs, ACKs, duplicates */
 	bool closing;
 	uint8_t *header_base;
-	uint8_t *fill_queue; /* by buffer, while it is FILL: in whose ring */
+	uint8_t *fill_queue; /* by buffer, while it is FILL: in whose ring, or STACK_NO_QUEUE */
 	struct page_pool *pool;
 	struct frag_tracker *tracker;
 	/* Last: the descriptors follow it in memory. */
@@ -68,6 +70,13 @@ static inline netmem_ref area_buffer(const struct area *a, uint32_t index)
 	if (area_is_device(a))
 		return device_provider_netmem(&a->device, index);
 	return page_to_netmem(host_provider_page(&a->host, index));
+}
+
+/* What the stack keeps of a buffer is wanted soon. */
+static inline void area_prefetch(const struct area *a, uint32_t index)
+{
+	__builtin_prefetch(&a->tracker->entries[index]);
+	__builtin_prefetch(netmem_to_nmdesc(area_buffer(a, index)));
 }
 
 /* Its index in the area it is of. */

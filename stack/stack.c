@@ -202,14 +202,6 @@ uint32_t stack_refill(struct stack *s, uint32_t queue, uint32_t *niovs, uint32_t
 
 /* ---- frames in ---- */
 
-static bool has_chunk(const struct payload *p, netmem_ref netmem)
-{
-	for (uint32_t i = 0; i < p->nr; i++)
-		if (netmem_equal(p->chunk[i], netmem))
-			return true;
-	return false;
-}
-
 /* The packet's chunks, out of the fill ring and into our hands. Descriptors are checked
  * against what was really given to this queue: one that was not is nobody's. */
 static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct payload *p)
@@ -220,6 +212,9 @@ static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct
 	p->nr = 0;
 	p->head = 0;
 	p->settled = false;
+	for (uint32_t i = 0; a && i < packet->nr_chunks; i++)
+		if (packet->chunk[i].niov < a->nr) /* a sender beside us has emptied the cache */
+			area_prefetch(a, packet->chunk[i].niov);
 	for (uint32_t i = 0; a && i < packet->nr_chunks && i < STACK_MAX_CHUNKS; i++) {
 		const struct rx_chunk *chunk = &packet->chunk[i];
 		netmem_ref netmem;
@@ -228,8 +223,9 @@ static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct
 			continue;
 		netmem = area_buffer(a, chunk->niov);
 		if (frag_state_of(a->tracker, netmem) != FRAG_FILL ||
-		    a->fill_queue[chunk->niov] != packet->queue || has_chunk(p, netmem))
+		    a->fill_queue[chunk->niov] != packet->queue)
 			continue;
+		a->fill_queue[chunk->niov] = STACK_NO_QUEUE; /* it has come: once */
 		s->rx[packet->queue].fill--;
 		p->chunk[p->nr] = netmem;
 		p->len[p->nr] = chunk->len;

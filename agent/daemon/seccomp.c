@@ -201,6 +201,7 @@ static const struct rule allowed[] = {
 	CALL(sched_getparam),
 	CALL(sched_getscheduler),
 	CALL(sched_setaffinity),
+	CALL(sched_setscheduler),
 	CALL(sched_yield),
 	CALL(set_robust_list),
 	CALL(set_tid_address),

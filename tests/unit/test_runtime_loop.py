@@ -90,6 +90,14 @@ class FakeRing:
         self._indices[1] += 1
         return value
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is pushed inside the `with` block is seen at its end, and then all of it."""
+        seen = self._indices
+        self._indices = (ctypes.c_uint32 * 3)(*seen)
+        yield
+        seen[0], self._indices = self._indices[0], seen
+
     def __len__(self) -> int:
         return (self._indices[0] - self._indices[1]) & 0xFFFFFFFF
 
@@ -175,6 +183,11 @@ class Machine:
 
     def start(self) -> None:
         self._thread.start()
+
+    def policy(self) -> int:
+        """How the loop's thread is scheduled."""
+        assert self._thread.native_id is not None
+        return os.sched_getscheduler(self._thread.native_id)
 
     def stop(self) -> None:
         if self._thread.ident is not None:
@@ -463,16 +476,23 @@ def test_a_bad_chunk_spoils_its_packet_and_no_other(nic: Nic, peer: Peer) -> Non
     assert nic.stats()[0].niovs_fill == len(nic.fill)  # all three were given back
 
 
-def test_a_packet_may_straddle_two_batches(nic: Nic, peer: Peer) -> None:
-    """70 descriptors in packets of 7: the 64th is in the middle of one."""
-    for _ in range(10):
-        peer.deliver(*[200] * 7)
+def test_a_batch_is_of_packets_however_many_chunks_they_have(nic: Nic, peer: Peer) -> None:
+    """One turn, and so one ACK: descriptors would make it several, with packets across them."""
+    before = nic.stats()[1].rx_batches
+    with nic.rx.at_once():
+        for _ in range(25):
+            peer.deliver(*[20] * 7)
     nic.arrived()
-    assert until(lambda: received(nic) == 14_000)
-    _, loop = nic.stats()
-    assert loop.rx_packets == 2 + 10
-    assert loop.rx_descs == 2 + 70
-    assert nic.stats()[0].rx_ooo_segments == 0
+    assert until(lambda: received(nic) == 3500)
+    stack, loop = nic.stats()
+    assert loop.rx_packets == 2 + 25
+    assert loop.rx_descs == 2 + 175
+    assert loop.rx_batches == before + 1
+    assert stack.rx_ooo_segments == 0
+
+
+def test_the_loop_preempts_nobody(nic: Nic, machine: Machine) -> None:
+    assert until(lambda: machine.policy() == os.SCHED_BATCH)
 
 
 def test_a_packet_that_is_not_complete_waits_for_its_rest(nic: Nic, peer: Peer) -> None:
