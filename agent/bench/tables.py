@@ -25,6 +25,9 @@ WIDTH = 200
 """Where there is no terminal that has one."""
 
 _SIDES = ("A (95 %)", "B (95 %)", "B : A", "verdict")
+_NAMES = {"variant", "against"}
+"""Columns that are never cut: without its end, a variant's name is another's."""
+
 _WORDS = {"variant", "against", "metric", "verdict", "aim", "in", "setting", "differs", "met"}
 
 
@@ -220,5 +223,7 @@ def table(*columns: str) -> Table:
     made = Table()
     for column in columns:
         words = column in _WORDS
-        made.add_column(Text(column), justify="left" if words else "right")
+        made.add_column(
+            Text(column), justify="left" if words else "right", no_wrap=column in _NAMES
+        )
     return made

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from devmemtcp.agent.bench.soak import SoakReport
+from devmemtcp.agent.bench.tables import table
 from devmemtcp.agent.bench.verbs.soak import _print_soak
 from devmemtcp.agent.netdev_cli import _table
 
@@ -37,3 +38,12 @@ def test_a_soak_says_its_growth_with_a_unit_and_whether_it_counts(
     assert said.endswith("growth: resident 3.2 MiB, descriptors 0.0 (not judged in less than 60 s)")
     _print_soak(SoakReport(seconds=600.0, growth=growth))
     assert "judged" not in capsys.readouterr().out
+
+
+def test_a_variant_keeps_its_name_however_many_columns_there_are() -> None:
+    console = Console(width=120)
+    made = table("variant", *NAMES)
+    made.add_row("devmem-generic/host-static", *["0.9999 (0.9990 - 1.0010)"] * len(NAMES))
+    with console.capture() as captured:
+        console.print(made)
+    assert "devmem-generic/host-static" in captured.get()
