@@ -131,7 +131,7 @@ def _primary_group(uid: int) -> int:
 
 
 def _netmem_info() -> Any:
-    """Which code is written to when the first region is bound: the static key's, if there is one."""
+    """Which code is written to when the first region is bound: the static key's, if any."""
     info = ffi.new("struct netmem_info *")
     loop_lib.netmem_info(info)
     return info

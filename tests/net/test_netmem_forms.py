@@ -135,9 +135,12 @@ def test_where_code_may_not_be_written_the_check_is_plain_and_says_so(veth: Any)
         assert "may not change its code" in agent.log
         status = verb("status", "--socket", str(agent.path))
         assert "plain, not static" in " ".join(status.stdout.split())
-        with Region(4 * MIB) as region, region.map() as view:
-            with session.bind_rx(veth.right.ifname, [0], region):
-                assert exchange(veth, stack, view) == {Frag}
+        with (
+            Region(4 * MIB) as region,
+            region.map() as view,
+            session.bind_rx(veth.right.ifname, [0], region),
+        ):
+            assert exchange(veth, stack, view) == {Frag}
 
 
 # ---- off: as a kernel with CONFIG_NET_DEVMEM=n ----

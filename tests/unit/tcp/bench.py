@@ -114,7 +114,8 @@ class Bench:
     """One stack with its NIC, its application and its clock (``now``, nanoseconds).
 
     It begins with one area of device memory (dmabuf id 1; of host memory if not ``bound``, or where
-    there is no other) that all queues use, and one application. ``linear``: payload bytes that the split leaves in the head.
+    there is no other) that all queues use, and one application. ``linear``: payload bytes that
+    the split leaves in the head.
     """
 
     def __init__(
