@@ -301,6 +301,7 @@ def _cell(value: object) -> str:
 
 def main() -> NoReturn:
     """Entry point of `devmemtcp`: run a verb and turn what it raises into one line and a code."""
+    _open_what_is_closed()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="devmemtcp: %(message)s")
     signal.signal(signal.SIGTERM, _on_term)
     try:
@@ -311,7 +312,19 @@ def main() -> NoReturn:
         # fail again when the interpreter flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         exit_code = 128 + signal.SIGPIPE
+    except OSError as error:  # of stdout: what a verb raises is worded in _run()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"devmemtcp: error: cannot write the result: {error.strerror}", file=sys.stderr)
+        exit_code = 1
     sys.exit(exit_code)
+
+
+def _open_what_is_closed() -> None:
+    """Who was started with `>&-` writes to nowhere, and not to what is opened next."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _run() -> int:

@@ -143,6 +143,29 @@ def test_nobody_reads_stdout(args: list[str]) -> None:
     assert "BrokenPipe" not in process.stderr
 
 
+@pytest.mark.parametrize("args", [["netdev", "dump", "dev-get", "--json"], ["--version"]])
+def test_stdout_is_full(args: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_started_without_a_standard_stream(closed: str) -> None:
+    shell = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *COMMAND, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_connections_broken_pipe_is_not_stdouts() -> None:
     script = (
         "import errno, sys\n"
