@@ -76,7 +76,7 @@ static inline netmem_ref area_buffer(const struct area *a, uint32_t index)
 static inline void area_prefetch(const struct area *a, uint32_t index)
 {
 	__builtin_prefetch(&a->tracker->entries[index]);
-	__builtin_prefetch(netmem_to_nmdesc(area_buffer(a, index)));
+	__builtin_prefetch(netmem_get_pp_ref_count_ref(area_buffer(a, index)));
 }
 
 /* Its index in the area it is of. */
