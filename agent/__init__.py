@@ -7,7 +7,7 @@ The files, from the interface to the command line:
 * the loop, C: ``loop`` turns, ``watch`` sleeps, ``rings`` moves descriptors, ``mailbox`` takes
   calls of other threads, ``loops`` stops all loops at once, ``members`` lets areas, queues and
   applications join and leave, ``mosaic`` lays a UMEM out, ``netdev`` knows addresses,
-  ``privileges`` drops some
+  ``privileges`` drops some; ``_loop`` is all of it in one form of the check of netmem
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
   (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``

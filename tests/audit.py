@@ -46,9 +46,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs/audit.md"
 HOME = "stack/netmem.h"
 """Where netmem's bits may be looked at."""
-SOURCES = ("stack/*.c", "agent/*.c", "agent/bench/*.c")
-INCLUDES = ("stack", "xdp_prog", "agent", "agent/bench")
-FORMS = ("PLAIN", "STATIC")
+SOURCES = ("stack/*.c", "agent/**/*.c", "pyxdp/**/*.c")
+INCLUDES = ("stack", "jump_label", "xdp_prog", "agent", "agent/bench", "pyxdp")
+FORMS = ("OFF", "PLAIN", "STATIC")
 
 # Accessor -> the kind of memory that it does not answer with NULL; None: it always may.
 ACCESSORS: dict[str, str | None] = {
@@ -777,14 +777,35 @@ def _arguments(form: str) -> list[str]:
 
 def _parse(path: Path, form: str, texts: Mapping[str, str]) -> TranslationUnit | None:
     """None: it does not include netmem.h, so there is nothing that it could take apart."""
+    if not _knows(path, texts):
+        return None
     unsaved = [(str(ROOT / name), text) for name, text in texts.items()]
     unit = Index.create().parse(str(path), _arguments(form), unsaved_files=unsaved)
-    if not any(Path(each.include.name).resolve() == ROOT / HOME for each in unit.get_includes()):
-        return None
     errors = [d for d in unit.diagnostics if d.severity >= d.Error]
     if errors:
         raise SystemExit(f"{path}: {errors[0]}")
     return unit
+
+
+def _knows(path: Path, texts: Mapping[str, str]) -> bool:
+    """Whether it includes netmem.h, or what does."""
+    seen: set[Path] = set()
+    ways = [path]
+    while ways:
+        way = ways.pop()
+        if way == ROOT / HOME:
+            return True
+        if way in seen or not (way.exists() or _name(way) in texts):
+            continue
+        seen.add(way)
+        text = texts.get(_name(way)) or way.read_text()
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE):
+            ways += [folder / name for folder in (way.parent, *(ROOT / each for each in INCLUDES))]
+    return False
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
 
 
 def sources() -> list[Path]:
