@@ -3,7 +3,7 @@
  * loops.c - all loops of the process, and the moment in which all of them stand still.
  *
  * In its static form the check "page or net_iov?" is code that is written to when the first
- * device area of the process opens and when the last one closes (stack/static_key.h). That code
+ * device area of the process opens and when the last one closes (jump_label/static_key.h). That code
  * is every loop's, so every loop must be out of it: each is called between two turns, and in that
  * call calls the next, so that the last one writes while all others wait for it. This is the
  * kernel's stop_machine(), for the threads that matter.

@@ -45,9 +45,8 @@ static bool device_release_netmem(struct page_pool *pool, netmem_ref netmem)
 {
 	struct memory_provider *mp = pool->mp;
 
-	if (NETMEM_WARN_ON_ONCE(!netmem_is_net_iov(netmem)))
-		return false;
-	if (NETMEM_WARN_ON_ONCE(*netmem_get_pp_ref_count_ref(netmem) != 1))
+	if (NETMEM_WARN_ON_ONCE(!netmem_is_net_iov(netmem)) ||
+	    NETMEM_WARN_ON_ONCE(*netmem_get_pp_ref_count_ref(netmem) != 1))
 		return false;
 	page_pool_clear_pp_info(netmem);
 	mp->free[mp->nr_free++] = net_iov_index(netmem_to_net_iov(netmem));

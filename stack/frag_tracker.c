@@ -294,9 +294,7 @@ static bool kind_holds(const struct frag_tracker *t, uint32_t n)
 
 static bool state_holds(const struct frag_entry *e, enum frag_kind kind)
 {
-	if (!frag_may_hold(kind, e->state))
-		return false;
-	if (!owner_fits(e->state, e->owner))
+	if (!frag_may_hold(kind, e->state) || !owner_fits(e->state, e->owner))
 		return false;
 	if (has_parts(e->state))
 		return parts_of(e) && e->state == most_exposed(e);

@@ -11,8 +11,6 @@
 void memory_provider_init(struct memory_provider *mp, const struct memory_provider_ops *ops,
 			  uint32_t *free, uint32_t nr_bufs)
 {
-	uint32_t i;
-
 	mp->ops = ops;
 	mp->pools = NULL;
 	mp->free = free;
@@ -20,7 +18,7 @@ void memory_provider_init(struct memory_provider *mp, const struct memory_provid
 	mp->nr_bufs = nr_bufs;
 	mp->refs = 1;
 	/* Descending, so that 0 is on top. */
-	for (i = 0; i < nr_bufs; i++)
+	for (uint32_t i = 0; i < nr_bufs; i++)
 		free[i] = nr_bufs - 1 - i;
 }
 

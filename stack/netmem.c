@@ -12,27 +12,20 @@ struct netmem_warning netmem_warning;
 
 #if NETMEM_CHECK == NETMEM_CHECK_STATIC
 DEFINE_STATIC_KEY_FALSE(netmem_has_net_iovs);
-
-int netmem_key_raise(void)
-{
-	return static_branch_inc(&netmem_has_net_iovs);
-}
-
-int netmem_key_lower(void)
-{
-	return static_branch_dec(&netmem_has_net_iovs);
-}
+#define CHANGE_KEY(change) static_branch_##change(&netmem_has_net_iovs)
 #else
+#define CHANGE_KEY(change) 0
+#endif
+
 int netmem_key_raise(void)
 {
-	return 0;
+	return CHANGE_KEY(inc);
 }
 
 int netmem_key_lower(void)
 {
-	return 0;
+	return CHANGE_KEY(dec);
 }
-#endif
 
 void netmem_info(struct netmem_info *out)
 {

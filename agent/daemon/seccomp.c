@@ -290,7 +290,7 @@ static int add_rules(scmp_filter_ctx filter)
 	return err;
 }
 
-/* A static key's code (stack/static_key.h): these pages alone, with these rights alone, and what
+/* A static key's code (jump_label/static_key.h): these pages alone, with these rights alone, and what
  * makes all threads notice. Whoever can choose what mprotect() gets could put code there: that is
  * the price of this form of the check, and no other form pays it. */
 static int add_code(scmp_filter_ctx filter, uint64_t code, uint64_t size)

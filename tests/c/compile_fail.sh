@@ -1,15 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# compile_fail.sh FORM SOURCE INCLUDE-DIR COMPILER...: each SNIPPET_ of SOURCE must be refused in
+# compile_fail.sh FORM SOURCE CHECKOUT COMPILER...: each SNIPPET_ of SOURCE must be refused in
 # this form of the check, for an error in SOURCE itself, and SOURCE without any of them must
 # compile. A snippet that names a form (SNIPPET_OFF_...) is fine in the others.
 set -eu
-form=$1 source=$2 include=$3
+form=$1 source=$2 root=$3
 shift 3
 
 compile() {
 	LC_ALL=C "$@" -std=gnu11 -Werror=implicit-function-declaration -fsyntax-only \
-		-DNETMEM_CHECK="NETMEM_CHECK_$form" -I"$include" "$source" 2>&1
+		-DNETMEM_CHECK="NETMEM_CHECK_$form" -I"$root/stack" -I"$root/jump_label" "$source" 2>&1
 }
 
 if ! output=$(compile "$@"); then

@@ -30,10 +30,6 @@ STACK_MAY_INCLUDE = {"assert", "errno", "limits", "stdatomic", "stdbool", "stdde
     "linux/types",
     "string",
 }
-# It writes code: the two system calls of the stack are what lets it, and what tells all threads.
-STACK_MAY_ALSO_INCLUDE = {
-    "static_key.c": {"linux/membarrier", "sys/mman", "sys/syscall", "unistd"},
-}
 STACK_BUDGET = 4000  # lines of code
 
 BPF_LICENCE = "GPL-2.0-only OR BSD-2-Clause"
@@ -100,7 +96,7 @@ def test_the_stack_includes_neither_io_nor_clock_nor_allocator() -> None:
         f"{path.relative_to(ROOT)} includes <{header}.h>"
         for path in stack_core("stack/*.c", "stack/*.h")
         for header in re.findall(r"#\s*include\s*<(.+)\.h>", path.read_text())
-        if header not in STACK_MAY_INCLUDE | STACK_MAY_ALSO_INCLUDE.get(path.name, set())
+        if header not in STACK_MAY_INCLUDE
     ]
     assert wrong == []
 
