@@ -795,16 +795,16 @@ def _knows(path: Path, texts: Mapping[str, str]) -> bool:
         way = ways.pop()
         if way == ROOT / HOME:
             return True
-        if way in seen or not (way.exists() or _name(way) in texts):
+        if way in seen or not (way.exists() or _in_checkout(way) in texts):
             continue
         seen.add(way)
-        text = texts.get(_name(way)) or way.read_text()
+        text = texts.get(_in_checkout(way)) or way.read_text()
         for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE):
             ways += [folder / name for folder in (way.parent, *(ROOT / each for each in INCLUDES))]
     return False
 
 
-def _name(path: Path) -> str:
+def _in_checkout(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
 
 
