@@ -153,7 +153,7 @@ def _aims(chosen: Sequence[Result], metrics: Words) -> Iterator[str]:
     for result in chosen:
         for aim in result.aims:
             where = " ".join(filter(None, [result.bench, aim.setting]))
-            met = {"NOT MET": "**not met**"}.get(tables.met(aim), tables.met(aim))
+            met = tables.met(aim).replace("NOT MET", "**not met**")
             yield _row([aim.text, where, tables.measured(aim), tables.wanted(aim), met])
     yield ""
 

@@ -214,8 +214,12 @@ def wanted(aim: Aim) -> str:
 
 
 def met(aim: Aim) -> str:
-    """Whether it was."""
-    return {True: "yes", False: "NOT MET", None: ""}[aim.met]
+    """Whether it was, by the estimate; and whether the interval has values on the other side."""
+    word = {True: "yes", False: "NOT MET", None: ""}[aim.met]
+    low, high = (aim.interval.low, aim.interval.high) if aim.interval else (None, None)
+    if low is None or high is None or not low < aim.wanted < high:
+        return word
+    return f"{word}, interval has both"
 
 
 def table(*columns: str) -> Table:

@@ -17,9 +17,10 @@ from rich.console import Console
 from devmemtcp.agent.bench import saved, tables
 from devmemtcp.agent.bench.page_pool import PagePoolOptions
 from devmemtcp.agent.bench.progress import Bar, Lines, Progress, duration
-from devmemtcp.agent.bench.result import Goal, Metric, Pair, Result, Run, Sample, judge
+from devmemtcp.agent.bench.result import Aim, Goal, Metric, Pair, Result, Run, Sample, judge
 from devmemtcp.agent.bench.tcp_options import TcpRxOptions
 from devmemtcp.agent.bench.verbs import every
+from devmemtcp.agent.bench.verdict import Interval
 from devmemtcp.agent.bench.xdp_drop import XdpDropOptions
 from devmemtcp.agent.errors import ConfigError, Unsupported
 
@@ -68,6 +69,23 @@ def test_the_tables_say_everything() -> None:
         "check ",
     ):
         assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (1.1, 1.05, 1.2, "yes"),
+        (1.1, 0.9, 1.2, "yes, interval has both"),
+        (0.9, 0.8, 0.95, "NOT MET"),
+        (0.9, 0.8, 1.1, "NOT MET, interval has both"),
+        (1.1, None, None, "yes"),
+    ],
+)
+def test_an_aim_that_its_interval_leaves_open_says_so(
+    value: float, low: float | None, high: float | None, said: str
+) -> None:
+    aim = Aim("goodput", "", value, 1.0, True, value >= 1, Interval(value, low, high))
+    assert tables.met(aim) == said
 
 
 @pytest.mark.parametrize(
