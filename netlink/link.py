@@ -39,19 +39,12 @@ class Link:
     num_tx_queues: int
     xdp_prog_id: int | None
     """The XDP program's, if one is attached in one mode only."""
-    master: int | None
-    """Index of the bridge or bond that it is a port of."""
-    lower: int | None
-    """Index of the interface that it is made on, as a VLAN is, if that is of the same namespace.
-    A veth's peer is none."""
 
     @classmethod
     def of(cls, message: Any) -> Self:
         """Take what concerns us of an RTM_NEWLINK."""
         info = message.get_attr("IFLA_LINKINFO")
         xdp = message.get_attr("IFLA_XDP")
-        kind = info and info.get_attr("IFLA_INFO_KIND")
-        far = message.get_attr("IFLA_LINK_NETNSID") is not None
         return cls(
             ifindex=message["index"],
             ifname=message.get_attr("IFLA_IFNAME"),
@@ -59,12 +52,10 @@ class Link:
             up=bool(message["flags"] & _IFF_UP),
             carrier=bool(message["flags"] & _IFF_LOWER_UP),
             loopback=bool(message["flags"] & _IFF_LOOPBACK),
-            kind=kind,
+            kind=info and info.get_attr("IFLA_INFO_KIND"),
             num_rx_queues=message.get_attr("IFLA_NUM_RX_QUEUES"),
             num_tx_queues=message.get_attr("IFLA_NUM_TX_QUEUES"),
             xdp_prog_id=xdp and xdp.get_attr("IFLA_XDP_PROG_ID"),
-            master=message.get_attr("IFLA_MASTER"),
-            lower=None if far or kind == "veth" else message.get_attr("IFLA_LINK"),
         )
 
 
