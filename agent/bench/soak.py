@@ -13,9 +13,10 @@ tokens come and go with the load; they are judged at the end, when all must be b
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -117,6 +118,7 @@ def run_soak(options: SoakOptions, progress: Progress) -> SoakReport:
             Runtime(lab.near.ifname, region, mode=options.mode, isolate=True, netns=lab.near.netns)
         )
         listener = undo.enter_context(rt.listen((lab.near.ip4, PORT)))
+        _let_go_of_setup()
         soak = Soak(rt, view, listener, options, progress)
         far.ask(do="churn", address=[lab.near.ip4, PORT], connections=options.connections)
         soak.receive(options.minutes * 60)
@@ -224,6 +226,14 @@ class Soak:
         return report
 
 
+def _let_go_of_setup() -> None:
+    """Give back what imports and setting up have left; see malloc_trim(3), which is glibc's."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _resident(pid: int) -> int:
     """Resident bytes of a process; of a page that n processes share, one n-th (PSS)."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -237,6 +247,8 @@ def _growth(samples: Sequence[Sample], name: str) -> float:
     """What `name` became more by the fitted line, from the first to the last of the samples."""
     if len(samples) < 3:
         return 0.0
+    import statistics  # only at the end: what it brings along would be resident all the time
+
     at = [sample.seconds for sample in samples]
     values: list[Any] = [getattr(sample, name) for sample in samples]
     return statistics.linear_regression(at, values).slope * (at[-1] - at[0])

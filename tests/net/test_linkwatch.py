@@ -84,13 +84,14 @@ def test_the_mss_follows_the_mtu(veth: Any, mode: Any) -> None:
         Runtime(near.ifname, region, netns=near.netns, mode=mode) as rt,
     ):
         listener = rt.listen((near.ip4, PORT))
-        for mtu in (1400, 1500):
+        # Of a native veth's packets two copies are to fit a page: `DatapathConfig.announced_mtu`.
+        for mtu, announced in ((1400, 1400), (1500, 1458 if mode == "native" else 1500)):
             near.run(["ip", "link", "set", near.ifname, "mtu", str(mtu)])
             deadline = time.monotonic() + PATIENCE
             mss = 0
-            while mss != mtu - 40 - 12 and time.monotonic() < deadline:  # timestamps take 12
+            while mss != announced - 40 - 12 and time.monotonic() < deadline:  # timestamps take 12
                 with far.enter():
                     client = socket.create_connection((near.ip4, PORT), timeout=PATIENCE)
                 with client, listener.accept(timeout=PATIENCE):
                     mss = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
-            assert mss == mtu - 40 - 12
+            assert mss == announced - 40 - 12

@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from devmemtcp.agent.bench import saved, tables
+from devmemtcp.agent.bench.bar import Bar
 from devmemtcp.agent.bench.page_pool import PagePoolOptions
-from devmemtcp.agent.bench.progress import Bar, Lines, Progress, duration
+from devmemtcp.agent.bench.progress import Lines, Progress, duration
 from devmemtcp.agent.bench.result import Aim, Goal, Metric, Pair, Result, Run, Sample, judge
 from devmemtcp.agent.bench.tcp_options import TcpRxOptions
 from devmemtcp.agent.bench.verbs import every
