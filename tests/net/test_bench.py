@@ -99,9 +99,8 @@ def test_a_quick_run_has_every_sample_and_judges_the_aims() -> None:
     assert all(aim["setting"] == base and aim["value"] is not None for aim in aims)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bench() -> Iterator[Bench]:
-    """One for all variants: its workers take longer to start than a turn takes."""
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces and BPF")
     with Bench(1500, SHORT) as bench:
