@@ -12,9 +12,8 @@ import errno
 import os
 import socket
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
+from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.netlink.constants import NapiThreaded
 from devmemtcp.netlink.errors import NetlinkError
@@ -22,7 +21,7 @@ from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.records import Napi
 
 
-class NapiThreads:
+class NapiThreads(Closing):
     """A context manager around the time in which NAPI is there.
 
     It is entered before the XDP program is attached, `move()` is called after it: what is still
@@ -75,13 +74,6 @@ class NapiThreads:
             if error.errno not in (errno.ENOENT, errno.EPERM):
                 raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give back the threads that are still there."""
         self._undo.close()

@@ -16,11 +16,11 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent.bench._native import ffi, lib
+from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.napi import NapiThreads
 from devmemtcp.agent.region import PAGE_SIZE, Region, RegionView
 from devmemtcp.agent.runtime import Runtime
@@ -57,21 +57,14 @@ class Receiver(Protocol):
         """Since the start; `bytes` among them."""
 
 
-class _Held:
+class _Held(Closing):
     """What must be undone at the end."""
 
     def __init__(self) -> None:
         self._undo = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Undo it."""
         self._undo.close()
 
 
