@@ -48,7 +48,7 @@ from devmemtcp.agent.bench.result import (
     Sample,
     judge,
 )
-from devmemtcp.agent.bench.rounds import Turn, allowed, pinned, take_turns
+from devmemtcp.agent.bench.rounds import Turn, allowed, check_rounds, pinned, take_turns
 from devmemtcp.agent.errors import ConfigError
 
 T = TypeVar("T")
@@ -166,8 +166,7 @@ class PagePoolOptions:
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work, as far as it shows in the values."""
-        if self.rounds < 1:
-            raise ConfigError(f"--rounds {self.rounds}: at least 1 is needed")
+        check_rounds(self.rounds)
         if not 1000 <= self.loops < 1 << 32:
             raise ConfigError(f"--loops {self.loops}: 1000 to 4294967295")
 

@@ -40,6 +40,12 @@ class Turn(Generic[T]):
     sample: T
 
 
+def check_rounds(rounds: int) -> None:
+    """Raise ConfigError for less than one."""
+    if rounds < 1:
+        raise ConfigError(f"--rounds {rounds}: at least 1 is needed")
+
+
 def take_turns(
     variants: Mapping[str, Callable[[], T]],
     rounds: int,

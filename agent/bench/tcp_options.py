@@ -9,6 +9,7 @@ from typing import Any
 
 from devmemtcp.agent._loop import FORM
 from devmemtcp.agent.bench.plan import CpuPlan, default_kernel_plans, default_plans, two_cores_plan
+from devmemtcp.agent.bench.rounds import check_rounds
 from devmemtcp.agent.bench.tcp_turn import SETUP_SECONDS, WARM_UP_SECONDS, Conditions
 from devmemtcp.agent.bench.tcp_variants import COPIES, Factors, Variant, catalogue
 from devmemtcp.agent.datapath_config import ACK_SEGMENTS_MAX
@@ -86,8 +87,7 @@ class TcpRxOptions:
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work, as far as it shows in the values."""
-        if self.rounds < 1:
-            raise ConfigError(f"--rounds {self.rounds}: at least 1 is needed")
+        check_rounds(self.rounds)
         if not 0.05 <= self.duration <= 60:
             raise ConfigError(f"--duration {self.duration}: 0.05 to 60 seconds")
         if not 0 <= self.ask_seconds <= 60:

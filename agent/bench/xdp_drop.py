@@ -33,7 +33,7 @@ from devmemtcp.agent.bench.result import (
     Sample,
     judge,
 )
-from devmemtcp.agent.bench.rounds import Turn, allowed, pinned, take_turns
+from devmemtcp.agent.bench.rounds import Turn, allowed, check_rounds, pinned, take_turns
 from devmemtcp.agent.bench.xdp_target import (
     SETTLE_SECONDS,
     Target,
@@ -131,8 +131,7 @@ class XdpDropOptions:
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work, as far as it shows in the values."""
-        if self.rounds < 1:
-            raise ConfigError(f"--rounds {self.rounds}: at least 1 is needed")
+        check_rounds(self.rounds)
         if not 0.01 <= self.duration <= 60:
             raise ConfigError(f"--duration {self.duration}: 0.01 to 60 seconds")
         unknown = set(self.variants) - {each.name for each in VARIANTS}
