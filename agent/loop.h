@@ -21,9 +21,10 @@
 
 /* One call by another thread, carried out between two turns of the loop. */
 struct loop_mail {
-	pthread_mutex_t one; /* held by the caller from start to end: one call at a time */
 	pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t turn; /* `serving` has gone on */
 	pthread_cond_t done;
+	uint32_t next_ticket, serving; /* one call at a time, in the order in which callers came */
 	int (*call)(struct loop *l, void *arg); /* NULL: the box is empty */
 	void *arg;
 	int result;

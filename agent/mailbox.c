@@ -42,13 +42,29 @@ bool mailbox_collect(struct loop *l)
 	return true;
 }
 
+/* A mutex alone has no order: a thread that calls again and again would be faster than all that
+ * have to be woken, and keep them out for seconds. */
+static void wait_for_turn(struct loop_mail *m)
+{
+	const uint32_t ticket = m->next_ticket++;
+
+	while (m->serving != ticket)
+		pthread_cond_wait(&m->turn, &m->lock);
+}
+
+static void pass_turn(struct loop_mail *m)
+{
+	m->serving++;
+	pthread_cond_broadcast(&m->turn);
+}
+
 int loop_call(struct loop *l, int (*call)(struct loop *, void *), void *arg)
 {
 	struct loop_mail *m = &l->mail;
 	int result;
 
-	pthread_mutex_lock(&m->one);
 	pthread_mutex_lock(&m->lock);
+	wait_for_turn(m);
 	if (m->running) {
 		m->call = call;
 		m->arg = arg;
@@ -60,8 +76,8 @@ int loop_call(struct loop *l, int (*call)(struct loop *, void *), void *arg)
 	} else {
 		result = call(l, arg);
 	}
+	pass_turn(m);
 	pthread_mutex_unlock(&m->lock);
-	pthread_mutex_unlock(&m->one);
 	return result;
 }
 
@@ -79,8 +95,9 @@ int mailbox_open(struct loop_mail *m)
 	m->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->fd < 0)
 		return -errno;
-	pthread_mutex_init(&m->one, NULL);
+	m->next_ticket = m->serving = 0;
 	pthread_mutex_init(&m->lock, NULL);
+	pthread_cond_init(&m->turn, NULL);
 	pthread_cond_init(&m->done, NULL);
 	return 0;
 }
@@ -90,8 +107,8 @@ void mailbox_close(struct loop_mail *m)
 	if (m->fd < 0)
 		return;
 	pthread_cond_destroy(&m->done);
+	pthread_cond_destroy(&m->turn);
 	pthread_mutex_destroy(&m->lock);
-	pthread_mutex_destroy(&m->one);
 	close(m->fd);
 	m->fd = -1;
 }

@@ -104,7 +104,7 @@ def test_code_changes_while_loops_turn_and_others_ask(machines: list[Machine]) -
     for asker in askers:
         asker.start()
     try:
-        for round_ in range(200):
+        for round_ in range(100):
             nic = Nic(machines[round_ % 2])
             assert raised(True)
             close_area(nic)
