@@ -28,7 +28,7 @@ from devmemtcp.pyxdp import BpfObject, Mode, XskMap, attach
 from devmemtcp.pyxdp.program import XDP_DROP, XDP_PASS
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth
+    from tests.net.veth import Veth
 
 OURS = bytes.fromhex("020000000001")
 THEIRS = bytes.fromhex("020000000002")

@@ -35,8 +35,8 @@ from devmemtcp.socket import (
     pack_tokens,
 )
 
-from .conftest import Veth
 from .traffic import MIB, PATIENCE, assert_clean, dial
+from .veth import Veth
 
 SOL = socket.SOL_SOCKET
 

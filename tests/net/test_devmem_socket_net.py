@@ -30,7 +30,7 @@ from devmemtcp.socket import (
     pack_tokens,
 )
 
-from .conftest import Veth
+from .veth import Veth
 
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
 PATIENCE = 30.0

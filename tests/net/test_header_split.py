@@ -52,7 +52,7 @@ from ..rx_metadata import (
 )
 
 if TYPE_CHECKING:
-    from .conftest import Veth, VethEnd
+    from .veth import Veth, VethEnd
 
 PAGE = 4096
 CHUNKS = 1024

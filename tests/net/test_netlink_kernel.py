@@ -40,7 +40,7 @@ from devmemtcp.netlink.records import Device, Record
 from devmemtcp.pyxdp import BindFlags, Umem, XskSocket
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth, VethEnd
+    from tests.net.veth import Veth, VethEnd
 
 QUEUES = 2
 NOBODY = 65534

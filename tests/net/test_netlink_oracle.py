@@ -46,7 +46,7 @@ from ..unit.netlink.fake import FakeBackend, FakePeer
 from ..unit.netlink.strategies import request
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth
+    from tests.net.veth import Veth
 
 CTRL = 16
 LO = 1

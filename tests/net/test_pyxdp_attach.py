@@ -30,7 +30,7 @@ from devmemtcp.pyxdp import (
 )
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth
+    from tests.net.veth import Veth
 
 attach_module = importlib.import_module("devmemtcp.pyxdp.attach")  # the name is the function's
 

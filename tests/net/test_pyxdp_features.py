@@ -26,7 +26,7 @@ from devmemtcp.pyxdp import (
 )
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth
+    from tests.net.veth import Veth
 
 
 def unknown(found: Features) -> set[str]:

@@ -22,7 +22,7 @@ from devmemtcp.pyxdp import (
 )
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth
+    from tests.net.veth import Veth
 
 FRAME = bytes(range(64))
 

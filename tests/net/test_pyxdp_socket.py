@@ -31,7 +31,7 @@ from devmemtcp.pyxdp import (
 )
 
 if TYPE_CHECKING:
-    from tests.net.conftest import Veth, VethEnd
+    from tests.net.veth import Veth, VethEnd
 
 FRAME = 4096
 FRAMES = 64

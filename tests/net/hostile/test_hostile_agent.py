@@ -31,7 +31,7 @@ from ...hostile.victim import PERIOD, VICTIM, stream_at
 from ..agent_process import AgentProcess, running_agent
 
 if TYPE_CHECKING:
-    from ..conftest import Veth
+    from ..veth import Veth
     from .conftest import Build
 
 ROOT = Path(__file__).parents[3]
