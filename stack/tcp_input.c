@@ -5,7 +5,7 @@
  *
  *   tcp_input() -> reopens_time_wait -> check_syn_received -> check_timestamps
  *               -> check_sequence -> check_rst -> check_syn -> check_ack
- *               -> take_payload -> take_fin
+ *               -> note_timestamp -> take_ack -> take_payload -> take_fin
  *
  * Each step says: go on (DROP_NONE), or why the segment ends here. A segment is
  * answered at most once: an ACK that is due is noted (ack_now, the ack list) and sent
@@ -190,35 +190,42 @@ static void tell_accept(struct stack *s, struct flow *f)
 	flow_deliver(s, f);
 }
 
+/* Nothing of a segment is believed before this: RFC 5961 5.2, and for what is not a stream's byte,
+ * a timestamp for instance, too. */
 static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
 {
 	if (!(seg->flags & TCPF_ACK))
 		return DROP_FLAGS;
-	if (f->state == TCP_SYN_RECEIVED) { /* check_syn_received() has seen that it fits */
-		f->snd_una = seg->ack;
-		f->snd_wnd = seg->wnd << f->snd_wscale;
-		f->snd_wnd_max = f->snd_wnd;
-		f->snd_wl1 = seg->seq;
-		f->snd_wl2 = seg->ack;
-		f->t_rexmit = 0;
-		f->backoff = 0;
-		f->t_first_unacked = 0;
-		tcp_set_state(s, f, TCP_EV_SYN_ACKED);
-		tell_accept(s, f);
+	if (f->state == TCP_SYN_RECEIVED) /* check_syn_received() has seen that it fits */
 		return DROP_NONE;
-	}
 	if (seq_lt(f->snd_nxt, seg->ack)) {
 		challenge_ack(s, f, now);
 		return DROP_FUTURE_ACK;
 	}
-	/* RFC 5961 5.2 */
 	if (seq_lt(seg->ack, f->snd_una) &&
 	    (uint32_t)seq_sub(f->snd_una, seg->ack) > f->snd_wnd_max) {
 		challenge_ack(s, f, now);
 		return DROP_OLD_ACK;
 	}
-	tcp_process_ack(s, f, seg, now);
 	return DROP_NONE;
+}
+
+static void take_ack(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+{
+	if (f->state != TCP_SYN_RECEIVED) {
+		tcp_process_ack(s, f, seg, now);
+		return;
+	}
+	f->snd_una = seg->ack;
+	f->snd_wnd = seg->wnd << f->snd_wscale;
+	f->snd_wnd_max = f->snd_wnd;
+	f->snd_wl1 = seg->seq;
+	f->snd_wl2 = seg->ack;
+	f->t_rexmit = 0;
+	f->backoff = 0;
+	f->t_first_unacked = 0;
+	tcp_set_state(s, f, TCP_EV_SYN_ACKED);
+	tell_accept(s, f);
 }
 
 /* The peer's route or its hash may change: answer where the last good segment came from. */
@@ -417,12 +424,13 @@ enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct pay
 		return reopen(s, f, seg, now);
 	if ((drop = check_syn_received(s, f, seg, now)) ||
 	    (drop = check_timestamps(s, f, seg, now)) || (drop = check_sequence(s, f, seg, now)) ||
-	    (drop = check_rst(s, f, seg, now)) || (drop = check_syn(s, f, seg, now)))
+	    (drop = check_rst(s, f, seg, now)) || (drop = check_syn(s, f, seg, now)) ||
+	    (drop = check_ack(s, f, seg, now)))
 		return drop;
 	follow_path(s, f, seg);
 	note_timestamp(f, seg, now);
-	drop = check_ack(s, f, seg, now);
-	if (!drop && seg->len)
+	take_ack(s, f, seg, now);
+	if (seg->len)
 		drop = take_payload(s, f, seg, p, now);
 	/* The connection may be over, and its slot another's, by now. */
 	if (f->id == id && (drop == DROP_NONE || drop == DROP_AFTER_FIN) &&

@@ -121,6 +121,24 @@ def test_row60_gap_filler_sets_ts_recent_to_its_own(bench: Bench) -> None:
     c.expect(".", ack=201, tsecr=base + 20)
 
 
+@pytest.mark.parametrize(
+    ("flags", "ack"), [(".", "future"), (".", "long past"), ("", None), ("F", None)]
+)
+def test_row60_what_the_ack_check_refuses_does_not_set_ts_recent(
+    bench: Bench, flags: str, ack: str | None
+) -> None:
+    """Or one blind segment with a timestamp of the future shuts all that is to come out."""
+    c = bench.established(ts=0, win=1000)
+    c.inject("P.", data=b"hello")
+    c.expect_acked(6)
+    wire_ack = {"future": c.irs + c.ack + 1000, "long past": c.irs - (1 << 20), None: None}[ack]
+    c.inject(flags, seq=6, data=b"blind", ts=c.tsval() + (1 << 30), raw_ack=wire_ack)
+    c.drain()
+    c.inject("P.", seq=6, data=b"world")
+    c.expect_acked(11)
+    assert c.data == b"helloworld"
+
+
 # ---- 61, 62, 63: PAWS ----
 
 
