@@ -12,6 +12,7 @@ The files, from the interface to the command line:
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
   (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``
   and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``,
+  ``way_out`` (where default routes lead),
   ``napi`` (where a veth polls);
   ``stackd`` and ``control`` carry a datapath into a process of its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``

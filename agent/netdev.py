@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be known of a network interface, and of the namespace it is in, beforehand.
 
-Everything is asked of the kernel in the calling thread's network namespace, by ioctl and
-/proc, so that nothing has to be installed or imported for it.
+Everything is asked of the kernel in the calling thread's network namespace.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Self
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.errors import ConfigError, failed
+from devmemtcp.agent.way_out import ways_out
 from devmemtcp.pyxdp.features import Features, features
 
 _SIOCGIFFLAGS = 0x8913
@@ -27,8 +26,6 @@ _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _IFNAMSIZ = 16
 _IFREQ = struct.Struct(f"{_IFNAMSIZ}s24x")
-_RTF_UP = 0x1
-_RTF_REJECT = 0x200
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 IpAddress = IPv4Address | IPv6Address
@@ -89,13 +86,13 @@ class NetDev:
     up: bool
     loopback: bool
     default_route: bool
-    """Whether a default route of this namespace leaves by it."""
+    """Whether a default route of this namespace leaves by it, or by something on top of it."""
 
     @classmethod
     def find(cls, name: str) -> Self:
         """Ask the kernel. Raises ConfigError when there is no such interface."""
         try:
-            socket.if_nametoindex(name)
+            ifindex = socket.if_nametoindex(name)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"no interface {name!r} here; `ip link show` lists those there are"
@@ -105,7 +102,7 @@ class NetDev:
             features=features(name),
             up=bool(flags & _IFF_UP),
             loopback=bool(flags & _IFF_LOOPBACK),
-            default_route=name in _default_route_names(),
+            default_route=ifindex in ways_out(),
         )
 
     def has_address(self, address: IpAddress) -> bool:
@@ -140,23 +137,6 @@ def _flags(name: str) -> int:
         answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
     flags: int = struct.unpack_from("=H", answer, _IFNAMSIZ)[0]
     return flags
-
-
-def _default_route_names() -> set[str]:
-    """Names of the interfaces of all default routes; see proc(5)."""
-    net = Path("/proc/thread-self/net")
-    names = set()
-    for line in (net / "route").read_text().splitlines()[1:]:
-        name, destination, _, flags, *_, mask = line.split()[:8]
-        if destination == mask == "0" * 8 and int(flags, 16) & _RTF_UP:
-            names.add(name)
-    ipv6 = net / "ipv6_route"
-    for line in ipv6.read_text().splitlines() if ipv6.exists() else ():
-        destination, length, *_, flags, name = line.split()
-        reject = int(flags, 16) & _RTF_REJECT
-        if length == "00" and destination == "0" * 32 and not reject:
-            names.add(name)
-    return names
 
 
 def to_stack(address: IpAddress, port: int) -> object:

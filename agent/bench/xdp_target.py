@@ -227,6 +227,10 @@ def on_interface(
             f"the default route leaves by {ifname}: dropping all that arrives there cuts this "
             "machine off; choose another interface, or insist (--force)"
         )
+    if dev.loopback:
+        raise ConfigError(
+            f"{ifname} is the loopback device; choose a NIC, or one end of a veth pair"
+        )
     if not dev.up:
         raise ConfigError(f"{ifname} is down; `ip link set {ifname} up`")
     with _attached(variants, ifname, mode) as target:

@@ -87,6 +87,35 @@ def test_the_interface_of_the_default_route_is_refused_unless_forced(
             assert programs(veth.right) == 1
 
 
+@pytest.mark.parametrize(
+    "route",
+    [
+        "default via 198.51.100.2",
+        "0.0.0.0/1 via 198.51.100.2",
+        "default via 198.51.100.2 table 100",
+        "default nexthop via 198.51.100.2 nexthop via 198.51.100.3",
+        "-6 default via 2001:db8:7::2",
+    ],
+)
+@pytest.mark.parametrize(
+    "on_top",
+    [
+        ["link add top0 type bridge", "link set {0} master top0"],
+        ["link add link {0} name top0 type macvlan"],
+    ],
+    ids=["bridge", "macvlan"],
+)
+def test_what_the_default_routes_interface_is_made_of_is_refused_too(
+    veth: Any, region: Region, on_top: list[str], route: str
+) -> None:
+    end = veth.right
+    addresses = ["addr add 198.51.100.1/24 dev top0", "addr add 2001:db8:7::1/64 nodad dev top0"]
+    family, rest = ("-6", route[3:]) if route.startswith("-6") else ("-4", route)
+    for command in [*on_top, "link set top0 up", *addresses, f"{family} route add {rest}"]:
+        end.run(["ip", *command.format(end.ifname).split()])
+    refused(end, "the default route leaves by", region)
+
+
 def test_an_interface_that_is_down_is_refused(veth: Any, region: Region) -> None:
     with NetNS(veth.right.netns) as netns:
         netns.link("set", index=veth.right.ifindex, state="down")
