@@ -370,6 +370,22 @@ enum tcp_state {
 	TCP_STATES,
 };
 
+enum tcp_event {
+	TCP_EV_OPEN, /* a listener takes it on */
+	TCP_EV_SYN, /* the peer's SYN */
+	TCP_EV_SYN_ACKED, /* the ACK of our SYN */
+	TCP_EV_FIN, /* the peer's FIN, in order */
+	TCP_EV_CLOSE, /* the application has no more to send */
+	TCP_EV_FIN_ACKED, /* the ACK of our FIN */
+	TCP_EV_TIMEOUT, /* 2 MSL are over, or the peer is given up */
+	TCP_EV_RESET, /* RST received or sent */
+	TCP_EVENTS,
+};
+
+/* The state machine's table, tcp_state.c: the next enum tcp_state, or TCP_STATES when the enum
+ * tcp_event cannot happen in this state. */
+uint32_t tcp_next_state(uint32_t state, uint32_t event);
+
 struct flow_info {
 	uint32_t id;
 	uint32_t state; /* enum tcp_state */

@@ -59,7 +59,7 @@ struct flow {
 	struct application *app; /* NULL: gone, and nobody is told anything any more */
 	uint32_t listener; /* id */
 	uint8_t pressure; /* enum stack_pressure, its listener's */
-	uint8_t state; /* enum tcp_state */
+	const uint8_t state; /* enum tcp_state; only tcp_state.c has another way to it */
 	bool hashed;
 	bool app_open; /* between EVENT_ACCEPT and REQUEST_CLOSE */
 	bool app_shut; /* REQUEST_SHUTDOWN or REQUEST_CLOSE: a FIN is due or sent */

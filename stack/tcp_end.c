@@ -6,6 +6,8 @@
  * A flow is over when the protocol is done with it; it is reaped when the application is
  * done with it as well, and knows all there is to know.
  */
+#include <errno.h>
+
 #include "core.h"
 
 static const char is_over[TCP_STATES] = {[TCP_CLOSED] = 1, [TCP_TIME_WAIT] = 1};
@@ -24,7 +26,7 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 		list_del(&f->age_node);
 		window_forget(s, f); /* as an embryo */
 	}
-	f->state = (uint8_t)to;
+	tcp_state_move(f, event);
 	if (from == TCP_SYN_RECEIVED)
 		window_account(s, f);
 	if (event == TCP_EV_SYN_ACKED)
@@ -68,7 +70,7 @@ void tcp_reset(struct stack *s, struct flow *f, int err)
 		f->reset_untold = true;
 		f->reset_errno = (uint8_t)err;
 	}
-	tcp_set_state(s, f, TCP_EV_RESET);
+	tcp_set_state(s, f, err == ETIMEDOUT ? TCP_EV_TIMEOUT : TCP_EV_RESET);
 	flow_deliver(s, f);
 	tcp_reap(s, f);
 }

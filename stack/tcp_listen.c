@@ -246,7 +246,7 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 	f->listener = l->id;
 	f->pressure = (uint8_t)l->pressure;
 	f->close_first = l->flags & LISTEN_CLOSE_FIRST;
-	f->state = TCP_LISTEN;
+	tcp_set_state(s, f, TCP_EV_OPEN);
 	open_flow(s, f, syn, now);
 	l->embryos++;
 	l->app->nr_embryos++;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What must not compile: a netmem_ref is neither a number nor a pointer, and a build without
- * device memory makes no net_iov. compile_fail.sh builds this in each form of the check, once
- * for each SNIPPET_ below, and once with none; those that begin with a form's name are for it.
+ * What must not compile: a netmem_ref is neither a number nor a pointer, a build without
+ * device memory makes no net_iov, and no file but tcp_state.c assigns a state. compile_fail.sh
+ * builds this in each form of the check, once for each SNIPPET_ below, and once with none; those
+ * that begin with a form's name are for it.
  */
 #include "skb_frag.h"
+#include "tcp_state.h"
 
-void control(netmem_ref netmem, struct page *page, struct net_iov *niov);
-void control(netmem_ref netmem, struct page *page, struct net_iov *niov)
+void control(netmem_ref netmem, struct page *page, struct net_iov *niov, struct flow *flow);
+void control(netmem_ref netmem, struct page *page, struct net_iov *niov, struct flow *flow)
 {
 	netmem_ref other = page_to_netmem(page);
 
@@ -72,5 +74,13 @@ void control(netmem_ref netmem, struct page *page, struct net_iov *niov)
 	put_netmem(niov);
 #elif defined(SNIPPET_OFF_MAKE_NET_IOV)
 	other = net_iov_to_netmem(niov);
+#elif defined(SNIPPET_STATE_ASSIGNED)
+	flow->state = TCP_LISTEN;
+#elif defined(SNIPPET_STATE_COUNTED_ON)
+	flow->state++;
+#elif defined(SNIPPET_FLOW_ASSIGNED)
+	*flow = (struct flow){.id = 1};
+#else
+	(void)tcp_state_move(flow, TCP_EV_OPEN);
 #endif
 }
