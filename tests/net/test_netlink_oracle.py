@@ -435,7 +435,7 @@ def of_others(oracle: Oracle, datagrams: list[bytes]) -> bool:
 def test_broken_requests_are_refused_alike(oracle: Oracle) -> None:
     compared = {"errors": 0, "answers": 0}
 
-    @settings(max_examples=1500, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=500, suppress_health_check=list(HealthCheck))
     @given(st.lists(strategies(oracle), min_size=1, max_size=2).map(b"".join))
     def compare(data: bytes) -> None:
         kernel, model = oracle.both(data)
@@ -445,5 +445,5 @@ def test_broken_requests_are_refused_alike(oracle: Oracle) -> None:
         compared["errors" if error else "answers"] += 1
 
     compare()
-    assert compared["errors"] > 300
-    assert compared["answers"] > 100
+    assert compared["errors"] > 100
+    assert compared["answers"] > 30

@@ -10,13 +10,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from devmemtcp.agent.bench import plot, saved
 from devmemtcp.agent.bench.result import Metric, Pair, Result, Run, Sample, judge
 from devmemtcp.agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .conftest import PagePoolRun
 
 METRICS = (
     Metric("ns", "ns", "lower"),
@@ -154,14 +157,10 @@ def test_without_matplotlib_nothing_is_measured_and_one_line_says_what_to_instal
     assert "pip install 'devmemtcp[plot]'" in line
 
 
-def test_a_result_is_drawn_while_it_is_measured_and_again_from_its_file(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    first, again = tmp_path / "first.svg", tmp_path / "again.svg"
-    done = run(
-        *("page-pool", "--rounds", "2", "--loops", "1000", "--json", "--plot", str(first)),
-    )
+def test_a_result_is_drawn_while_it_is_measured_and_again_from_its_file(
+    page_pool_run: PagePoolRun, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(page_pool_run.document)
+    done = run("plot", tmp_path / "a.json", "-o", tmp_path / "again.svg")
     assert done.returncode == 0, done.stderr
-    (tmp_path / "a.json").write_text(done.stdout)
-    done = run("plot", tmp_path / "a.json", "-o", again)
-    assert done.returncode == 0, done.stderr
-    assert first.read_bytes() == again.read_bytes()
+    assert page_pool_run.plot.read_bytes() == (tmp_path / "again.svg").read_bytes()

@@ -18,13 +18,10 @@ from devmemtcp.stack.form import FORMS, VARIABLE, wanted
 
 HERE = Path(__file__).parent
 # Where there is no device memory, connections into host memory have to do.
-WITHOUT_DEVICE_MEMORY = (
-    *("test_tcp_ack.py", "test_tcp_closing.py", "test_tcp_opening.py", "test_tcp_property.py"),
-    "test_tcp_retransmit.py",
-)
+WITHOUT_DEVICE_MEMORY = ("test_tcp_ack.py", "test_tcp_closing.py", "test_tcp_retransmit.py")
 WITH_IT = (
-    *("test_netmem_key.py", "test_runtime_loop.py", "test_stack_memory.py", "test_tcp_areas.py"),
-    *("test_tcp_kinds.py", "test_tcp_property.py", "test_tcp_receive.py"),
+    *("test_netmem_key.py", "test_stack_memory.py", "test_tcp_areas.py"),
+    *("test_tcp_kinds.py", "test_tcp_receive.py"),
 )
 TESTS = {"off": WITHOUT_DEVICE_MEMORY, "plain": WITH_IT, "static": WITH_IT}
 

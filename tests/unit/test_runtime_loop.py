@@ -717,19 +717,25 @@ def frag_flows(app: App) -> list[int]:
 
 
 def test_no_queue_starves_another(nic: Nic, machine: Machine, app: App, peer: Peer) -> None:
-    """More than a batch on one queue, then a packet on the other: that is not the last."""
+    """More than a batch on one queue, then a packet on the other: that is not the last.
+
+    Unless the loop has a turn of its own accord while they come in; then once more.
+    """
     other = Nic(machine, 1, dmabuf_id=2)
+    places = []
     try:
         lone = Peer(other, port=40001)
         assert until(lambda: machine.stats()[0].flows_established == 2)
-        for _ in range(150):
-            peer.deliver(10)
-        lone.deliver(10)
-        nic.arrived()
-        assert until(lambda: received(nic) == 1510)
-        order = frag_flows(app)
-        assert len(order) == 151
-        assert order.index(min(set(order), key=order.count)) == LOOP_BATCH
+        while LOOP_BATCH not in places and len(places) < 3:
+            before = received(nic)
+            for _ in range(150):
+                peer.deliver(10)
+            lone.deliver(10)
+            nic.arrived()
+            assert until(lambda all=before + 1510: received(nic) == all)
+            order = frag_flows(app)[-151:]
+            places.append(order.index(min(set(order), key=order.count)))
+        assert LOOP_BATCH in places
     finally:
         machine.stop()
         other.close()
