@@ -2,10 +2,10 @@
 /*
  * impair.bpf.c - a bad road for TCP segments, at a sender's interface (tc, clsact).
  *
- * worsen       egress: each segment is lost, sent twice, or taken out of line, by
- *              independent chances; second copies, and what is taken out of line,
- *              leave by another interface, for somebody to put them back later
- *              (impair/conftest.py). What is put back carries a mark and passes.
+ * worsen       egress: each segment is lost, sent twice, damaged, delayed, or taken
+ *              out of line, by independent chances; all but the lost ones leave by
+ *              other interfaces, for somebody to put them back, later or damaged
+ *              (tests/faults/road.py). What is put back carries a mark and passes.
  * lose_acks    ingress: lost only.
  *
  * A copy is not redirected to where it was going: generic XDP at the other end
@@ -26,15 +26,21 @@
 struct config {
 	__u32 loss; /* chances, in 1/2^32 */
 	__u32 duplication;
+	__u32 corruption;
+	__u32 delay;
 	__u32 reordering;
-	__u32 detour; /* ifindex for what is to come later */
 	__u32 ack_loss;
+	__u32 late; /* ifindex: for second copies, and what is to come out of line */
+	__u32 slow; /* what is delayed */
+	__u32 torn; /* what is damaged */
 };
 
 enum counter {
 	SEEN,
 	LOST,
 	DUPLICATED,
+	CORRUPTED,
+	DELAYED,
 	REORDERED,
 	ACKS_SEEN,
 	ACKS_LOST,
@@ -95,11 +101,19 @@ int worsen(struct __sk_buff *skb)
 		count(LOST);
 		return TC_ACT_SHOT;
 	}
-	if (happens(c->duplication) && !bpf_clone_redirect(skb, c->detour, 0))
+	if (happens(c->duplication) && !bpf_clone_redirect(skb, c->late, 0))
 		count(DUPLICATED);
+	if (happens(c->corruption)) {
+		count(CORRUPTED);
+		return bpf_redirect(c->torn, 0);
+	}
+	if (happens(c->delay)) {
+		count(DELAYED);
+		return bpf_redirect(c->slow, 0);
+	}
 	if (happens(c->reordering)) {
 		count(REORDERED);
-		return bpf_redirect(c->detour, 0);
+		return bpf_redirect(c->late, 0);
 	}
 	return TC_ACT_OK;
 }
