@@ -83,6 +83,8 @@ struct flow {
 	bool wscale_ok; /* the peer offered it, RFC 7323 2.2 */
 	bool sack_ok;
 	bool ts_ok;
+	bool ecn_ok;
+	bool ecn_echo; /* ECE on every ACK, until the peer's CWR */
 	uint16_t rcv_mss; /* largest payload seen, up to ours: what "full-sized" means here */
 	uint32_t ack_pending; /* bytes received since the last ACK */
 	uint32_t promised; /* buffers the advertised window may ask for (window.c) */

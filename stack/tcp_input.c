@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tcp_input.c - a segment of a known connection, in the steps and the order of
- * RFC 9293 3.10.7.4, with RFC 7323 (timestamps, PAWS) and RFC 5961 (blind attacks).
+ * tcp_input.c - a segment of a known connection, in the steps and the order of RFC 9293
+ * 3.10.7.4, with RFC 7323 (timestamps, PAWS), RFC 5961 (blind attacks) and RFC 3168 (ECN).
  *
  *   tcp_input() -> reopens_time_wait -> check_syn_received -> check_timestamps
  *               -> check_sequence -> check_rst -> check_syn -> check_ack
@@ -79,6 +79,7 @@ static enum drop check_syn_received(struct stack *s, struct flow *f, const struc
 	if (f->state != TCP_SYN_RECEIVED || seg->flags & TCPF_RST)
 		return DROP_NONE;
 	if ((seg->flags & (TCPF_SYN | TCPF_ACK)) == TCPF_SYN && seq_eq(seg->seq, f->irs)) {
+		f->ecn_ok &= seg_asks_for_ecn(seg); /* it has tried in vain: RFC 3168 6.1.1.1 */
 		tcp_send_synack(s, f, now);
 		return DROP_DUPLICATE;
 	}
@@ -247,6 +248,18 @@ static void note_timestamp(struct flow *f, const struct seg *seg, uint64_t now)
 		f->ts_recent = seg->tsval;
 		f->ts_recent_at = now;
 	}
+}
+
+/* RFC 3168 6.1.3: a mark on data is echoed on every ACK until the sender says that it has slowed
+ * down; data with that word may have met congestion again. */
+static void note_congestion(struct flow *f, const struct seg *seg)
+{
+	if (!f->ecn_ok || !seg->len)
+		return;
+	if (seg->flags & TCPF_CWR)
+		f->ecn_echo = false;
+	if (seg->ce)
+		f->ecn_echo = true;
 }
 
 /*
@@ -429,6 +442,7 @@ enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct pay
 		return drop;
 	follow_path(s, f, seg);
 	note_timestamp(f, seg, now);
+	note_congestion(f, seg);
 	take_ack(s, f, seg, now);
 	if (seg->len)
 		drop = take_payload(s, f, seg, p, now);

@@ -124,6 +124,7 @@ static void take_options(const struct stack *s, struct flow *f, const struct seg
 	f->ts_recent_at = now;
 	f->snd_mss = mss - (f->ts_ok ? 12 : 0);
 	f->sack_ok = syn->sack_ok;
+	f->ecn_ok = seg_asks_for_ecn(syn);
 	f->wscale_ok = syn->has_wscale;
 	if (f->wscale_ok) {
 		f->snd_wscale = syn->wscale;

@@ -119,6 +119,8 @@ static struct out_seg out_of(struct stack *s, struct flow *f, uint64_t now, uint
 	};
 
 	out.wnd = window_field(s, f, f->rcv_wscale);
+	if (f->ecn_echo)
+		out.flags |= TCPF_ECE;
 	return out;
 }
 
@@ -179,7 +181,7 @@ void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 		.link = &f->link,
 		.seq = f->iss,
 		.ack = f->rcv_nxt,
-		.flags = TCPF_SYN | TCPF_ACK,
+		.flags = TCPF_SYN | TCPF_ACK | (f->ecn_ok ? TCPF_ECE : 0),
 		.wnd = window_field(s, f, 0), /* never scaled on a SYN (RFC 7323 2.2) */
 		.mss = (uint16_t)tcp_mss(s, f->tuple.family),
 		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,

@@ -18,6 +18,8 @@
 #define ETH_P_IPV4 0x0800
 #define ETH_P_IPV6 0x86dd
 
+#define ECN_CE 3 /* both bits of the field, RFC 3168 5 */
+
 #define OPT_EOL 0
 #define OPT_NOP 1
 #define OPT_MSS 2
@@ -90,6 +92,14 @@ static enum drop parse_addresses(const uint8_t *ip, int family, struct tuple *t)
 	if (!memcmp(t->peer_ip, t->local_ip, 16))
 		return DROP_ADDRESS; /* our own address does not come from outside */
 	return DROP_NONE;
+}
+
+/* Type of service of IPv4, traffic class of IPv6: the last two bits are ECN's. */
+static bool is_ce(const uint8_t *ip, int family)
+{
+	const uint8_t tos = family == 4 ? ip[1] : (uint8_t)(ip[0] << 4 | ip[1] >> 4);
+
+	return (tos & ECN_CE) == ECN_CE;
 }
 
 static void parse_option(struct seg *seg, uint8_t kind, uint8_t len, const uint8_t *value)
@@ -192,6 +202,7 @@ enum drop wire_parse(const uint8_t *end, const struct rx_packet *packet, struct 
 	seg->hdr_len = info.hdr_len;
 	seg->queue = packet->queue;
 	seg->csum = info.csum;
+	seg->ce = is_ce(eth + info.l3_off, info.family);
 	parse_options(seg, tcp + TCP_HLEN, doff - TCP_HLEN);
 	return DROP_NONE;
 }

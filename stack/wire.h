@@ -19,6 +19,8 @@
 #define TCPF_PSH 0x08
 #define TCPF_ACK 0x10
 #define TCPF_URG 0x20
+#define TCPF_ECE 0x40
+#define TCPF_CWR 0x80
 
 #define TCP_HLEN 20
 #define IPV4_HLEN 20
@@ -57,6 +59,7 @@ struct seg {
 	uint32_t wnd; /* as sent, not scaled */
 	uint8_t flags; /* TCPF_* */
 	uint8_t csum; /* enum rx_csum */
+	bool ce; /* congestion experienced, RFC 3168 5 */
 	/* options; meaningful only where their has_ or non-zero value says so */
 	bool has_ts;
 	bool has_wscale;
@@ -71,6 +74,14 @@ struct seg {
 static inline uint32_t seg_space(const struct seg *seg)
 {
 	return seg->len + !!(seg->flags & TCPF_SYN) + !!(seg->flags & TCPF_FIN);
+}
+
+/* RFC 3168 6.1.1: a SYN that asks for ECN. */
+static inline bool seg_asks_for_ecn(const struct seg *seg)
+{
+	const uint8_t both = TCPF_ECE | TCPF_CWR;
+
+	return (seg->flags & (both | TCPF_ACK)) == both;
 }
 
 /* Fill `seg` from the record, headers and first payload bytes that end at `end` (the end of the

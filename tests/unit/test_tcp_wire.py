@@ -148,16 +148,49 @@ def test_row92_ipv6_transfer_and_extension_headers(make_bench: MakeBench) -> Non
     assert c.conn.eof
 
 
-def test_row83_ecn_setup_is_declined_or_taken_and_never_half(bench: Bench) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_row83_marks_are_echoed_until_the_sender_slows_down(bench: Bench, family: int) -> None:
+    if family == 6:
+        bench.listen(Address(bytes(16), 5000), family=6)
+    c = bench.peer(family=family)
+    c.inject("SEW", seq=0)
+    c.expect("SE.", ack=1)
+    c.inject(".", seq=1, ack=1, tos=3)
+    c.inject("P.", data=b"fine", tos=2)
+    assert "E" not in c.expect_acked(5).flags
+    c.inject("P.", data=b"congested", tos=3)
+    assert "E" in c.expect_acked(14).flags
+    c.inject("P.", data=b"still", tos=2)
+    assert "E" in c.expect_acked(19).flags
+    bench.app.send(c.conn, b"reply")
+    bench.turn()
+    c.expect("P.E", data=b"reply")
+    c.inject("PW.", data=b"again", tos=3)
+    assert "E" in c.expect_acked(24).flags
+    c.inject("PW.", data=b"reduced", tos=2)
+    assert "E" not in c.expect_acked(31).flags
+    assert c.data == b"finecongestedstillagainreduced"
+
+
+def test_row83_a_client_that_tries_without_ecn_gets_none(bench: Bench) -> None:
     c = bench.peer()
     c.inject("SEW", seq=0)
-    negotiated = "E" in c.expect("S." if "E" not in c.inbox[0].flags else "SE.").flags
+    c.expect("SE.", ack=1)
+    c.inject("S", seq=0)
+    c.expect("S.", ack=1)
     c.inject(".", seq=1, ack=1)
     c.inject("P.", data=b"congested", tos=3)
-    assert ("E" in c.expect_acked(10).flags) == negotiated
-    c.inject("PEW.", data=b"reduced", tos=2)
-    assert "E" not in c.expect_acked(17).flags
-    assert c.data == b"congestedreduced"
+    assert "E" not in c.expect_acked(10).flags
+
+
+@pytest.mark.parametrize("flags", ["S", "SE", "SW"])
+def test_row84_no_echo_without_negotiation(bench: Bench, flags: str) -> None:
+    c = bench.peer()
+    c.inject(flags, seq=0)
+    c.expect("S.", ack=1)
+    c.inject(".", seq=1, ack=1)
+    c.inject("P.", data=b"congested", tos=3)
+    assert "E" not in c.expect_acked(10).flags
 
 
 @pytest.mark.parametrize("tos", [0x01, 0x02, 0x03, 0xB8, 0xFF])
