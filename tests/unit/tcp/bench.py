@@ -173,7 +173,7 @@ class Bench:
         self._batching = False
         self.hold_tx = False
         self.tx_pages: list[tuple[int, int]] = []  # queue, page
-        self.peers: dict[tuple[bytes, int, bytes, int], FarEnd] = {}
+        self.peers: dict[tuple[bytes, int, bytes, int], Peer] = {}
         self.stray: list[Segment] = []
         self.answers_to_anybody = False
         self.nic_drops = 0
@@ -652,9 +652,9 @@ class Peer(FarEnd):
         self.app = app or bench.app
         local = local or (LOCAL4 if family == 4 else LOCAL6)
         addr = Address(ip or (PEER4 if local.family == 4 else PEER6), port)
-        super().__init__(
-            addr, local, isn=isn, mss=mss, ws=ws, sackok=sackok, ts=ts, win=win, queue=queue
-        )
+        super().__init__(addr, local, isn=isn, mss=mss, ws=ws, sackok=sackok, ts=ts, win=win)
+        self.queue = queue
+        self.roams = False  # its segments come by any queue; old ones are answered elsewhere
         self.conn_: application.Conn | None = None
         key = (self.addr.ip, port, self.local.ip, self.local.port)
         if before := bench.peers.get(key):

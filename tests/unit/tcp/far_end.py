@@ -37,13 +37,10 @@ class FarEnd(ABC):
         sackok: bool = True,
         ts: int | None = 1000,
         win: int = 65535,
-        queue: int = 0,
     ) -> None:
         """``addr`` is the far end's, ``local`` the stack's; the rest is what the SYN offers."""
         self.addr, self.local = addr, local
         self.isn, self.mss, self.ws, self.sackok, self.win = isn, mss, ws, sackok, win
-        self.queue = queue
-        self.roams = False  # its segments come by any queue; old ones are answered elsewhere
         self.ts_base = ts
         self.inbox: deque[Segment] = deque()
         self.irs = 0  # the stack's ISN, once it has sent a SYN-ACK
