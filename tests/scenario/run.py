@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a scenario: one generator for each case, whatever carries the segments.
+
+``Run.steps()`` yields until when it waits, and whoever drives it goes on with it at that time or as
+soon as anything may have happened. So one case can have a virtual clock for itself, and hundreds
+can share a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+
+from . import frame
+from .end import End, Mail
+from .expression import Number
+from .frame import Packet, Sums
+from .language import (
+    HARMLESS,
+    MS,
+    PATIENCE,
+    QUIET,
+    Acked,
+    Again,
+    App,
+    Batch,
+    Case,
+    Expect,
+    Fill,
+    Icmp,
+    Line,
+    Pattern,
+    Repeat,
+    Send,
+    Silence,
+    Wait,
+    Wanted,
+    Whose,
+    given,
+)
+from .target import Application, Target
+
+#: How long the application may take to see what has happened.
+APP_PATIENCE = 2000 * MS
+FILL_LIMIT = 64 << 20
+
+Steps = Generator[int, None, None]
+
+
+class Diverged(Exception):
+    """The stack did what the scenario does not say; the text shows the line and the trace."""
+
+
+class Late(Diverged):
+    """The same, but for nothing else than time: a busy machine can be the cause."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    end: End
+    app: Application
+
+
+class Run:
+    """One case against one stack."""
+
+    def __init__(self, case: Case, target: Target, *, whose: Whose) -> None:
+        self._case, self._target, self._whose = case, target, whose
+        self._peers: dict[str, _Peer] = {}
+        self._line = Line("", "", None, "a", Silence(0))
+        self._trace: list[str] = []
+        self._start = self._since = target.now()
+        self._batch: list[Packet] | None = None
+        self._counters: dict[str, int] = {}
+
+    # ---- the whole of it ----
+
+    def steps(self) -> Steps:
+        """Raises Diverged."""
+        try:
+            yield from self._block(given(self._case.given, "a"))
+            yield from self._block(self._case.lines)
+            self._all_is_read()
+        except AssertionError as error:  # of the virtual NIC: what holds for each call
+            raise self._diverged(f"{error}") from error
+        finally:
+            self._leave()
+
+    def _block(self, lines: tuple[Line, ...]) -> Steps:
+        for line in lines:
+            if line.only in (None, self._whose):
+                self._line = line
+                yield from self._step(line)
+                self._unbroken()
+
+    def _all_is_read(self) -> None:
+        for peer in self._peers.values():
+            for mail in peer.end.letters:
+                if not mail.again:
+                    raise self._diverged(f"at the end: {mail.segment} was not expected")
+            self._check_data(peer, len(peer.app.data), conflicting=True)
+
+    def _leave(self) -> None:
+        """Nothing of the case is left in the stack, whatever became of it."""
+        for peer in self._peers.values():
+            peer.app.resume()
+            if peer.end.synced:
+                goodbye = Send("R", None, None, None, None, None, (), {})
+                sums = Sums(peer.end.max_ack, 0, None, 0)
+                packet = frame.craft(peer.end, goodbye, sums, b"", {})
+                self._target.transmit(peer.end, [packet])
+            if peer.app.accepted:
+                peer.app.abort()
+
+    def _peer(self, name: str) -> _Peer:
+        if name not in self._peers:
+            offer = self._case.offers.get(name) or self._case.offers["a"]
+            end = self._target.end(offer, self._case)
+            self._peers[name] = _Peer(end, self._target.application(end))
+        return self._peers[name]
+
+    def _step(self, line: Line) -> Steps:
+        step, peer = line.step, self._peer(line.peer)
+        if isinstance(step, Send):
+            self._send(peer, step)
+        elif isinstance(step, Icmp):
+            if packet := frame.icmp(peer.end, step, self._names(peer)):
+                self._transmit(peer, packet)
+        elif isinstance(step, Expect):
+            yield from self._expect(peer, step)
+        elif isinstance(step, Silence):
+            yield from self._silence(peer, step.time)
+        elif isinstance(step, Acked):
+            yield from self._acked(peer, step.ack.value(self._names(peer)))
+        elif isinstance(step, Wait):
+            yield from self._wait(step.time)
+        elif isinstance(step, App):
+            yield from self._app(peer, step)
+        elif isinstance(step, Fill):
+            yield from self._fill(peer, step.size.value(self._names(peer)))
+        elif isinstance(step, Again):
+            self._again(line.peer, peer, step.isn.value(self._names(peer)))
+        elif isinstance(step, Repeat):
+            yield from self._repeat(peer, step)
+        else:
+            yield from self._together(peer, step)
+
+    def _repeat(self, peer: _Peer, step: Repeat) -> Steps:
+        for turn in range(step.times.value(self._names(peer))):
+            if step.counter:
+                self._counters[step.counter] = turn
+            yield from self._block(step.body)
+
+    def _together(self, peer: _Peer, step: Batch) -> Steps:
+        self._batch = []
+        yield from self._block(step.body)
+        packets, self._batch = self._batch, None
+        self._target.transmit(peer.end, packets)
+
+    # ---- sending ----
+
+    def _names(self, peer: _Peer) -> Mapping[str, int]:
+        return peer.end.names(self._counters)
+
+    def _send(self, peer: _Peer, send: Send) -> None:
+        end, names = peer.end, self._names(peer)
+        seq = end.seq if send.seq is None else send.seq.value(names)
+        length = 0
+        if send.end is not None:
+            length = send.end.value(names) - seq
+        elif send.length is not None:
+            length = send.length.value(names)
+        if length < 0:
+            raise self._diverged(f"the segment ends at {seq + length}, before it begins")
+        ack = None
+        if "." in send.flags:
+            ack = end.ack if send.ack is None else send.ack.value(names)
+        win = end.win if send.win is None else send.win.value(names)
+        if send.options is None:
+            opts = end.options(send.flags, True, (), 0)
+        else:
+            opts = frame.option_bytes(send.options, end, names)
+        if send.flags == "S" and not end.synced and not end.covered:
+            own_words = any(option.name == "hex" for option in send.options or ())
+            end.offered(opts, own_words=own_words)
+        sums = Sums(seq, length, ack, win)
+        packet = frame.craft(end, send, sums, opts, names)
+        if HARMLESS.issuperset(key for key in send.damage if key != "bytes"):
+            end.note_sent(send.flags, seq, ack, length, win)
+        self._transmit(peer, packet)
+
+    def _transmit(self, peer: _Peer, packet: Packet) -> None:
+        self._note(self._target.now(), "<", packet.text)
+        self._since = self._target.now()
+        if self._batch is not None:
+            self._batch.append(packet)
+        else:
+            self._target.transmit(peer.end, [packet])
+
+    def _fill(self, peer: _Peer, size: int) -> Steps:
+        end = peer.end
+        plain = Send(".", None, None, None, None, None, None, {})
+        while True:
+            while end.seq < end.edge:
+                part = min(size, end.edge - end.seq)
+                length = Number.parse(str(part), frozenset())
+                self._send(peer, replace(plain, length=length))
+                self._unbroken()
+            if end.seq > FILL_LIMIT:
+                raise self._diverged(f"the window is still open after {end.seq} bytes")
+            full = end.max_ack == end.seq == end.edge and not end.last_window
+            until = self._target.now() + (QUIET if full else PATIENCE)
+            yield from self._until_mail(end, until)
+            if not end.letters:
+                if full:
+                    return
+                raise self._diverged(
+                    f"sent up to {end.seq}, the window's edge, and {end.max_ack} is acknowledged"
+                )
+            self._open(end)
+
+    def _again(self, name: str, peer: _Peer, at: int) -> None:
+        old = peer.end
+        offer = self._case.offers.get(name) or self._case.offers["a"]
+        end = self._target.again(old, replace(offer, isn=(old.isn + at) & 0xFFFFFFFF))
+        end.script_time = old.script_time
+        self._peers[name] = _Peer(end, self._target.application(end))
+
+    # ---- waiting ----
+
+    def _until_mail(self, end: End, until: int) -> Steps:
+        self._unbroken()
+        while not end.letters and self._target.now() < until:
+            yield until
+            self._unbroken()
+
+    def _open(self, end: End) -> Mail:
+        mail = end.open_letter()
+        self._note(mail.time, ">", f"{mail.segment}{' (sent again)' if mail.again else ''}")
+        self._since = max(self._since, mail.time)
+        return mail
+
+    def _wait(self, time: int) -> Steps:
+        until = self._since = self._target.now() + time
+        for peer in self._peers.values():
+            peer.end.script_time += time
+        while self._target.now() < until:
+            yield until
+            self._unbroken()
+
+    def _silence(self, peer: _Peer, time: int) -> Steps:
+        until = self._target.now() + time
+        while True:
+            yield from self._until_mail(peer.end, until)
+            if not peer.end.letters:
+                return
+            mail = self._open(peer.end)
+            if not mail.again:
+                raise self._diverged(f"silence wanted, got {mail.segment}")
+
+    def _acked(self, peer: _Peer, ack: int) -> Steps:
+        until = self._target.now() + PATIENCE
+        end = peer.end
+        while True:
+            yield from self._until_mail(end, until)
+            if not end.letters:
+                raise self._late(f"no ACK of {ack}")
+            mail = self._open(end)
+            if mail.again:
+                continue
+            if mail.segment.flags - {"P"} != {"."} or mail.segment.data:
+                raise self._diverged(f"an ACK wanted, got {mail.segment}")
+            if mail.segment.rack > ack:
+                raise self._diverged(f"ACK of {ack} wanted, got {mail.segment}")
+            if mail.segment.rack == ack:
+                break
+        while end.letters and _same(end.letters[0], mail):
+            self._open(end)
+
+    # ---- expecting ----
+
+    def _expect(self, peer: _Peer, step: Expect) -> Steps:
+        if step.times is not None:
+            yield from self._expect_times(peer, step)
+            return
+        since, until = self._since, self._until(step)
+        while True:
+            yield from self._until_mail(peer.end, until)
+            if not peer.end.letters:
+                if step.silence:
+                    return
+                raise self._late("nothing came")
+            mail = self._open(peer.end)
+            why = self._mismatch(peer, step, mail)
+            if why is None:
+                break
+            if not mail.again:
+                raise self._diverged(f"{why}, got {mail.segment}")
+        if step.within is not None or step.at_once:
+            self._on_time(step, mail.time - since)
+
+    def _until(self, step: Expect) -> int:
+        """Until when to wait for an answer; that it was in time is judged by its own time."""
+        slack = self._target.tolerance
+        if step.at_once:
+            return self._since + (slack.at_once and slack.at_once + slack.late)
+        usual = QUIET if step.silence else PATIENCE
+        return self._since + (usual if step.within is None else step.within + slack.late)
+
+    def _on_time(self, step: Expect, took: int) -> None:
+        slack = self._target.tolerance
+        if took < step.after - slack.early:
+            raise self._late(f"came after {took / MS:.1f} ms: too early")
+        limit = slack.at_once if step.at_once else (step.within or 0) + slack.late
+        if took > limit:
+            raise self._late(f"came after {took / MS:.1f} ms: too late")
+
+    def _expect_times(self, peer: _Peer, step: Expect) -> Steps:
+        assert step.times is not None
+        count = 0
+        quiet = QUIET if step.within is None else step.within
+        some = not step.times.holds(0, self._names(peer))
+        until = self._target.now() + (max(quiet, PATIENCE) if some else quiet)
+        while True:
+            yield from self._until_mail(peer.end, until)
+            if not peer.end.letters:
+                break
+            mail = self._open(peer.end)
+            why = self._mismatch(peer, step, mail)
+            if why is not None and not mail.again:
+                raise self._diverged(f"{why}, got {mail.segment}")
+            count += why is None
+            until = self._target.now() + quiet
+        if not step.times.holds(count, self._names(peer)):
+            raise self._diverged(f"{step.times} of these wanted, got {count}")
+
+    def _mismatch(self, peer: _Peer, step: Expect, mail: Mail) -> str | None:
+        """Why the segment is none of those that are wanted, or None."""
+        names = self._names(peer)
+        reasons = [self._differs(peer.end, form, mail, names) for form in step.patterns]
+        if None in reasons:
+            return None
+        return "; ".join(str(reason) for reason in reasons)
+
+    def _differs(self, end: End, form: Pattern, mail: Mail, names: Mapping[str, int]) -> str | None:
+        s = mail.segment
+        if s.flags - {"P"} != frozenset(form.flags) - {"P"}:
+            return f"[{form.flags}] wanted"
+        if form.seq is not None and not form.seq.holds(s.rseq, names):
+            return f"seq {form.seq} wanted"
+        length = 0 if form.end is None else form.end.value(names) - s.rseq
+        if len(s.data) != length:
+            return f"{length} bytes wanted"
+        shift = 0 if "S" in s.flags else end.rcv_wscale
+        for name, wanted, got in (("ack", form.ack, s.rack), ("win", form.win, s.win << shift)):
+            if wanted is not None and not wanted.holds(got, names):
+                return f"{name} {wanted} wanted"
+        for option in form.options:
+            if why := _option_differs(option, mail, names):
+                return why
+        return None
+
+    # ---- the application ----
+
+    def _app(self, peer: _Peer, step: App) -> Steps:
+        self._note(self._target.now(), "-", self._line.text)
+        app, verb = peer.app, step.verb
+        number = 0 if step.number is None else step.number.value(self._names(peer))
+        if verb == "accept":
+            yield from self._until_app(lambda: app.accepted, "no connection")
+        elif verb == "no accept":
+            yield from self._silence(peer, QUIET // 2)
+            self._hold(not app.accepted, "a connection was accepted")
+        elif verb == "read":
+            yield from self._until_app(
+                lambda: len(app.data) >= number,
+                lambda: f"{len(app.data)} of {number} bytes received",
+            )
+            self._check_data(peer, number, conflicting=step.word == "any")
+        elif verb == "eof":
+            yield from self._until_app(lambda: app.eof, "no end of stream")
+        elif verb == "reset":
+            yield from self._until_app(lambda: app.reset, "no reset")
+        elif verb == "open":
+            self._hold(app.accepted and not app.eof and not app.reset, "not open any more")
+        elif verb == "state":
+            yield from self._until_app(
+                lambda: app.state in (None, step.word), lambda: f"state is {app.state}"
+            )
+        elif verb == "send":
+            self._since = self._target.now()
+            app.send(frame.stream(len(peer.end.sent), number))
+        else:
+            self._since = self._target.now()
+            getattr(app, verb)()
+
+    def _until_app(self, seen: Callable[[], bool], why: str | Callable[[], str]) -> Steps:
+        until = self._target.now() + APP_PATIENCE
+        while not seen() and self._target.now() < until:
+            yield until
+            self._unbroken()
+        self._hold(seen(), why if isinstance(why, str) else why())
+
+    def _check_data(self, peer: _Peer, length: int, *, conflicting: bool) -> None:
+        data = peer.app.data
+        self._hold(len(data) == length, f"{len(data)} bytes received, not {length}")
+        usual, other = frame.stream(1, length), frame.stream(1, length, other=True)
+        if data != usual:
+            wrong = [
+                at for at, byte in enumerate(data)
+                if byte != usual[at] and not (conflicting and byte == other[at])
+            ]  # fmt: skip
+            self._hold(not wrong, f"wrong bytes from {wrong[0] + 1 if wrong else 0} on")
+
+    # ---- failing ----
+
+    def _hold(self, truth: bool, why: str) -> None:
+        if not truth:
+            raise self._diverged(why)
+
+    def _unbroken(self) -> None:
+        for peer in self._peers.values():
+            if peer.end.broken:
+                raise self._diverged(f"no answer may be so: {peer.end.broken}")
+
+    def _note(self, time: int, mark: str, text: str) -> None:
+        self._trace.append(f"  {(time - self._start) / MS:10.3f} {mark} {text}")
+
+    def _text(self, why: str) -> str:
+        unread = [
+            f"  {'unread':>10} > {mail.segment}"
+            for peer in self._peers.values()
+            for mail in peer.end.letters
+        ]
+        label = f" ({self._case.label})" if self._case.label else ""
+        where = f"{self._line.where}: {self._line.text}{label}"
+        trace = self._trace if len(self._trace) < 60 else ["  ...", *self._trace[-58:]]
+        return "\n".join([where, f"    {why}", *trace, *unread])
+
+    def _diverged(self, why: str) -> Diverged:
+        return Diverged(self._text(why))
+
+    def _late(self, why: str) -> Diverged:
+        return Late(self._text(why))
+
+
+def _same(mail: Mail, other: Mail) -> bool:
+    """Two ACKs that say the same."""
+    a, b = mail.segment, other.segment
+    return (a.flags, a.rack, a.rseq, a.data) == (b.flags, b.rack, b.rseq, b.data)
+
+
+def _option_differs(option: Wanted, mail: Mail, names: Mapping[str, int]) -> str | None:
+    s = mail.segment
+    got: dict[str, list[int]] = {
+        "mss": [] if s.mss is None else [s.mss],
+        "ws": [] if s.ws is None else [s.ws],
+        "sackok": [0] if s.sackok else [],
+        "ts": [] if s.ts is None else list(s.ts),
+        "sack": [edge for block in s.rsack for edge in block],
+    }
+    values = got[option.name]
+    if bool(values) != option.present:
+        return f"{'' if option.present else 'no '}{option.name} wanted"
+    if option.name == "ts":
+        pairs = dict(zip(("val", "ecr"), values, strict=False))
+        wrong = any(not wanted.holds(pairs[key], names) for key, wanted in option.ranges)
+    else:
+        wanted = [each for _, each in option.ranges]
+        wrong = bool(wanted) and (
+            len(wanted) != len(values)
+            or any(not each.holds(value, names) for each, value in zip(wanted, values, strict=True))
+        )
+    return f"other {option.name} wanted" if wrong else None
