@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import select
@@ -708,6 +709,10 @@ def test_a_queue_moves_to_another_area_and_its_connections_with_it(
         other.close()
 
 
+def has_received(nic: Nic, size: int) -> bool:
+    return received(nic) == size
+
+
 def frag_flows(app: App) -> list[int]:
     """The flows of all EVENT_FRAG so far, in order."""
     with mmap.mmap(app.channel, 0) as channel:
@@ -722,17 +727,17 @@ def test_no_queue_starves_another(nic: Nic, machine: Machine, app: App, peer: Pe
     Unless the loop has a turn of its own accord while they come in; then once more.
     """
     other = Nic(machine, 1, dmabuf_id=2)
-    places = []
+    places: list[int] = []
     try:
         lone = Peer(other, port=40001)
         assert until(lambda: machine.stats()[0].flows_established == 2)
         while LOOP_BATCH not in places and len(places) < 3:
-            before = received(nic)
+            all_bytes = received(nic) + 1510
             for _ in range(150):
                 peer.deliver(10)
             lone.deliver(10)
             nic.arrived()
-            assert until(lambda all=before + 1510: received(nic) == all)
+            assert until(functools.partial(has_received, nic, all_bytes))
             order = frag_flows(app)[-151:]
             places.append(order.index(min(set(order), key=order.count)))
         assert LOOP_BATCH in places
