@@ -15,8 +15,9 @@ The files, from the interface to the command line:
   ``way_out`` (where default routes lead),
   ``napi`` (where a veth polls);
   ``stackd`` and ``control`` carry a datapath into a process of its own
-* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks) and ``snapshot``
-  (what can be looked at), ``socket``, ``errors``, ``closing``
+* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks), ``snapshot``
+  (what can be looked at) and ``readability`` (who can read payload), ``socket``, ``errors``,
+  ``closing``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_messages``, ``devmem_stream``, ``devmem_abi``; ``provider`` is what
   they need of a runtime
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
         Unsupported,
         XdpError,
     )
+    from devmemtcp.agent.readability import Unreadable
     from devmemtcp.agent.region import Region, RegionView
     from devmemtcp.agent.runtime import Runtime
     from devmemtcp.agent.session import Binding, Session
-    from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats, Unreadable
+    from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats
     from devmemtcp.agent.socket import Connection, Frag, FragBatch, HostFrag, Listener
 
 __all__ = [
@@ -68,10 +70,11 @@ __all__ = [
 
 _HOMES = {
     "errors": {"ConfigError", "NotInDeviceMemoryError", "Unsupported", "XdpError"},
+    "readability": {"Unreadable"},
     "region": {"Region", "RegionView"},
     "runtime": {"Runtime"},
     "session": {"Binding", "Session"},
-    "snapshot": {"FlowInfo", "FragInfo", "Stats", "Unreadable"},
+    "snapshot": {"FlowInfo", "FragInfo", "Stats"},
     "socket": {"Connection", "Frag", "FragBatch", "HostFrag", "Listener"},
 }
 

@@ -151,6 +151,7 @@ def _report(session: Session) -> dict[str, list[dict[str, Any]]]:
         "interfaces": [
             {"interface": s.ifname, "mode": s.mode, "mtu": s.mtu, "queues": s.queues}
             | {"check": s.netmem_check, "state": s.state, "addresses": sorted(s.addresses)}
+            | {"unreadable": s.unreadable.reason if s.state == "serving" else ""}
             for s in stacks.values()
         ],
         "bindings": [

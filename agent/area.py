@@ -21,6 +21,7 @@ from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, TX_RING, ring_size
 from devmemtcp.agent.errors import XdpError
 from devmemtcp.agent.netdev import NetNs
+from devmemtcp.agent.readability import FileId
 from devmemtcp.pyxdp import BindFlags, Umem, XskSocket
 
 
@@ -31,8 +32,8 @@ class Area:
     """The stack's."""
     dmabuf_id: int
     """Of the binding; 0: host memory."""
-    file: tuple[int, int] | None = None
-    """Device and inode of the region, as /proc has them; None: host memory."""
+    file: FileId | None = None
+    """The region's; None: host memory."""
     sockets: dict[int, XskSocket]
     """By queue."""
 
@@ -57,8 +58,7 @@ class Area:
         self._tx_fd = tx_fd
         self._region_fd = region_fd
         if dmabuf_id:
-            stat = os.fstat(region_fd)
-            self.file = stat.st_dev, stat.st_ino
+            self.file = FileId.of(region_fd)
         self._buffers = buffers
         self._umem: Umem | None = None
         self._spare: Umem | None = None

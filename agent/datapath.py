@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from signal import SIGSEGV
 from typing import Any, NamedTuple
 
@@ -41,6 +40,7 @@ from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
+from devmemtcp.agent.readability import descriptors_of, mappings_of
 from devmemtcp.pyxdp import BpfObject, Mode, Program, Sharing, XskMap, XskSocket, attach
 
 _END_SECONDS = 1.0
@@ -535,17 +535,24 @@ class Datapath:
         """See stack_check()."""
         return int(lib.loop_check(self._loop))
 
-    def probe(self) -> dict[str, int]:
-        """Can this process read a bound region? The evidence: see `runtime.Unreadable`."""
+    def probe(self, *, fork: bool = True) -> dict[str, int]:
+        """What this process can read of payload: the evidence that `readability.judge()` wants.
+
+        `fork`: have a child try to read; else `signal` is 0.
+        """
         with self._lock:
             areas = tuple(self._bindings.values())
-            signals = {area.probe() for area in areas}
+            host_queues = sum(not area.dmabuf_id for area in self._at.values())
+            signals = {area.probe() for area in areas if fork}
+        files = [area.file for area in areas if area.file]
         return {
             "pid": os.getpid(),
             "bindings": len(areas),
             "signal": min(signals, key=lambda number: number == SIGSEGV, default=0),
-            "mappings": sum(_mappings_of(*area.file) for area in areas if area.file),
-            "descriptors": sum(_descriptors_of(*area.file) for area in areas if area.file),
+            "mappings": sum(map(mappings_of, files)),
+            "descriptors": sum(map(descriptors_of, files)),
+            "host_queues": host_queues,
+            "linear_bytes": self.config.linear_bytes,
         }
 
 
@@ -584,22 +591,3 @@ def _scalars(record: Any) -> dict[str, int]:
     """The integer fields of a C record, by name."""
     fields = ffi.typeof(record).item.fields
     return {name: getattr(record, name) for name, field in fields if field.type.kind == "primitive"}
-
-
-def _mappings_of(device: int, inode: int) -> int:
-    """How many of this process's mappings are of that file; see proc(5), /proc/pid/maps."""
-    wanted = (f"{os.major(device):02x}:{os.minor(device):02x}", str(inode))
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return sum(tuple(line.split()[3:5]) == wanted for line in lines)
-
-
-def _descriptors_of(device: int, inode: int) -> int:
-    """How many of this process's descriptors are of that file."""
-    found = 0
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            stat = os.fstat(int(name))
-        except OSError:  # the descriptor of the listing itself
-            continue
-        found += (stat.st_dev, stat.st_ino) == (device, inode)
-    return found

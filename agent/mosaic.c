@@ -19,7 +19,8 @@
  * make readable again, or that /proc/self/mem could reach; and the two mappings a
  * buffer, of which vm.max_map_count allows 65,530 a process, are given back.
  * The address range stays reserved: a stale pointer into it must fault rather than
- * hit whatever is mapped there next.
+ * hit whatever is mapped there next. Guard pages (Linux 6.13) make reads by ptrace and
+ * /proc/PID/mem fail too, which heed no PROT_NONE; without them those find zeros.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,6 +34,10 @@
 #include "stack.h"
 #include "api.h"
 #include "mosaic.h"
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
 
 size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages)
 {
@@ -140,7 +145,11 @@ fail:
 int mosaic_seal(struct mosaic *m)
 {
 	/* One call replaces every piece: there is no moment at which the range is free. */
-	return reserve(m->base, m->size) == MAP_FAILED ? -errno : 0;
+	if (reserve(m->base, m->size) == MAP_FAILED)
+		return -errno;
+	if (madvise(m->base, m->size, MADV_GUARD_INSTALL) && errno != EINVAL)
+		return -errno; /* EINVAL: an older kernel, or a process that locks all its memory */
+	return 0;
 }
 
 static void read_and_exit(const uint8_t *at)

@@ -109,6 +109,9 @@ class RecvReport:
     """The XDP program's counters; zeros left out."""
     rx_dropped: int = 0
     """Packets that the AF_XDP sockets had no room for."""
+    unreadable: bool = False
+    """Whether payload was out of the reach of the stack's process, at the end."""
+    unreadable_reason: str = ""
     connections: list[ConnectionResult] = field(default_factory=list)
     connections_omitted: int = 0
 
@@ -353,6 +356,8 @@ class Receiver:
         report.drops = {name: count for name, count in stats.drops.items() if count}
         report.steer = {name: count for name, count in stats.steer.items() if count}
         report.rx_dropped = sum(s.rx_dropped + s.rx_ring_full for s in stats.sockets)
+        probe = self._rt.unreadable
+        report.unreadable, report.unreadable_reason = bool(probe), probe.reason
         report.exit_code = self._exit_code()
         report.ok = report.exit_code == 0
         return report

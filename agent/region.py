@@ -22,6 +22,7 @@ class RegionView(Closing):
     """A read-only mapping of a whole region.
 
     `memory` is a read-only `memoryview` of `size` bytes; `address` is where it lies, for C.
+    It is left out of core dumps.
     """
 
     memory: memoryview
@@ -31,6 +32,7 @@ class RegionView(Closing):
     def __init__(self, fd: int, size: int) -> None:
         """For `Region.map()`."""
         self._map = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        self._map.madvise(mmap.MADV_DONTDUMP)  # as a mapping of a device's memory would be
         self.memory = memoryview(self._map)
         self.address = int(ffi.cast("uintptr_t", ffi.from_buffer(self._map)))
         self.size = size

@@ -17,7 +17,6 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-import signal
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -46,6 +45,7 @@ from devmemtcp.agent.preflight import (
     check_mappings,
     check_memlock,
 )
+from devmemtcp.agent.readability import Unreadable, judge
 from devmemtcp.agent.region import PAGE_SIZE, Region
 from devmemtcp.agent.reservation import reserve
 from devmemtcp.agent.snapshot import (
@@ -54,7 +54,6 @@ from devmemtcp.agent.snapshot import (
     LoopStats,
     SocketStats,
     Stats,
-    Unreadable,
     flow_info,
     format_frags,
     frag_info,
@@ -455,25 +454,9 @@ class Runtime:
 
     @property
     def unreadable(self) -> Unreadable:
-        """The read probe, run anew: see `Unreadable`."""
+        """What is tried and counted anew: see `Unreadable`."""
         self._open()
-        seen = self._datapath.probe()
-        number, mappings, descriptors = seen["signal"], seen["mappings"], seen["descriptors"]
-        proved = number == signal.SIGSEGV and not mappings and not descriptors
-        if proved:
-            reason = (
-                f"process {seen['pid']} has no mapping and no descriptor of the region, "
-                "and its child that read a device page died of SIGSEGV"
-            )
-        elif not seen["bindings"]:
-            reason = "no region is bound"
-        elif number != signal.SIGSEGV:
-            reason = f"a child of process {seen['pid']} read a device page and was not stopped"
-        elif not self._isolate:
-            reason = "stack and application share a process, which has the region; isolate them"
-        else:
-            reason = f"process {seen['pid']} has {mappings} mappings, {descriptors} descriptors"
-        return Unreadable(proved, number, mappings, descriptors, reason)
+        return judge(self._datapath.probe(), "isolated" if self._isolate else "inside")
 
     @property
     def pid(self) -> int:

@@ -31,6 +31,7 @@ from devmemtcp.agent.channel import ChannelFds
 from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.daemon.family_messages import MESSAGES
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.readability import Unreadable, judge
 from devmemtcp.agent.region import Region
 from devmemtcp.agent.snapshot import LoopStats, SocketStats, Stats
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener
@@ -302,12 +303,7 @@ class SessionStack:
         answer, _ = self._session.ask(
             AgentCmd.STATS_GET, [("DEVMEMTCP_A_STATS_IFINDEX", self.ifindex)]
         )
-        groups: dict[str, dict[str, int]] = defaultdict(dict)
-        for group in answer.get_attrs("DEVMEMTCP_A_STATS_GROUP"):
-            counters = groups[group.get_attr("DEVMEMTCP_A_STATS_GROUP_NAME")]
-            for counter in group.get_attrs("DEVMEMTCP_A_STATS_GROUP_COUNTER"):
-                name = counter.get_attr("DEVMEMTCP_A_STATS_COUNTER_NAME")
-                counters[name] = counter.get_attr("DEVMEMTCP_A_STATS_COUNTER_VALUE")
+        groups = _groups(answer)
         sockets = [
             SocketStats(queue=int(name.partition(".")[2]), **counters)
             for name, counters in groups.items()
@@ -323,6 +319,14 @@ class SessionStack:
             own_tokens=groups["application"].get("tokens"),
         )
 
+    @property
+    def unreadable(self) -> Unreadable:
+        """Whether the agent can read payload of this interface, as it says itself."""
+        answer, _ = self._session.ask(
+            AgentCmd.STATS_GET, [("DEVMEMTCP_A_STATS_IFINDEX", self.ifindex)]
+        )
+        return judge(_groups(answer)["readability"], "agent")
+
     def _why_ended(self) -> OSError:
         return BrokenPipeError(
             errno.EPIPE, f"the agent at {self._session.path} has ended, or closed the channel"
@@ -332,6 +336,17 @@ class SessionStack:
         """Close the channel's descriptors: every call raises from now on."""
         if self._app is not None:
             self._app.close()
+
+
+def _groups(answer: Any) -> dict[str, dict[str, int]]:
+    """The counters of a STATS_GET, by group and name."""
+    groups: dict[str, dict[str, int]] = defaultdict(dict)
+    for group in answer.get_attrs("DEVMEMTCP_A_STATS_GROUP"):
+        counters = groups[group.get_attr("DEVMEMTCP_A_STATS_GROUP_NAME")]
+        for counter in group.get_attrs("DEVMEMTCP_A_STATS_GROUP_COUNTER"):
+            name = counter.get_attr("DEVMEMTCP_A_STATS_COUNTER_NAME")
+            counters[name] = counter.get_attr("DEVMEMTCP_A_STATS_COUNTER_VALUE")
+    return groups
 
 
 class Binding(Closing):

@@ -146,28 +146,6 @@ class FragInfo:
     """Bytes, in the area's memory: in the region for a net_iov."""
 
 
-class Unreadable(NamedTuple):
-    """Whether the process that runs the stack cannot read the payload. True only when proved.
-
-    Proved means all three: a child of that process that reads a device page dies of SIGSEGV,
-    the process has no mapping of the region, and no descriptor of it. In one process with the
-    application the last two cannot hold.
-    """
-
-    proved: bool
-    signal: int
-    """That killed the child which read a device page; SIGSEGV (11) when all is well."""
-    mappings: int
-    """Mappings of the region in the stack's process."""
-    descriptors: int
-    """Open file descriptors of the region in the stack's process."""
-    reason: str
-    """One line for people."""
-
-    def __bool__(self) -> bool:
-        return self.proved
-
-
 def flow_info(id: int, state: int, *rest: int | str) -> FlowInfo:
     """From the fields that `Datapath.flows()` gives."""
     local, peer, numbers = rest[0:3], rest[3:6], rest[6:]

@@ -60,9 +60,13 @@ class Interface:
         return [] if self.failed else addresses_of(self.name)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """All of `Datapath.stats()` in groups; the sockets' are called `socket.<queue>`."""
+        """All of `Datapath.stats()` in groups; the sockets' are called `socket.<queue>`.
+
+        And `readability`, of `Datapath.probe()`: without a child, which seccomp would not let be.
+        """
         raw: dict[str, Any] = self.datapath.stats()
         groups = {name: raw[name] for name in ("stack", "drops", "steer", "loop", "netmem")}
+        groups["readability"] = self.datapath.probe(fork=False)
         for counters in raw["sockets"]:
             rest = {name: value for name, value in counters.items() if name != "queue"}
             groups[f"socket.{counters['queue']}"] = rest

@@ -17,6 +17,7 @@ import pytest
 
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.readability import Unreadable
 from devmemtcp.agent.recv import (
     RESULTS_KEPT,
     OutputDirectory,
@@ -109,6 +110,7 @@ class Script:
     """A runtime whose peers have all connected already."""
 
     ifname, mode = "veth0", "generic"
+    unreadable = Unreadable(True, 11, 0, 0, "proved")
 
     def __init__(self, *conns: Conn) -> None:
         self.backlog = Backlog(list(conns))
