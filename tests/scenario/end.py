@@ -110,6 +110,7 @@ class End(FarEnd):
             "win": self.last_window,
             "tsval": self.last_tsval or 0,
             "isn": self.isn,
+            "irs": self.irs,
         }
         return {**known, **counters}
 

@@ -129,8 +129,8 @@ def craft(end: FarEnd, send: Send, sums: Sums, opts: bytes, names: Mapping[str, 
     damage = send.damage
     start = sums.seq + ("S" in send.flags)
     payload = stream(start, sums.length, other="bytes" in damage)
-    src = _misplaced(end.addr, damage, "from")
-    dst = _misplaced(end.local, damage, "to")
+    src = _misplaced(end.addr, end.local, damage, "from")
+    dst = _misplaced(end.local, end.addr, damage, "to")
     next_header, extension = 60, damage.get("ip-options", b"") if src.family == 4 else b""
     if "ext" in damage:
         next_header, extension = _EXTENSIONS[str(damage["ext"])]
@@ -173,11 +173,14 @@ def _number(damage: Mapping[str, Damage], key: str, names: Mapping[str, int], us
     return usual if found is None else found.value(names)  # type: ignore[union-attr]
 
 
-def _misplaced(address: Address, damage: Mapping[str, Damage], side: str) -> Address:
+def _misplaced(
+    address: Address, other: Address, damage: Mapping[str, Damage], side: str
+) -> Address:
     if (word := damage.get(f"{side}-mac")) is not None:
         address = replace(address, mac=_MACS[str(word)])
     if (word := damage.get(f"{side}-ip")) is not None:
-        address = replace(address, ip=_IPS[address.family][str(word)])
+        ip = other.ip if word == "self" else _IPS[address.family][str(word)]
+        address = replace(address, ip=ip)
     return address
 
 

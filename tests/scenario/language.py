@@ -44,7 +44,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """``+N`` adds to a field, ``=N`` replaces it."""
+    """``+N`` and ``-N`` add to a field, ``=N`` replaces it."""
 
     replace: bool
     amount: Number
@@ -91,7 +91,7 @@ class Pattern:
 
     flags: str
     seq: Range | None
-    end: Number | None
+    end: Range | None
     ack: Range | None
     win: Range | None
     options: tuple[Wanted, ...]
@@ -155,6 +155,22 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """A number is remembered by a name of its own."""
+
+    name: str
+    number: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A number lies in a range."""
+
+    number: Number
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
 class Repeat:
     """A block, so many times; ``counter`` counts from 0."""
 
@@ -171,7 +187,8 @@ class Batch:
 
 
 Step = (
-    Send | Icmp | Expect | Silence | Acked | Wait | App | Fill | Again | Repeat | Batch
+    Send | Icmp | Expect | Silence | Acked | Wait | App | Fill | Again | Keep | Check | Repeat
+    | Batch
 )  # fmt: skip
 
 Whose = Literal["ours", "linux"]
@@ -289,7 +306,7 @@ def _tree(file: str, text: str) -> list[_Raw]:
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_PEER = re.compile(r"([a-z]): (.*)")
+_PEER = re.compile(r"([a-z](?:\[([a-z]\w*)\])?): (.*)")
 _HEADERS = ("row", "rows", "given", "peer", "for", "stack", "only", "not")
 _RUNS = ("only core", "not core", "not kernel", "only v4", "only v6", "linux differs")
 
@@ -398,11 +415,19 @@ def _table(where: str, text: str, below: list[_Raw]) -> _Table:
     if below:
         cells = [row.text.split(None, len(columns) - 1) for row in below]
     else:
-        words = values.split()
+        words = [word for each in values.split() for word in _spread(each)]
         cells = [words[at : at + len(columns)] for at in range(0, len(words), len(columns))]
     if not cells or any(len(row) != len(columns) for row in cells):
         raise ScenarioError(f"{where}: each row of 'for' needs {len(columns)} values")
     return [dict(zip(columns, row, strict=True)) for row in cells]
+
+
+def _spread(word: str) -> Iterator[str]:
+    """``1..4`` is each of these numbers."""
+    if match := re.fullmatch(r"(\d+)\.\.(\d+)", word):
+        yield from map(str, range(int(match[1]), int(match[2]) + 1))
+    else:
+        yield word
 
 
 def _put_in(raw: _Raw, values: Mapping[str, str], file: str) -> _Raw:
@@ -480,8 +505,10 @@ class _Body:
             if text.startswith(word + " "):
                 only, text = word, text.removeprefix(word).strip()
         if match := _PEER.fullmatch(text):
-            peer, text = match[1], match[2].strip()
+            peer, text = match[1], match[3].strip()
         try:
+            if match and match[2] and match[2] not in self._names:
+                raise ValueError(f"no 'repeat' counts {match[2]!r}")
             if text in GIVEN:
                 yield from given(text, peer)
                 return
@@ -516,9 +543,22 @@ class _Body:
             return Fill(self._number(rest or "mss"))
         if word == "again":
             return Again(self._number(rest or "100000"))
+        if word == "keep":
+            return self._keep(rest)
+        if word == "check":
+            number, _, wanted = rest.rpartition(" ")
+            return Check(self._number(number), self._range(wanted))
         if word.startswith("+"):
             return Wait(duration(word[1:]))
         return self._app(text.split())
+
+    def _keep(self, text: str) -> Keep:
+        name, _, number = text.partition(" ")
+        if not _NAME.fullmatch(name) or name in NAMES:
+            raise ValueError(f"{name!r} cannot be a name of its own")
+        kept = Keep(name, self._number(number))
+        self._names |= {name}
+        return kept
 
     def _number(self, text: str) -> Number:
         return Number.parse(text, self._names)
@@ -572,9 +612,9 @@ class _Body:
             return self._number(words.next(f"{key}'s number"))
         if key in _DAMAGE_PATCHES:
             text = words.next(f"{key}'s +N or =N")
-            if text[0] not in "+=":
-                raise ValueError(f"{key} takes +N or =N, not {text!r}")
-            return Patch(text[0] == "=", self._number(text[1:]))
+            if text[0] not in "+-=":
+                raise ValueError(f"{key} takes +N, -N or =N, not {text!r}")
+            return Patch(text[0] == "=", self._number(text.lstrip("+=")))
         if key in _DAMAGE_WORDS:
             word = words.next(f"{key}'s word")
             allowed = _DAMAGE_WORDS[key]
@@ -637,7 +677,7 @@ class _Body:
             seq = self._range(first)
             if colon:
                 plus = second.startswith("+")
-                end = self._number(f"({first}){second}" if plus else second)
+                end = self._range(f"({first}){second}" if plus else second)
         while words.more():
             key = _known(words.next("a key"), ("ack", "win"))
             found[key] = self._range(words.next(f"{key}'s number"))
@@ -734,7 +774,7 @@ _DAMAGE_NUMBERS = (
     "doff", "res", "urg", "pad", "cut", "ttl", "tos", "df", "ip-version", "ip-ihl", "fragments",
 )  # fmt: skip
 _DAMAGE_PATCHES = ("csum", "ip-csum", "ip-len")
-_ADDRESSES = ("broadcast", "multicast", "other", "zero", "loopback")
+_ADDRESSES = ("broadcast", "multicast", "other", "zero", "loopback", "self")
 _DAMAGE_WORDS: dict[str, tuple[str, ...]] = {
     "bytes": ("other",),
     "ext": ("dst", "hop", "route"),

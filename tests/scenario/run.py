@@ -25,9 +25,11 @@ from .language import (
     App,
     Batch,
     Case,
+    Check,
     Expect,
     Fill,
     Icmp,
+    Keep,
     Line,
     Pattern,
     Repeat,
@@ -112,15 +114,21 @@ class Run:
             if peer.app.accepted:
                 peer.app.abort()
 
+    def _called(self, peer: str) -> str:
+        """The name of a peer: of ``p[i]``, that with the counter's value."""
+        letter, bracket, counter = peer.rstrip("]").partition("[")
+        return f"{letter}{self._counters[counter]}" if bracket else letter
+
     def _peer(self, name: str) -> _Peer:
         if name not in self._peers:
-            offer = self._case.offers.get(name) or self._case.offers["a"]
+            offer = self._case.offers.get(name[0]) or self._case.offers["a"]
             end = self._target.end(offer, self._case)
             self._peers[name] = _Peer(end, self._target.application(end))
         return self._peers[name]
 
     def _step(self, line: Line) -> Steps:
-        step, peer = line.step, self._peer(line.peer)
+        step, name = line.step, self._called(line.peer)
+        peer = self._peer(name)
         if isinstance(step, Send):
             self._send(peer, step)
         elif isinstance(step, Icmp):
@@ -139,7 +147,12 @@ class Run:
         elif isinstance(step, Fill):
             yield from self._fill(peer, step.size.value(self._names(peer)))
         elif isinstance(step, Again):
-            self._again(line.peer, peer, step.isn.value(self._names(peer)))
+            self._again(name, peer, step.isn.value(self._names(peer)))
+        elif isinstance(step, Keep):
+            self._counters[step.name] = step.number.value(self._names(peer))
+        elif isinstance(step, Check):
+            number = step.number.value(self._names(peer))
+            self._hold(step.range.holds(number, self._names(peer)), f"it is {number}")
         elif isinstance(step, Repeat):
             yield from self._repeat(peer, step)
         else:
@@ -221,7 +234,7 @@ class Run:
 
     def _again(self, name: str, peer: _Peer, at: int) -> None:
         old = peer.end
-        offer = self._case.offers.get(name) or self._case.offers["a"]
+        offer = self._case.offers.get(name[0]) or self._case.offers["a"]
         end = self._target.again(old, replace(offer, isn=(old.isn + at) & 0xFFFFFFFF))
         end.script_time = old.script_time
         self._peers[name] = _Peer(end, self._target.application(end))
@@ -348,9 +361,10 @@ class Run:
             return f"[{form.flags}] wanted"
         if form.seq is not None and not form.seq.holds(s.rseq, names):
             return f"seq {form.seq} wanted"
-        length = 0 if form.end is None else form.end.value(names) - s.rseq
-        if len(s.data) != length:
-            return f"{length} bytes wanted"
+        if form.end is None and s.data:
+            return "0 bytes wanted"
+        if form.end is not None and not form.end.holds(s.rseq + len(s.data), names):
+            return f"bytes up to {form.end} wanted"
         shift = 0 if "S" in s.flags else end.rcv_wscale
         for name, wanted, got in (("ack", form.ack, s.rack), ("win", form.win, s.win << shift)):
             if wanted is not None and not wanted.holds(got, names):
