@@ -120,7 +120,8 @@ class Core:
     tolerance = Tolerance()
 
     def __init__(self, family: int, case: Case) -> None:
-        self.bench = _Nic(**{name: int(value, 0) for name, value in case.stack.items()})
+        wanted = {name: int(value, 0) for name, value in case.stack.items()}
+        self.bench = _Nic(**{"flows": 256, **wanted})
         if family == 6:
             self.bench.listen(LOCAL6)
         self._local = LOCAL4 if family == 4 else LOCAL6

@@ -122,6 +122,8 @@ class Acked:
     """ACKs come, the last of which is of exactly this."""
 
     ack: Number
+    within: int
+    at_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,7 +540,8 @@ class _Body:
         if word == "silence":
             return Silence(duration(rest) if rest else QUIET)
         if word == "acked":
-            return Acked(self._number(rest))
+            rest, _, within, at_once = _timing(rest)
+            return Acked(self._number(rest), within or PATIENCE, at_once)
         if word == "fill":
             return Fill(self._number(rest or "mss"))
         if word == "again":

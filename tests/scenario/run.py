@@ -139,7 +139,7 @@ class Run:
         elif isinstance(step, Silence):
             yield from self._silence(peer, step.time)
         elif isinstance(step, Acked):
-            yield from self._acked(peer, step.ack.value(self._names(peer)))
+            yield from self._acked(peer, step)
         elif isinstance(step, Wait):
             yield from self._wait(step.time)
         elif isinstance(step, App):
@@ -271,9 +271,10 @@ class Run:
             if not mail.again:
                 raise self._diverged(f"silence wanted, got {mail.segment}")
 
-    def _acked(self, peer: _Peer, ack: int) -> Steps:
-        until = self._target.now() + PATIENCE
-        end = peer.end
+    def _acked(self, peer: _Peer, step: Acked) -> Steps:
+        end, ack = peer.end, step.ack.value(self._names(peer))
+        until = self._since + step.within + self._target.tolerance.late
+        since = self._since
         while True:
             yield from self._until_mail(end, until)
             if not end.letters:
@@ -287,6 +288,8 @@ class Run:
                 raise self._diverged(f"ACK of {ack} wanted, got {mail.segment}")
             if mail.segment.rack == ack:
                 break
+        if step.at_once and mail.time - since > self._target.tolerance.at_once:
+            raise self._late(f"came after {(mail.time - since) / MS:.1f} ms: too late")
         while end.letters and _same(end.letters[0], mail):
             self._open(end)
 
