@@ -164,7 +164,7 @@ class Datapath:
         }
         stack = c.stack_config()
         stack.page_base = ffi.from_buffer("uint8_t[]", pages)
-        stack.isn_key = os.urandom(16)
+        stack.isn_key, stack.flow_key, stack.cookie_key = (os.urandom(16) for _ in range(3))
         out = ffi.new("struct loop **")
         opened = lib.loop_open(out, ffi.new("struct loop_config *", config), stack)
         undo.callback(pages.close)

@@ -84,7 +84,10 @@ struct stack_config {
 	uint32_t delack_ns; /* < 500 ms, RFC 9293 SHLD-18 */
 	uint32_t ack_segments; /* full-sized ones to an ACK, 1 to 255; RFC 5681 4.2 wants 1 or 2 */
 	uint32_t time_wait_ms; /* 2 MSL */
-	uint8_t isn_key[16]; /* secret, random per start; RFC 6528 */
+	/* secret, random per start */
+	uint8_t isn_key[16]; /* of initial sequence numbers (RFC 6528) and timestamps */
+	uint8_t flow_key[16]; /* of the flow table: what peers see must not tell who collides */
+	uint8_t cookie_key[16]; /* of SYN cookies */
 };
 
 struct stack;
@@ -289,6 +292,9 @@ struct stack_stats {
 	uint64_t flows_established;
 	uint64_t flows_closed;
 	uint64_t flows_reset;
+	uint64_t syncookies_sent;
+	uint64_t syncookies_recv; /* right ones */
+	uint64_t syncookies_failed; /* ACKs without a connection, while cookies were about */
 	uint64_t frags_delivered;
 	uint64_t tokens_returned;
 	uint64_t requests_rejected; /* what made no sense in the application's ring */

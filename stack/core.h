@@ -7,6 +7,7 @@
  *   application.c applications: the stack's end of their channels
  *   inspect.c     counters, levels and dumps
  *   tcp_listen.c  listeners, and segments without a flow: SYNs, and RSTs for the rest
+ *   syncookies.c  SYNs without a flow
  *   tcp_input.c   segments of a flow: the steps of RFC 9293 3.10.7.4
  *   tcp_ack.c     what their ACKs say of our side of the stream
  *   tcp_end.c     states, resets, TIME-WAIT, and when a slot is free
@@ -88,6 +89,7 @@ struct stack {
 	uint32_t apps_end; /* behind the last */
 	uint32_t nr_apps;
 	uint32_t nr_conns; /* of all of them */
+	uint32_t nr_embryos;
 	bool requests_left; /* more than one call's budget */
 	uint64_t now; /* of the last call that brought it */
 	struct stack_stats stats;
@@ -157,7 +159,20 @@ static inline void area_drop_part(struct stack *s, const struct flow *f, netmem_
 
 /* No more connections for this application: neither those to come nor those that begin. */
 void listeners_forget(struct stack *s, const struct application *app);
-enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now);
+enum drop tcp_listen_input(struct stack *s, struct seg *seg, struct payload *p, uint64_t now);
+/* Is it the ACK of a cookie that may still be about? */
+bool tcp_listen_cookie(const struct stack *s, const struct seg *seg, uint64_t now);
+
+/* ---- syncookies.c ---- */
+
+#define SYNCOOKIE_VALID_NS (128 * NS_PER_S) /* one is never taken later */
+
+/* The initial sequence number of a SYN-ACK that stands for all there is to know. */
+seq_t syncookie_make(const struct stack *s, const struct seg *syn, uint32_t mss, uint64_t now);
+/* Does `ack` answer one? Then `syn` is what it was sent for: sequence number and options. */
+bool syncookie_check(const struct stack *s, const struct seg *ack, uint64_t now, struct seg *syn);
+/* The timestamp of a SYN-ACK, which has the peer's options in its last bits. */
+uint32_t syncookie_tsval(const struct flow *f, uint64_t now);
 
 /* ---- tcp_input.c ---- */
 
@@ -216,6 +231,8 @@ void tcp_rtt_sample(struct flow *f, uint64_t rtt_ns);
 
 /* Before the first segment is answered. */
 void window_start(const struct stack *s, struct flow *f);
+/* The window of a SYN-ACK that is forgotten: the same each time, so that it is known afterwards. */
+void window_start_cookie(const struct stack *s, struct flow *f);
 /* `bytes` came in order: the peer makes use of its window. */
 void window_grow(const struct stack *s, struct flow *f, uint32_t bytes);
 /* The window to put into the next segment, in bytes; moves rcv_adv. */

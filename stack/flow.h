@@ -30,6 +30,7 @@ struct listener {
 	uint32_t backlog; /* embryos at most */
 	uint32_t embryos;
 	struct list_node oldest; /* embryos by age */
+	uint64_t cookies_until; /* SYN cookies may come back; 0: none was sent */
 	bool open;
 };
 
@@ -172,6 +173,11 @@ void flow_table_init(struct flow_table *t);
 static inline uint32_t flow_slot(const struct flow_table *t, const struct flow *f)
 {
 	return (uint32_t)(f - t->flows);
+}
+
+static inline uint32_t flows_free(const struct flow_table *t)
+{
+	return t->nr - 1 - t->live;
 }
 
 /* NULL when there is none. */

@@ -125,7 +125,7 @@ int stack_init(struct stack *mem, const struct stack_config *config)
 	if (rc)
 		return rc;
 	token_table_init(&s->tokens);
-	s->flows.key = s->cfg.isn_key;
+	s->flows.key = s->cfg.flow_key;
 	flow_table_init(&s->flows);
 	timer_heap_init(&s->timers);
 	list_init(&s->ack_list);
@@ -275,7 +275,7 @@ static enum drop rx_segment(struct stack *s, const struct rx_packet *packet, str
 	sort_bytes(p->area, &seg, p);
 	s->stats.rx_csum_partial += seg.csum == RX_CSUM_PARTIAL;
 	f = flow_find(&s->flows, &seg.tuple);
-	return f ? tcp_input(s, f, &seg, p, now) : tcp_listen_input(s, &seg, now);
+	return f ? tcp_input(s, f, &seg, p, now) : tcp_listen_input(s, &seg, p, now);
 }
 
 void stack_rx(struct stack *s, const struct rx_packet *packet, uint64_t now)

@@ -22,6 +22,7 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 		return; /* a bug of ours; in a release build stay where we are */
 	if (from == TCP_SYN_RECEIVED) {
 		s->listeners[CHANNEL_LISTENER_SLOT(f->listener)].embryos--;
+		s->nr_embryos--;
 		f->app->nr_embryos--;
 		list_del(&f->age_node);
 		window_forget(s, f); /* as an embryo */

@@ -3,7 +3,7 @@
  * tcp_input.c - a segment of a known connection, in the steps and the order of RFC 9293
  * 3.10.7.4, with RFC 7323 (timestamps, PAWS), RFC 5961 (blind attacks) and RFC 3168 (ECN).
  *
- *   tcp_input() -> reopens_time_wait -> check_syn_received -> check_timestamps
+ *   tcp_input() -> reopens_time_wait, replaces_embryo -> check_syn_received -> check_timestamps
  *               -> check_sequence -> check_rst -> check_syn -> check_ack
  *               -> note_timestamp -> take_ack -> take_payload -> take_fin
  *
@@ -70,6 +70,14 @@ static bool reopens_time_wait(const struct flow *f, const struct seg *seg)
 	if (f->ts_ok && seg->has_ts && seg->tsval != f->ts_recent)
 		return ts_lt(f->ts_recent, seg->tsval);
 	return seq_lt(f->rcv_nxt, seg->seq);
+}
+
+/* The peer's SYN came twice, and the first was answered by a cookie, which the peer goes by. */
+static bool replaces_embryo(const struct stack *s, const struct flow *f, const struct seg *seg,
+			    uint64_t now)
+{
+	return f->state == TCP_SYN_RECEIVED && (seg->flags & (TCPF_ACK | TCPF_RST)) == TCPF_ACK &&
+	       !seq_eq(seg->ack, f->snd_nxt) && tcp_listen_cookie(s, seg, now);
 }
 
 /* A SYN again, or an ACK that acknowledges something else than our SYN. */
@@ -419,12 +427,13 @@ static bool take_fin(struct stack *s, struct flow *f, const struct seg *seg, uin
 	return true;
 }
 
-/* The SYN of a new connection on the four-tuple of one that waits out its 2 MSL. */
-static enum drop reopen(struct stack *s, struct flow *f, const struct seg *seg, uint64_t now)
+/* A new connection on the four-tuple of one that waits out its 2 MSL, or has never begun. */
+static enum drop reopen(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
+			uint64_t now)
 {
 	tcp_set_state(s, f, TCP_EV_TIMEOUT);
 	tcp_reap(s, f);
-	return tcp_listen_input(s, seg, now);
+	return tcp_listen_input(s, seg, p, now);
 }
 
 enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct payload *p,
@@ -433,8 +442,8 @@ enum drop tcp_input(struct stack *s, struct flow *f, struct seg *seg, struct pay
 	const uint32_t id = f->id;
 	enum drop drop;
 
-	if (reopens_time_wait(f, seg))
-		return reopen(s, f, seg, now);
+	if (reopens_time_wait(f, seg) || replaces_embryo(s, f, seg, now))
+		return reopen(s, f, seg, p, now);
 	if ((drop = check_syn_received(s, f, seg, now)) ||
 	    (drop = check_timestamps(s, f, seg, now)) || (drop = check_sequence(s, f, seg, now)) ||
 	    (drop = check_rst(s, f, seg, now)) || (drop = check_syn(s, f, seg, now)) ||

@@ -2,12 +2,20 @@
 /*
  * tcp_listen.c - listeners, and segments that belong to no connection: the CLOSED and
  * LISTEN parts of RFC 9293 3.10.7.1 and 3.10.7.2.
+ *
+ *   SYN -> accept_syn() -> embryo_slot() -> open_embryo()   remembered, while there is room
+ *                       -> send_cookie()                    or not
+ *   ACK -> accept_ack() -> syncookie_check() -> proven_slot() -> open_embryo() -> tcp_input()
+ *
+ * Floods: an embryo costs its sender nothing, so embryos are bounded by their listener's backlog
+ * and all together by the slots that are free; a cookie costs us nothing. A slot that somebody has
+ * proven to be there for, by the ACK of a cookie, is taken from an embryo if need be.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "core.h"
-#include "siphash.h"
+#include "secure_seq.h"
 
 /* ---- listeners ---- */
 
@@ -90,14 +98,6 @@ void listeners_forget(struct stack *s, const struct application *app)
 
 /* ---- connections ---- */
 
-/* RFC 6528: a 4 us clock plus a keyed hash of the four-tuple, so that numbers of one
- * tuple go up and those of another cannot be told from them. */
-static seq_t initial_seq(const struct stack *s, const struct tuple *t, uint64_t now)
-{
-	return seq((uint32_t)(now / (4 * NS_PER_US)) +
-		   (uint32_t)siphash(t, sizeof(*t), s->cfg.isn_key));
-}
-
 static uint8_t our_wscale(uint32_t rcv_wnd_max)
 {
 	uint8_t shift = 0;
@@ -107,22 +107,26 @@ static uint8_t our_wscale(uint32_t rcv_wnd_max)
 	return shift;
 }
 
-static void take_options(const struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
+/* What segments to this peer may carry, options included. */
+static uint32_t peer_mss(const struct stack *s, const struct seg *syn)
 {
-	const bool v4 = f->tuple.family == 4;
+	const int family = syn->tuple.family;
 	uint32_t mss = syn->mss;
 
 	if (!mss)
-		mss = v4 ? TCP_MSS_DEFAULT_V4 : TCP_MSS_DEFAULT_V6;
-	if (mss > tcp_mss(s, f->tuple.family))
-		mss = tcp_mss(s, f->tuple.family);
-	if (mss < 64) /* a peer cannot make us send a header for each byte */
-		mss = 64;
+		mss = family == 4 ? TCP_MSS_DEFAULT_V4 : TCP_MSS_DEFAULT_V6;
+	if (mss > tcp_mss(s, family))
+		mss = tcp_mss(s, family);
+	return mss < TCP_MSS_MIN ? TCP_MSS_MIN : mss;
+}
+
+static void take_options(const struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
+{
 	f->rcv_mss = TCP_MSS_DEFAULT_V4;
 	f->ts_ok = syn->has_ts;
 	f->ts_recent = syn->tsval;
 	f->ts_recent_at = now;
-	f->snd_mss = mss - (f->ts_ok ? 12 : 0);
+	f->snd_mss = peer_mss(s, syn) - (f->ts_ok ? 12 : 0);
 	f->sack_ok = syn->sack_ok;
 	f->ecn_ok = seg_asks_for_ecn(syn);
 	f->wscale_ok = syn->has_wscale;
@@ -132,19 +136,20 @@ static void take_options(const struct stack *s, struct flow *f, const struct seg
 	}
 }
 
-static void open_flow(struct stack *s, struct flow *f, const struct seg *syn, uint64_t now)
+static void open_flow(const struct stack *s, struct flow *f, const struct seg *syn, seq_t iss,
+		      uint64_t now)
 {
 	f->link = syn->link;
 	f->queue = syn->queue;
 	f->irs = syn->seq;
 	f->rcv_nxt = f->rcv_adv = f->rcv_told = f->last_ack_sent = seq_add(syn->seq, 1);
-	f->iss = initial_seq(s, &f->tuple, now);
+	f->iss = iss;
 	f->snd_una = f->iss;
 	f->snd_nxt = f->snd_resend = seq_add(f->iss, 1);
 	f->snd_wnd = f->snd_wnd_max = syn->wnd; /* never scaled on a SYN, RFC 7323 2.2 */
 	f->snd_wl1 = syn->seq;
 	f->snd_wl2 = f->iss;
-	f->ts_offset = (uint32_t)(siphash(&f->tuple, sizeof(f->tuple), s->cfg.isn_key) >> 32);
+	f->ts_offset = secure_tcp_ts_off(s, &f->tuple);
 	window_start(s, f);
 	f->rto_ns = TCP_RTO_INITIAL;
 	f->quick_acks = 16;
@@ -174,63 +179,102 @@ static struct flow *replace_time_wait(struct stack *s, const struct tuple *tuple
 }
 
 /*
- * RFC 4987 3.4: a full backlog, or table, gives up the oldest embryo, if that has had time
- * enough to answer. So a flood of SYNs that nobody will ever acknowledge does not shut real
- * clients out, and a burst of real ones is not cut off in the middle of its handshakes.
+ * RFC 4987 3.4: the oldest embryo is given up if its SYN-ACK has waited in vain for as long as one
+ * waits before it is sent again. The kernel, too, calls an embryo young until then, and gives up
+ * others first. Few SYNs a second, spread over the minutes that an embryo lives, would otherwise
+ * be enough to have all clients get cookies.
  */
-#define EMBRYO_MIN_AGE (100 * NS_PER_MS)
-
-static bool evict_embryo(struct stack *s, struct listener *l, uint64_t now)
+static bool evict_embryo(struct stack *s, struct listener *l)
 {
 	struct flow *oldest;
 
 	if (list_empty(&l->oldest))
 		return false;
 	oldest = container_of(l->oldest.next, struct flow, age_node);
-	if (now - oldest->t_first_unacked < EMBRYO_MIN_AGE)
+	if (!oldest->backoff)
 		return false;
 	tcp_set_state(s, oldest, TCP_EV_TIMEOUT);
 	tcp_reap(s, oldest);
 	return true;
 }
 
-/* Whose flood it is that has filled the table. */
-static struct listener *most_embryos(struct stack *s)
+/* From the listener that has most: whose flood it is that has filled the table. */
+static bool evict_flooder(struct stack *s)
 {
 	struct listener *most = &s->listeners[0];
 
 	for (uint32_t i = 1; i < s->cfg.max_listeners; i++)
 		if (s->listeners[i].embryos > most->embryos)
 			most = &s->listeners[i];
-	return most->embryos ? most : NULL;
+	return evict_embryo(s, most);
 }
 
-/* A slot for a new connection, at the expense of one that is over or has never begun. */
-static struct flow *make_room(struct stack *s, const struct tuple *tuple, uint64_t now)
+/* Several applications: one that accepts and never closes leaves slots for the others, though not
+ * for their embryos, which yield. */
+static bool has_enough(const struct stack *s, const struct application *app, uint32_t held)
+{
+	if (app->max_conns && held >= app->max_conns)
+		return true;
+	return s->nr_apps > 1 && held >= s->cfg.max_flows - s->nr_conns - (held - app->nr_conns);
+}
+
+/* For a SYN. Embryos count against their application, or a burst of SYNs would be past its bound
+ * before the first handshake is done; and half of what is free is kept for who has done one. */
+static struct flow *embryo_slot(struct stack *s, struct listener *l, const struct tuple *tuple)
+{
+	const uint32_t held = l->app->nr_conns + l->app->nr_embryos;
+	struct flow *f;
+
+	if ((l->embryos >= l->backlog || has_enough(s, l->app, held)) && !evict_embryo(s, l))
+		return NULL;
+	if (s->nr_embryos < flows_free(&s->flows))
+		return flow_new(&s->flows, tuple);
+	f = replace_time_wait(s, tuple);
+	return f || !evict_flooder(s) ? f : flow_new(&s->flows, tuple);
+}
+
+/* For the ACK of a cookie. */
+static struct flow *proven_slot(struct stack *s, const struct tuple *tuple)
 {
 	struct flow *f = flow_new(&s->flows, tuple);
-	struct listener *flooded;
 
 	if (!f)
 		f = replace_time_wait(s, tuple);
-	if (f)
-		return f;
-	flooded = most_embryos(s);
-	return flooded && evict_embryo(s, flooded, now) ? flow_new(&s->flows, tuple) : NULL;
+	return f || !evict_flooder(s) ? f : flow_new(&s->flows, tuple);
 }
 
-/*
- * Several applications: one that accepts and never closes leaves slots for the others. Embryos
- * count, or a burst of SYNs would be past the bound before the first handshake is done; those
- * of others do not, because make_room() takes their slots away.
- */
-static bool has_enough(const struct stack *s, const struct application *app)
+static void open_embryo(struct stack *s, struct listener *l, struct flow *f, const struct seg *syn,
+			seq_t iss, uint64_t now)
 {
-	const uint32_t held = app->nr_conns + app->nr_embryos;
+	f->app = l->app;
+	f->listener = l->id;
+	f->pressure = (uint8_t)l->pressure;
+	f->close_first = l->flags & LISTEN_CLOSE_FIRST;
+	tcp_set_state(s, f, TCP_EV_OPEN);
+	open_flow(s, f, syn, iss, now);
+	s->nr_embryos++;
+	l->embryos++;
+	l->app->nr_embryos++;
+	list_add_tail(&l->oldest, &f->age_node);
+	s->stats.flows_opened++;
+	tcp_set_state(s, f, TCP_EV_SYN);
+	tcp_rexmit_arm(s, f, now);
+}
 
-	if (app->max_conns && held >= app->max_conns)
-		return true;
-	return s->nr_apps > 1 && held >= s->cfg.max_flows - s->nr_conns - app->nr_embryos;
+/* The SYN-ACK of a flow that is forgotten when it is sent. What no timestamp brings back is not
+ * agreed upon. */
+static void send_cookie(struct stack *s, struct listener *l, const struct seg *syn, uint64_t now)
+{
+	struct flow f = {.tuple = syn->tuple};
+	struct seg kept = *syn;
+
+	kept.has_wscale &= syn->has_ts;
+	kept.sack_ok &= syn->has_ts;
+	open_flow(s, &f, &kept, syncookie_make(s, syn, peer_mss(s, syn), now), now);
+	window_start_cookie(s, &f);
+	tcp_send_synack(s, &f, now);
+	l->cookies_until = now + SYNCOOKIE_VALID_NS;
+	s->stats.syncookies_sent++;
 }
 
 static enum drop accept_syn(struct stack *s, struct listener *l, const struct seg *syn,
@@ -238,44 +282,78 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 {
 	struct flow *f;
 
-	if ((has_enough(s, l->app) || l->embryos >= l->backlog) && !evict_embryo(s, l, now))
+	if (has_enough(s, l->app, l->app->nr_conns) || s->nr_conns == s->cfg.max_flows)
 		return DROP_BACKLOG;
-	f = make_room(s, &syn->tuple, now);
-	if (!f)
-		return DROP_NO_MEMORY;
-	f->app = l->app;
-	f->listener = l->id;
-	f->pressure = (uint8_t)l->pressure;
-	f->close_first = l->flags & LISTEN_CLOSE_FIRST;
-	tcp_set_state(s, f, TCP_EV_OPEN);
-	open_flow(s, f, syn, now);
-	l->embryos++;
-	l->app->nr_embryos++;
-	list_add_tail(&l->oldest, &f->age_node);
-	s->stats.flows_opened++;
-	tcp_set_state(s, f, TCP_EV_SYN);
+	f = embryo_slot(s, l, &syn->tuple);
+	if (!f) {
+		send_cookie(s, l, syn, now);
+		return DROP_NONE;
+	}
+	open_embryo(s, l, f, syn, secure_tcp_seq(s, &f->tuple, now), now);
 	/* Data on the SYN is not taken: our SYN-ACK covers the SYN alone and the peer
 	 * sends it again. */
 	tcp_send_synack(s, f, now);
-	tcp_rexmit_arm(s, f, now);
 	return DROP_NONE;
 }
 
-enum drop tcp_listen_input(struct stack *s, const struct seg *seg, uint64_t now)
+/* Looked at only while they can be about: at all other times there is nothing to be guessed. */
+static bool answers_cookie(const struct stack *s, const struct listener *l, const struct seg *seg,
+			   uint64_t now, struct seg *syn)
+{
+	return now < l->cookies_until && !(seg->flags & TCPF_SYN) &&
+	       syncookie_check(s, seg, now, syn);
+}
+
+static enum drop accept_ack(struct stack *s, struct listener *l, struct seg *ack, struct payload *p,
+			    uint64_t now)
+{
+	struct seg syn;
+	struct flow *f;
+
+	if (!answers_cookie(s, l, ack, now, &syn)) {
+		s->stats.syncookies_failed += now < l->cookies_until;
+		tcp_send_rst_for(s, ack);
+		return DROP_NO_FLOW;
+	}
+	s->stats.syncookies_recv++;
+	if (has_enough(s, l->app, l->app->nr_conns))
+		return DROP_BACKLOG; /* no RST: its data comes again, and then there may be room */
+	f = proven_slot(s, &ack->tuple);
+	if (!f)
+		return DROP_NO_MEMORY;
+	open_embryo(s, l, f, &syn, seq_add(ack->ack, UINT32_MAX), now);
+	window_start_cookie(s, f);
+	return tcp_input(s, f, ack, p, now);
+}
+
+static struct listener *listener_of(const struct stack *s, const struct seg *seg)
 {
 	const int listener = listener_find(s->listeners, s->cfg.max_listeners, &seg->tuple);
 
+	return listener < 0 ? NULL : &s->listeners[listener];
+}
+
+bool tcp_listen_cookie(const struct stack *s, const struct seg *seg, uint64_t now)
+{
+	const struct listener *l = listener_of(s, seg);
+	struct seg syn;
+
+	return l && answers_cookie(s, l, seg, now, &syn);
+}
+
+enum drop tcp_listen_input(struct stack *s, struct seg *seg, struct payload *p, uint64_t now)
+{
+	struct listener *l = listener_of(s, seg);
+
 	if (seg->flags & TCPF_RST)
 		return DROP_NO_FLOW;
-	if (listener < 0) {
+	if (!l) {
 		tcp_send_rst_for(s, seg);
 		return DROP_NO_LISTENER;
 	}
-	if (seg->flags & TCPF_ACK) {
-		tcp_send_rst_for(s, seg);
-		return DROP_NO_FLOW;
-	}
+	if (seg->flags & TCPF_ACK)
+		return accept_ack(s, l, seg, p, now);
 	if ((seg->flags & (TCPF_SYN | TCPF_FIN)) != TCPF_SYN)
 		return DROP_FLAGS;
-	return accept_syn(s, &s->listeners[listener], seg, now);
+	return accept_syn(s, l, seg, now);
 }

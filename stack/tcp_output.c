@@ -61,6 +61,16 @@ static bool emit(struct stack *s, uint32_t queue, const struct out_seg *out)
 	return true;
 }
 
+/* What anybody can ask for, with any address as the sender's, leaves pages to those whose
+ * connections are open: a SYN-ACK or RST that is not sent is asked for again. */
+static bool emit_to_stranger(struct stack *s, uint32_t queue, const struct out_seg *out)
+{
+	if (page_pool_available(s->tx_area->pool) > s->cfg.nr_pages / 4)
+		return emit(s, queue, out);
+	s->stats.tx_no_page++;
+	return false;
+}
+
 /* ---- what every segment of a flow carries ---- */
 
 uint32_t tcp_tsval(const struct flow *f, uint64_t now)
@@ -187,10 +197,10 @@ void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,
 		.sack_permitted = f->sack_ok,
 		.has_ts = f->ts_ok,
-		.tsval = tcp_tsval(f, now),
+		.tsval = syncookie_tsval(f, now),
 		.tsecr = f->ts_recent,
 	};
-	if (emit(s, f->queue, &out))
+	if (emit_to_stranger(s, f->queue, &out))
 		f->last_ack_sent = f->rcv_nxt;
 }
 
@@ -209,7 +219,7 @@ void tcp_send_rst_for(struct stack *s, const struct seg *seg)
 		out.flags |= TCPF_ACK;
 		out.ack = seq_add(seg->seq, seg_space(seg));
 	}
-	if (emit(s, seg->queue, &out))
+	if (emit_to_stranger(s, seg->queue, &out))
 		s->stats.tx_rst++;
 }
 

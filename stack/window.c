@@ -161,6 +161,12 @@ static uint32_t one_segment(const struct stack *s)
 	return mss < STACK_CHUNK_DATA ? mss : STACK_CHUNK_DATA;
 }
 
+/* Of one, what scaling rounds off would stay and keep a window from being renewed. */
+static uint32_t two_segments(const struct stack *s)
+{
+	return 2 * one_segment(s);
+}
+
 void window_start(const struct stack *s, struct flow *f)
 {
 	const uint32_t initial = INITIAL_SEGMENTS * tcp_mss(s, 4);
@@ -171,6 +177,13 @@ void window_start(const struct stack *s, struct flow *f)
 		f->rcv_ssthresh = s->cfg.rcv_wnd_max;
 }
 
+void window_start_cookie(const struct stack *s, struct flow *f)
+{
+	const uint32_t wnd = two_segments(s) < f->rcv_ssthresh ? two_segments(s) : f->rcv_ssthresh;
+
+	f->rcv_adv = f->rcv_told = seq_add(f->rcv_nxt, wnd);
+}
+
 void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
 {
 	const uint64_t grown = f->rcv_ssthresh + (uint64_t)GROWTH * bytes;
@@ -179,15 +192,14 @@ void window_grow(const struct stack *s, struct flow *f, uint32_t bytes)
 }
 
 /* A window of zero that only idle flows keep shut might never open again: half of the
- * reserve is for flows that hold nothing. If too many come at once some of it is dropped.
- * Two segments: of one, what scaling rounds off would stay and keep it from being renewed. */
+ * reserve is for flows that hold nothing. If too many come at once some of it is dropped. */
 static uint32_t least_room(const struct stack *s, const struct flow *f)
 {
 	if (f->tokens || f->rcvq.nr || free_bufs(s, f->queue) <= reserve(s, f->queue) / 2)
 		return 0;
 	if (s->nr_apps > 1 && counted_twice(s, f) >= s->rx[f->queue].area->nr / s->nr_apps)
 		return 0; /* many flows that hold nothing are something together */
-	return 2 * one_segment(s);
+	return two_segments(s);
 }
 
 /* The largest window this flow could be given now, in bytes. */

@@ -27,6 +27,7 @@
 #define IPV6_HLEN 40
 #define TCP_MSS_DEFAULT_V4 536 /* RFC 9293 3.7.1, MUST-15 */
 #define TCP_MSS_DEFAULT_V6 1220
+#define TCP_MSS_MIN 64 /* a peer cannot make us send a header for each byte */
 #define TCP_WSCALE_MAX 14 /* RFC 7323 2.3 */
 #define TCP_SACK_BLOCKS_MAX 4
 #define WIRE_HEADERS_MAX (14 + 40 + 60)

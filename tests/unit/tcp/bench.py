@@ -135,6 +135,7 @@ class Bench:
         areas: int = 8,
         apps: int = 8,
         max_niovs: int | None = None,
+        cookie_key: bytes = bytes(range(32, 48)),
     ) -> None:
         self.now = 1000 * SECOND
         self.mtu = mtu
@@ -154,6 +155,7 @@ class Bench:
         config.ack_segments = ack_segments
         config.time_wait_ms = time_wait_ms
         config.isn_key = bytes(range(16))
+        config.flow_key, config.cookie_key = bytes(range(16, 32)), cookie_key
         self._config = config
         needed = lib.stack_size(config)
         assert needed > 0, "the configuration was refused"

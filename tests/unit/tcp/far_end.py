@@ -41,6 +41,7 @@ class FarEnd(ABC):
         """``addr`` is the far end's, ``local`` the stack's; the rest is what the SYN offers."""
         self.addr, self.local = addr, local
         self.isn, self.mss, self.ws, self.sackok, self.win = isn, mss, ws, sackok, win
+        self.forgotten = False  # a cookie answers its SYN: no timestamps, no options
         self.ts_base = ts
         self.inbox: deque[Segment] = deque()
         self.irs = 0  # the stack's ISN, once it has sent a SYN-ACK
@@ -135,13 +136,14 @@ class FarEnd(ABC):
         assert s.seq == self.irs, "a SYN-ACK sent again keeps its ISN"
         overhead = 40 if self.local.family == 4 else 60
         assert s.mss == self.mtu - overhead, "MSS = MTU - fixed headers (RFC 6691)"
-        assert (s.ws is not None) == (self.ws is not None), "window scale: only if offered"
+        kept = self.ts_base is not None or not self.forgotten
+        assert (s.ws is not None) == (self.ws is not None and kept), "window scale: only if offered"
         assert s.ws is None or s.ws <= 14
-        assert s.sackok == self.sackok, "SACK-permitted: only if offered"
+        assert s.sackok == (self.sackok and kept), "SACK-permitted: only if offered"
         assert (s.ts is not None) == (self.ts_base is not None), "timestamps: only if offered"
         self.rcv_wscale = s.ws or 0
-        self.snd_wscale = min(self.ws, 14) if self.ws is not None else 0
-        self.ts_on, self.sack_on = self.ts_base is not None, self.sackok
+        self.snd_wscale = min(self.ws, 14) if self.ws is not None and kept else 0
+        self.ts_on, self.sack_on = self.ts_base is not None, s.sackok
 
     def _check_timestamps(self, s: Segment) -> None:
         assert (s.ts is not None) == self.ts_on, "timestamps: on every segment, or on none"
