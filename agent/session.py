@@ -60,15 +60,17 @@ class Session(Closing):
     ) -> None:
         """Connect to the agent at `path`, and wait `timeout` seconds for each of its answers.
 
-        Raises ConfigError when there is none, PermissionError when the socket's mode says so.
+        Raises ConfigError when there is none, PermissionError when the socket's mode says so,
+        BrokenPipeError when it ends just now.
         """
         self.path = os.fspath(path)
         self._timeout = timeout
         self._lock = threading.RLock()
         self._stacks: dict[str, SessionStack] = {}
-        self._genl = GenlFamily(
-            _connect(self.path, timeout), AGENT_FAMILY_NAME, AGENT_FAMILY_VERSION
-        )
+        with _Asking(self.path):
+            self._genl = GenlFamily(
+                _connect(self.path, timeout), AGENT_FAMILY_NAME, AGENT_FAMILY_VERSION
+            )
         _open_here.add(self)
 
     def close(self) -> None:
@@ -407,7 +409,7 @@ class _Asking:
                 raise ConfigError(text or str(error), error.errno) from error
             if error.errno == errno.EOPNOTSUPP:
                 raise ConfigError(f"the agent at {self._path}: {text}", error.errno) from error
-        if isinstance(error, ConnectionError):
+        if isinstance(error, (ConnectionError, FileNotFoundError)):
             raise BrokenPipeError(
                 errno.EPIPE, f"the agent at {self._path} has ended, or closed the connection"
             ) from error
