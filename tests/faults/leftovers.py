@@ -22,10 +22,9 @@ import errno
 import os
 import re
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,15 @@ Things = Counter[str]
 class Leftovers:
     """A look at the world as it is now, to compare a later one with."""
 
-    def __init__(self, *ends: VethEnd) -> None:
-        """`ends`: whose namespaces are looked at; those of which the name is gone are not."""
+    def __init__(self, *ends: VethEnd, inside: Sequence[int] = ()) -> None:
+        """`ends`: whose namespaces are looked at; those of which the name is gone are not.
+
+        `inside`: processes that go on, besides this one, and may have nothing more, either.
+        """
         # What is started from now on bears it, so that orphans are known, too.
         os.environ.setdefault(_MARK, f"{os.getpid()}.{time.monotonic_ns()}")
         self._ends = ends
+        self._inside = (os.getpid(), *inside)
         self._before = self._look()
 
     def found(self) -> list[str]:
@@ -80,7 +83,7 @@ class Leftovers:
             _pins,
             lambda: _namespaces(ours),
             lambda: Counter(f"process {_command(pid)}" for pid in ours - {os.getpid()}),
-            _own,
+            *(lambda pid=pid: _inside(pid) for pid in self._inside),
             _shared_memory,
             *(lambda end=end: _of_end(end) for end in self._ends),
         ]
@@ -149,18 +152,19 @@ def _command(pid: int) -> str:
     return f"{pid} ({b' '.join(words).decode(errors='replace').strip()[:80] or 'ended'})"
 
 
-def _own() -> Things:
-    found = Things({"thread": threading.active_count()})
-    for name in os.listdir("/proc/self/fd"):
+def _inside(pid: int) -> Things:
+    proc = _PROC / str(pid)
+    found = Things({"thread": len(os.listdir(proc / "task"))})
+    for descriptor in (proc / "fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            target = os.readlink(descriptor)
         except FileNotFoundError:  # of the listing itself
             continue
         found[f"descriptor of {target.partition(':[')[0]}"] += 1
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in (proc / "maps").read_text().splitlines():
         if "/memfd:devmemtcp" in line:
             found[f"mapping of {line.split(maxsplit=5)[5]}"] += 1
-    return found
+    return Things({f"{what} in process {pid}": count for what, count in found.items()})
 
 
 # ---- the machine ----

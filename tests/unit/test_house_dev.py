@@ -68,7 +68,17 @@ def test_setup_takes_no_argument() -> None:
 def test_help_lists_each_verb() -> None:
     done = dev("help")
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in ("setup", "demo", "test", "hostile", "unreadable", "lint", "bench", "run", "python"):
+    for verb in (
+        "setup",
+        "demo",
+        "test",
+        "hostile",
+        "unreadable",
+        "lint",
+        "bench",
+        "run",
+        "python",
+    ):
         assert re.search(rf"^  {verb}\b", done.stdout, re.MULTILINE)
 
 
