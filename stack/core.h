@@ -171,7 +171,7 @@ bool tcp_listen_cookie(const struct stack *s, const struct seg *seg, uint64_t no
 seq_t syncookie_make(const struct stack *s, const struct seg *syn, uint32_t mss, uint64_t now);
 /* Does `ack` answer one? Then `syn` is what it was sent for: sequence number and options. */
 bool syncookie_check(const struct stack *s, const struct seg *ack, uint64_t now, struct seg *syn);
-/* The timestamp of a SYN-ACK, which has the peer's options in its last bits. */
+/* The timestamp of that SYN-ACK, which has the peer's options in its last bits. */
 uint32_t syncookie_tsval(const struct flow *f, uint64_t now);
 
 /* ---- tcp_input.c ---- */

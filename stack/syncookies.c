@@ -5,12 +5,12 @@
  *
  *   tcp_listen.c: SYN, no room -> syncookie_make()  -> tcp_send_synack(), of a flow that is forgotten
  *                 ACK, no flow -> syncookie_check() -> the SYN again, as far as its ACK brings it back
- *   tcp_output.c: any SYN-ACK  -> syncookie_tsval()
+ *   tcp_output.c: that SYN-ACK -> syncookie_tsval()
  *
  * The sequence number of the SYN-ACK is the cookie, its timestamp has what does not fit in there:
  *
  *   seq   = hash(tuple) + irs + (slot << 24) + (hash(tuple, irs, slot) + (MSS << 21)) mod 2^24
- *   TSval = our clock, of which the last bits are | SACK | window scale, or 15: none |
+ *   TSval = our clock, of which the last bits are | ECN | SACK | window scale, or 15: none |
  *
  * slot is the time in units of 64 s, MSS an index of eight. The kernel does not hash irs, and adds
  * the index at the other end: there a neighbour of a cookie is one, too, and a connection whose
@@ -31,7 +31,8 @@
 #define TS_WSCALE 0xfu
 #define TS_NO_WSCALE 0xfu /* more than TCP_WSCALE_MAX */
 #define TS_SACK 0x10u
-#define TS_OPTIONS 0x1fu
+#define TS_ECN 0x20u
+#define TS_OPTIONS 0x3fu
 
 /* Never more than the peer has announced (RFC 9293 MUST-16): the smallest is the least we use. */
 static const uint16_t mss_table[] = {TCP_MSS_MIN, 256, 536, 1220, 1300, 1400, 1440, 1460};
@@ -101,6 +102,7 @@ bool syncookie_check(const struct stack *s, const struct seg *ack, uint64_t now,
 	if (ack->has_ts) {
 		const uint32_t options = ack->tsecr - secure_tcp_ts_off(s, &ack->tuple);
 
+		syn->flags |= options & TS_ECN ? TCPF_ECE | TCPF_CWR : 0;
 		syn->sack_ok = options & TS_SACK;
 		syn->wscale = options & TS_WSCALE;
 		syn->has_wscale = syn->wscale != TS_NO_WSCALE;
@@ -112,8 +114,8 @@ bool syncookie_check(const struct stack *s, const struct seg *ack, uint64_t now,
 uint32_t syncookie_tsval(const struct flow *f, uint64_t now)
 {
 	const uint32_t ticks = tcp_tsval(f, now) - f->ts_offset;
-	const uint32_t options =
-		(f->sack_ok ? TS_SACK : 0) | (f->wscale_ok ? f->snd_wscale : TS_NO_WSCALE);
+	const uint32_t options = (f->ecn_ok ? TS_ECN : 0) | (f->sack_ok ? TS_SACK : 0) |
+				 (f->wscale_ok ? f->snd_wscale : TS_NO_WSCALE);
 	const uint32_t ts = (ticks & ~TS_OPTIONS) | options;
 
 	return f->ts_offset + (ts <= ticks ? ts : ts - (TS_OPTIONS + 1));

@@ -268,8 +268,10 @@ static void send_cookie(struct stack *s, struct listener *l, const struct seg *s
 	struct flow f = {.tuple = syn->tuple};
 	struct seg kept = *syn;
 
-	kept.has_wscale &= syn->has_ts;
-	kept.sack_ok &= syn->has_ts;
+	if (!syn->has_ts) {
+		kept.has_wscale = kept.sack_ok = false;
+		kept.flags = TCPF_SYN; /* no ECN */
+	}
 	open_flow(s, &f, &kept, syncookie_make(s, syn, peer_mss(s, syn), now), now);
 	window_start_cookie(s, &f);
 	tcp_send_synack(s, &f, now);

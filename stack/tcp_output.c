@@ -197,7 +197,7 @@ void tcp_send_synack(struct stack *s, struct flow *f, uint64_t now)
 		.wscale = f->wscale_ok ? (int8_t)f->rcv_wscale : -1,
 		.sack_permitted = f->sack_ok,
 		.has_ts = f->ts_ok,
-		.tsval = syncookie_tsval(f, now),
+		.tsval = f->id ? tcp_tsval(f, now) : syncookie_tsval(f, now), /* 0: forgotten */
 		.tsecr = f->ts_recent,
 	};
 	if (emit_to_stranger(s, f->queue, &out))
