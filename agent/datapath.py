@@ -41,6 +41,7 @@ from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
 from devmemtcp.agent.readability import descriptors_of, mappings_of
+from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import BpfObject, Mode, Program, Sharing, XskMap, XskSocket, attach
 
 _END_SECONDS = 1.0
@@ -359,11 +360,11 @@ class Datapath:
     def start(self) -> None:
         """Run the loop, and the watch of the link, in threads of their own; there are no others.
 
-        Capabilities are a thread's: what this one has given up by now, those never have.
+        Capabilities are a thread's: what this one has given up by now, those never have. Raises
+        OSError, EAGAIN: there can be no more threads.
         """
         self._links.start()
-        self._thread = threading.Thread(target=self._run, name="devmemtcp-loop", daemon=True)
-        self._thread.start()
+        self._thread = started(self._run, "devmemtcp-loop")
 
     def _run(self) -> None:
         self._ended = lib.loop_run(self._loop)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import select
 import socket
@@ -24,15 +25,19 @@ from typing import Self
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent.netdev import NetNs, addresses_of
+from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import Map
 
 _SIOCGIFHWADDR = 0x8927
 _SIOCGIFMTU = 0x8921
 _IFREQ_HWADDR = struct.Struct("16sH6s16x")
 _IFREQ_MTU = struct.Struct("16si20x")
+_AGAIN_MS = 1000
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
+
+log = logging.getLogger(__name__)
 
 
 class LinkWatch:
@@ -74,8 +79,7 @@ class LinkWatch:
 
     def start(self) -> None:
         """Watch, in a thread of its own. What has changed since it was made is not missed."""
-        self._thread = threading.Thread(target=self._run, name="devmemtcp-linkwatch", daemon=True)
-        self._thread.start()
+        self._thread = started(self._run, "devmemtcp-linkwatch")
 
     def __enter__(self) -> Self:
         return self
@@ -107,21 +111,28 @@ class LinkWatch:
             self._addresses.delete(key)
 
     def _run(self) -> None:
+        patience: int | None = None
         with self._netns.entered():
-            while self._wait():
-                try:
-                    self._refresh()
-                except OSError as error:
-                    # The interface has gone: nothing can arrive by it any more.
-                    if error.errno != errno.ENODEV:
-                        raise
+            while self._wait(patience):
+                patience = self._follow()
 
-    def _wait(self) -> bool:
-        """Until something has changed; False when it is time to end."""
+    def _follow(self) -> int | None:
+        """Do as the interface; returns the milliseconds after which it is to be tried again."""
+        try:
+            self._refresh()
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None  # it has gone: nothing can arrive by it any more
+            log.warning("what has changed of %s cannot be followed yet: %s", self._ifname, error)
+            return _AGAIN_MS
+        return None
+
+    def _wait(self, patience: int | None) -> bool:
+        """Until something has changed, or so many milliseconds; False when it is time to end."""
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
         poll.register(self._events, select.POLLIN)
-        if self._stop in dict(poll.poll()):
+        if self._stop in dict(poll.poll(patience)):
             return False
         while True:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -71,8 +72,7 @@ class Ports:
         reserved = self._ports.get((host, port))
         if reserved is None:
             with self._netns.entered():
-                reservation = reserve(self._ifname, address, port, self._deaf)
-            port = reservation.getsockname()[1]
+                reservation, port = reserve(self._ifname, address, port, self._deaf)
             reserved = _Port(reservation, xdp_prog.listener_key(address, port), app, None)
         elif reserved.listener is not None:
             raise port_in_use(host, port)
@@ -91,9 +91,17 @@ class Ports:
         """Let the packets of a listener's address come."""
         for (_, number), port in self._ports.items():
             if port.listener == listener:
-                port.steered = True
-                self._close_others(number)
-                self._map.set(port.key, self._value)
+                self._steer(number, port)
+
+    def _steer(self, number: int, port: _Port) -> None:
+        before, port.steered = port.steered, True
+        try:
+            self._close_others(number)
+            self._map.set(port.key, self._value)
+        except OSError:
+            port.steered = before
+            self._close_others(number)
+            raise
 
     def unlisten(self, listener: int) -> None:
         """Refuse new connections. The port stays ours until the last connection is gone."""
@@ -116,14 +124,15 @@ class Ports:
         if not retired:
             return
         busy = self._busy_ports()
-        for (host, number), port in retired.items():
-            if number in busy:
-                continue
-            del self._ports[host, number]
-            if port.steered:
-                self._map.delete(port.key)
-                self._close_others(number)
-            port.reservation.close()
+        with ExitStack() as undo:  # all of it, also if some of it fails
+            for (host, number), port in retired.items():
+                if number in busy:
+                    continue
+                del self._ports[host, number]
+                undo.callback(port.reservation.close)
+                if port.steered:
+                    undo.callback(self._close_others, number)
+                    undo.callback(self._map.delete, port.key)
 
     def _close_others(self, number: int) -> None:
         """Tell the program, of the ports in the same word as this one, which have no listener."""

@@ -23,8 +23,12 @@ _SO_ATTACH_BPF = 50
 _BPF_RET_K = 0x06
 
 
-def reserve(ifname: str, address: IpAddress, port: int, deaf: int | None = None) -> socket.socket:
+def reserve(
+    ifname: str, address: IpAddress, port: int, deaf: int | None = None
+) -> tuple[socket.socket, int]:
     """Take the port (0: any) in the calling thread's network namespace; closing gives it back.
+
+    Returns the socket, and the port that it has.
 
     `deaf`: descriptor of a socket filter that lets nothing in, for who has no CAP_NET_ADMIN,
     without which recent kernels attach no classic one to a TCP socket. Raises ConfigError when
@@ -42,12 +46,12 @@ def reserve(ifname: str, address: IpAddress, port: int, deaf: int | None = None)
             sock.bind((str(address), port))
         _let_nothing_in(sock, deaf)
         sock.listen(1)
+        return sock, sock.getsockname()[1]
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise port_in_use(str(address), port) from error
         raise
-    return sock
 
 
 def port_in_use(host: str, port: int) -> ConfigError:

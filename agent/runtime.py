@@ -162,7 +162,10 @@ class Runtime:
         if self._undo is not None:
             raise RuntimeError("this runtime has been entered already")
         with ExitStack() as undo:
-            self._set_up(undo)
+            try:
+                self._set_up(undo)
+            except OSError as error:
+                raise _told_of(error, self.ifname) from error
             self._undo = undo.pop_all()
         self._owner = os.getpid()
         # A daemon thread may not outlive the memory it works on.
@@ -181,7 +184,7 @@ class Runtime:
         with netns.entered():
             for host, port in self._intended:
                 address = _listening_address(dev, host, port)
-                reserve(dev.features.ifname, address, port).close()
+                reserve(dev.features.ifname, address, port)[0].close()
         self.mtu, self.queues = config.mtu, config.queues
 
         self._datapath = self._make_datapath(config, netns)
@@ -351,8 +354,12 @@ class Runtime:
         self._check_region(region, len(set(queues)))
         check_mappings(region.size // PAGE_SIZE)
         number = self._take_id()
-        self._datapath.bind(number, queues, region.fd)
         app.add_region(number, region)
+        try:
+            self._datapath.bind(number, queues, region.fd)
+        except BaseException:
+            app.remove_region(number)
+            raise
         return number
 
     def unbind(self, dmabuf_id: int) -> None:
@@ -402,7 +409,11 @@ class Runtime:
         listener = Listener(app, number, (str(ip), port), close_first, self._unlisten)
         app.listeners[number] = listener
         lib.app_listener(app.handle, number, 1)
-        self._datapath.steer(number)
+        try:
+            self._datapath.steer(number)
+        except BaseException:
+            listener.close()
+            raise
         return listener
 
     def stacks(self) -> list[Runtime]:
@@ -527,6 +538,15 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _DEVICE_MEMORY = 64 << 20
 MIN_PAGES_A_QUEUE = 128
+
+
+def _told_of(error: OSError, ifname: str) -> OSError:
+    """The same error; of a bare system call, with what it was for."""
+    if error.errno is None or error.strerror != os.strerror(error.errno):
+        return error
+    where = f" ({error.filename})" if error.filename else ""
+    return OSError(error.errno, f"cannot take {ifname}: {error.strerror}{where}")
+
 
 _Choice = TypeVar("_Choice")
 

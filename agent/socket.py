@@ -206,7 +206,7 @@ class AppHalf:
         out = ffi.new("struct app **")
         result = lib.app_open(out, memory, event, wake, life)
         if result:
-            raise OSError(-result, "cannot open the channel to the stack")
+            raise failed(result, "cannot open the channel to the stack")
         # Freed with its last reference: a thread that is in a call keeps it.
         self.handle: Any = ffi.gc(out[0], lib.app_close)
         self.connections: dict[int, Connection] = {}
@@ -261,7 +261,7 @@ class AppHalf:
             if error := self.gave_up(result):
                 raise error
             if result < 0 and result != -errno.EINTR:
-                raise OSError(-result, os.strerror(-result))
+                raise failed(result, "cannot wait for the stack")
             if result > 0:
                 return True
             if result == 0 and (deadline is not None or extra_fd >= 0):
@@ -440,6 +440,8 @@ class Connection(Closing):
             return BrokenPipeError(errno.EPIPE, f"{self!r} is shut down for sending")
         if error := self.app.gave_up(result):
             return error
+        if result == -errno.ENOMEM:
+            return failed(result, f"{self!r}: nothing was taken")
         why = os.strerror(-result)
         return ConnectionResetError(-result, f"connection from {self.peer}: {why}")
 

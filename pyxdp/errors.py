@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENOMEM
+from typing import Any
 
 from devmemtcp.pyxdp._xdp import ffi, lib
 
@@ -58,6 +60,13 @@ def captured_log() -> Iterator[Log]:
     finally:
         lib.pyxdp_log_end()
         log.text = ffi.string(buffer).decode(errors="replace").strip()
+
+
+def owned(made: Any, free: Any) -> Any:
+    """Memory of the C half that ``free`` gives back. Raises :class:`XdpError` (ENOMEM) for NULL."""
+    if made == ffi.NULL:
+        raise XdpError(ENOMEM, "no memory for the rings' descriptions")
+    return ffi.gc(made, free)
 
 
 def check(result: int, message: str, log: str = "") -> int:

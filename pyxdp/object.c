@@ -11,12 +11,18 @@
 
 #include "pyxdp.h"
 
+/* libbpf has errors of its own, which are no errno: what it says of a file is that it is no good. */
+static int as_errno(int err)
+{
+	return err == EINVAL || err >= __LIBBPF_ERRNO__START ? ENOEXEC : err;
+}
+
 int pyxdp_object_open(struct bpf_object **obj, const void *elf, size_t size, const char *name)
 {
 	LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = name);
 
 	*obj = bpf_object__open_mem(elf, size, &opts);
-	return *obj ? 0 : -errno;
+	return *obj ? 0 : -as_errno(errno);
 }
 
 int pyxdp_program_has_frags(const struct bpf_program *prog)

@@ -34,7 +34,8 @@ class BpfObject(Resource):
         with captured_log() as log:
             result = lib.pyxdp_object_open(handle, image, len(image), name.encode())
         if result:
-            raise XdpError(-result, f"{name} is not a BPF object", log.text)
+            why = "is not a BPF object" if result == -errno.ENOEXEC else "cannot be opened"
+            raise XdpError(-result, f"{name} {why}", log.text)
         self._handle: Any = handle[0]
         self._loaded = False
         self._programs = {

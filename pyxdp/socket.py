@@ -10,7 +10,7 @@ from enum import IntFlag
 from typing import Any
 
 from devmemtcp.pyxdp._xdp import ffi, lib
-from devmemtcp.pyxdp.errors import Unsupported, XdpError, check
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, check, owned
 from devmemtcp.pyxdp.ethtool import channels
 from devmemtcp.pyxdp.interface import resolve
 from devmemtcp.pyxdp.resource import Resource
@@ -89,7 +89,7 @@ class XskSocket(Resource):
         self.queue = queue
         self.umem = umem
         self.bind_flags = bind_flags
-        rings = ffi.gc(lib.pyxdp_socket_rings_new(), lib.pyxdp_socket_rings_free)
+        rings = owned(lib.pyxdp_socket_rings_new(), lib.pyxdp_socket_rings_free)
         config = ffi.new("struct pyxdp_socket_config *", (rx_size, tx_size, bind_flags))
         handle = ffi.new("struct xsk_socket **")
         key, queue_rings = umem._take(self.ifindex, queue, bind_flags)

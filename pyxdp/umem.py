@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from devmemtcp.pyxdp._xdp import ffi, lib
-from devmemtcp.pyxdp.errors import Unsupported, XdpError, check
+from devmemtcp.pyxdp.errors import Unsupported, XdpError, check, owned
 from devmemtcp.pyxdp.resource import Resource
 
 _PAGE = mmap.PAGESIZE
@@ -212,4 +212,4 @@ class Umem(Resource):
 
 def _new_queue_rings() -> Any:
     """A zeroed pair of fill and completion ring, freed with its last reference."""
-    return ffi.gc(lib.pyxdp_queue_rings_new(), lib.pyxdp_queue_rings_free)
+    return owned(lib.pyxdp_queue_rings_new(), lib.pyxdp_queue_rings_free)

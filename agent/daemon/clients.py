@@ -37,6 +37,7 @@ from queue import Empty, SimpleQueue
 
 from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.daemon.peers import UCRED, AgentPeer, RuleBook, opener_of, sender_of
+from devmemtcp.agent.thread import started
 from devmemtcp.netlink.constants import MsgType
 from devmemtcp.netlink.family import Client
 from devmemtcp.netlink.server import Datagram, NetlinkServer
@@ -88,7 +89,6 @@ class ControlClient:
         self._server = server
         self._go_on = threading.Semaphore(0)
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="devmemtcp-client", daemon=True)
 
     def __str__(self) -> str:
         return f"process {self.peer.pid} of user {self.peer.uid}"
@@ -96,8 +96,8 @@ class ControlClient:
     # ---- the client's thread ----
 
     def start(self) -> None:
-        """Begin to receive."""
-        self._thread.start()
+        """Begin to receive. Raises OSError, EAGAIN: there can be no more threads."""
+        started(self._run, "devmemtcp-client")
 
     def _run(self) -> None:
         server = self._server
@@ -283,7 +283,11 @@ class ControlServer(Closing):
                     # It stays readable: not again before somebody has gone.
                     self._selector.unregister(self._listener)
                 return
-            self._take_in(sock)
+            try:
+                self._take_in(sock)
+            except OSError as error:  # EAGAIN: no more threads
+                sock.close()
+                self.complain(f"a connection could not be taken in: {error.strerror}")
 
     def _take_in(self, sock: socket.socket) -> None:
         peer = AgentPeer(opener_of(sock), self._rules)
@@ -296,9 +300,9 @@ class ControlServer(Closing):
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # inherited since Linux 6.16
         client = ControlClient(sock, peer, self)
+        client.start()  # what it receives is looked at by this thread, later
         self._clients[client] = self._server.connect(peer, client.notify)
         self._threads[peer.uid] += 1
-        client.start()
         log.debug("%s has connected", client)
 
     def complain(self, what: str) -> None:
