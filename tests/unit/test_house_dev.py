@@ -65,21 +65,24 @@ def test_setup_takes_no_argument() -> None:
     assert re.fullmatch(r"dev: setup takes no argument, not 'extra'\n", done.stderr)
 
 
-def test_help_lists_each_verb() -> None:
+def verbs() -> set[str]:
+    """As the script has them."""
+    return set(re.findall(r"^verb_(\w+)\(\)", (ROOT / "dev").read_text(), re.MULTILINE))
+
+
+def test_help_lists_each_verb_and_no_other() -> None:
     done = dev("help")
     assert (done.returncode, done.stderr) == (0, "")
-    for verb in (
-        "setup",
-        "demo",
-        "test",
-        "hostile",
-        "unreadable",
-        "lint",
-        "bench",
-        "run",
-        "python",
-    ):
-        assert re.search(rf"^  {verb}\b", done.stdout, re.MULTILINE)
+    assert set(re.findall(r"^  (\w+)\b", done.stdout, re.MULTILINE)) == verbs() | {"help"}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))
+def test_every_verb_in_the_documentation_exists(page: Path) -> None:
+    text = page.read_text()
+    assert set(re.findall(r"\./dev ([a-z]+)\b", text)) <= verbs() | {"help"}
+    code = "".join(path.read_text() for path in (ROOT / "agent/bench/verbs").glob("*.py"))
+    for name in re.findall(r"\bbench ([a-z-]+[a-z])`", text):
+        assert f"def {name.replace('-', '_')}(" in code
 
 
 def test_python_imports_this_checkout_and_what_lies_beside_a_program(tmp_path: Path) -> None:
