@@ -9,12 +9,12 @@ The files, from the interface to the command line:
   applications join and leave, ``mosaic`` lays a UMEM out, ``netdev`` knows addresses,
   ``privileges`` drops some; ``_loop`` is all of it in one form of the check of netmem
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
-* one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it, ``area``
-  (memory, and the sockets of queues on it), ``channel`` (what an application shares), ``ports``
-  and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``,
-  ``way_out`` (where default routes lead),
-  ``napi`` (where a veth polls);
-  ``stackd`` and ``control`` carry a datapath into a process of its own
+* one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it
+  (``tcp_timeouts``: how patient it is), ``area`` (memory, and the sockets of queues on it),
+  ``channel`` (what an application shares), ``ports`` and ``reservation`` (who listens where),
+  ``linkwatch`` (addresses and MTU), ``netdev``, ``way_out`` (where default routes lead),
+  ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a datapath into a process of
+  its own
 * the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks), ``snapshot``
   (what can be looked at) and ``readability`` (who can read payload), ``socket``, ``errors``,
   ``closing``, ``thread``
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from devmemtcp.agent.session import Binding, Session
     from devmemtcp.agent.snapshot import FlowInfo, FragInfo, Stats
     from devmemtcp.agent.socket import Connection, Frag, FragBatch, HostFrag, Listener
+    from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 
 __all__ = [
     "Binding",
@@ -63,6 +64,7 @@ __all__ = [
     "Runtime",
     "Session",
     "Stats",
+    "TcpTimeouts",
     "Unreadable",
     "Unsupported",
     "XdpError",
@@ -76,6 +78,7 @@ _HOMES = {
     "session": {"Binding", "Session"},
     "snapshot": {"FlowInfo", "FragInfo", "Stats"},
     "socket": {"Connection", "Frag", "FragBatch", "HostFrag", "Listener"},
+    "tcp_timeouts": {"TcpTimeouts"},
 }
 
 

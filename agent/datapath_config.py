@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 
 PAGE = 4096
 TX_RING = 256
@@ -29,8 +30,6 @@ _HALF_PAGE_MTU = 1458
 4 KiB, skb_pp_cow_data() then makes two buffers for a veth, and one for anything longer."""
 _VETH_WINDOW_PACKETS = 208
 """Of the 256 that a veth's ring holds in native mode (VETH_RING_SIZE); the rest is for others."""
-_TIME_WAIT_MS = 60_000
-"""2 MSL as Linux has it (TCP_TIMEWAIT_LEN)."""
 _FILL_MIN = 512
 """Buffers a queue has at least, when there are enough: a burst of connections opening, which no
 window has announced, while the loop's thread waits for a CPU."""
@@ -112,6 +111,10 @@ class DatapathConfig:
     napi_cpu: int | None = None
     """Of a veth in native mode: NAPI in a thread of its own, on this CPU."""
     driver: str | None = None
+    synack_retries: int = TcpTimeouts.synack_retries
+    user_timeout: float = TcpTimeouts.user_timeout
+    fin_timeout: float = TcpTimeouts.fin_timeout
+    time_wait: float = TcpTimeouts.time_wait
 
     def announced_mtu(self, mtu: int) -> int:
         """What the MSS in our SYNs is for, on the interface with that MTU.
@@ -141,7 +144,10 @@ class DatapathConfig:
                 "rcv_wnd_max": self.rcv_wnd_max,
                 "delack_ns": _DELACK_NS,
                 "ack_segments": self.ack_segments,
-                "time_wait_ms": _TIME_WAIT_MS,
+                "synack_retries": self.synack_retries,
+                "user_timeout_ms": round(self.user_timeout * 1000),
+                "fin_timeout_ms": round(self.fin_timeout * 1000),
+                "time_wait_ms": round(self.time_wait * 1000),
             },
         )
 

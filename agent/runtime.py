@@ -20,6 +20,7 @@ import os
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -60,6 +61,7 @@ from devmemtcp.agent.snapshot import (
 )
 from devmemtcp.agent.socket import Address, AppHalf, Connection, Listener
 from devmemtcp.agent.stackd import RemoteDatapath
+from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 from devmemtcp.xdp_prog import LINEAR_MAX
 
 Mode = Literal["auto", "native", "generic"]
@@ -89,7 +91,8 @@ class Runtime:
     `max_connections`: embryos and TIME-WAIT included. `rcv_wnd`: largest window of a connection, in
     bytes; None: 4 MiB, or what a veth's ring of 256 packets can hold in native mode.
     `ack_segments`: full-sized segments that wait for one ACK, unless a batch or the 40 ms of a
-    delayed ACK end before; RFC 5681 4.2 wants at most 2. `device_memory`: bytes of all regions
+    delayed ACK end before; RFC 5681 4.2 wants at most 2. `timeouts`: how long to wait for peers.
+    `device_memory`: bytes of all regions
     that there may be at a time, those that drain included; by default the region's, or 64 MiB
     without one.
     `linger`: seconds that closed connections get to finish at the end.
@@ -131,6 +134,7 @@ class Runtime:
         max_connections: int = 4096,
         rcv_wnd: int | None = None,
         ack_segments: int = ACK_SEGMENTS,
+        timeouts: TcpTimeouts | None = None,
         device_memory: int | None = None,
         linger: float = 1.0,
         listen: Iterable[Address] = (),
@@ -152,6 +156,7 @@ class Runtime:
         self._max_connections = max_connections
         self._rcv_wnd = rcv_wnd
         self._ack_segments = ack_segments
+        self._timeouts = timeouts or TcpTimeouts()
         self._device_memory = device_memory
         self._linger = linger
         self._next_id = 1
@@ -274,6 +279,7 @@ class Runtime:
             max_flows=self._max_connections,
             rcv_wnd_max=min(rcv_wnd, self._planned_memory()),
             ack_segments=self._ack_segments,
+            **asdict(self._timeouts),
         )
 
     def _planned_memory(self) -> int:
@@ -302,6 +308,7 @@ class Runtime:
         check_memlock(device + [HOST_BUFFERS] * unbound)
 
     def _check_numbers(self) -> None:
+        self._timeouts.checked()
         for name, value, least, most in (
             ("max_connections", self._max_connections, 1, (1 << 20) - 1),
             ("rcv_wnd", RCV_WND if self._rcv_wnd is None else self._rcv_wnd, 1 << 16, 1 << 30),

@@ -7,7 +7,8 @@
  *
  * The core does no I/O and reads no clock: frames come in by stack_rx(), frames
  * to send go out by stack_tx(), and `now` (nanoseconds, monotonic) is an
- * argument. It allocates nothing: the memory of the stack, of each area and of
+ * argument. Should it go back all the same, the stack's time goes on from where
+ * it was. It allocates nothing: the memory of the stack, of each area and of
  * each application is handed in where it is opened.
  *
  * Call order:
@@ -83,6 +84,9 @@ struct stack_config {
 	uint32_t rcv_wnd_max; /* bytes */
 	uint32_t delack_ns; /* < 500 ms, RFC 9293 SHLD-18 */
 	uint32_t ack_segments; /* full-sized ones to an ACK, 1 to 255; RFC 5681 4.2 wants 1 or 2 */
+	uint32_t synack_retries; /* then an embryo is given up; tcp_synack_retries */
+	uint32_t user_timeout_ms; /* R2: how long a peer may owe an ACK; TCP_USER_TIMEOUT, RFC 5482 */
+	uint32_t fin_timeout_ms; /* FIN-WAIT-2 that the application has closed; tcp_fin_timeout */
 	uint32_t time_wait_ms; /* 2 MSL */
 	/* secret, random per start */
 	uint8_t isn_key[16]; /* of initial sequence numbers (RFC 6528) and timestamps */

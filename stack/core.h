@@ -91,11 +91,15 @@ struct stack {
 	uint32_t nr_conns; /* of all of them */
 	uint32_t nr_embryos;
 	bool requests_left; /* more than one call's budget */
-	uint64_t now; /* of the last call that brought it */
+	uint64_t now; /* of the last call that brought one */
+	uint64_t now_ahead; /* of the caller's clock: by what that has gone back */
 	struct stack_stats stats;
 };
 
 /* ---- stack.c ---- */
+
+/* The stack's time for the caller's `now`: it never goes back. */
+uint64_t stack_clock(struct stack *s, uint64_t now);
 
 /* All frags of a payload are cut: give each chunk the references it needs and its state,
  * or put it back if nothing of it was taken. Once a payload. */
@@ -191,7 +195,7 @@ void tcp_reset(struct stack *s, struct flow *f, int err);
 /* Free the slot if neither side needs it any more. */
 void tcp_reap(struct stack *s, struct flow *f);
 void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now);
-/* End the flow in 2 MSL, whatever the peer does. */
+/* End the flow in a while, whatever the peer does: TIME-WAIT, and FIN-WAIT-2 that nobody has. */
 void tcp_linger(struct stack *s, struct flow *f, uint64_t now);
 
 /* ---- tcp_output.c ---- */

@@ -195,6 +195,7 @@ uint32_t stack_requests(struct stack *s, uint64_t now)
 {
 	uint32_t taken = 0;
 
+	now = stack_clock(s, now);
 	s->requests_left = false;
 	for (uint32_t i = 0; i < s->apps_end; i++) {
 		if (!s->apps[i])

@@ -200,6 +200,20 @@ uint32_t stack_refill(struct stack *s, uint32_t queue, uint32_t *niovs, uint32_t
 	return nr;
 }
 
+/* ---- time ---- */
+
+/* Timers, timestamps and ages are differences of two times, and unsigned. A clock that goes back
+ * must neither make one of them huge nor have the timers wait until it is where it was. */
+uint64_t stack_clock(struct stack *s, uint64_t now)
+{
+	now += s->now_ahead;
+	if (now < s->now) {
+		s->now_ahead += s->now - now;
+		now = s->now;
+	}
+	return s->now = now;
+}
+
 /* ---- frames in ---- */
 
 /* The packet's chunks, out of the fill ring and into our hands. Descriptors are checked
@@ -285,10 +299,9 @@ void stack_rx(struct stack *s, const struct rx_packet *packet, uint64_t now)
 
 	if (packet->queue >= s->cfg.nr_queues)
 		return;
-	s->now = now;
 	claim_chunks(s, packet, &p);
 	s->stats.rx_segments++;
-	drop = rx_segment(s, packet, &p, now);
+	drop = rx_segment(s, packet, &p, stack_clock(s, now));
 	if (drop)
 		s->stats.drops[drop]++;
 	if (!p.settled)
@@ -310,6 +323,7 @@ void stack_rx_end(struct stack *s, uint64_t now)
 {
 	struct list_node *n, *next;
 
+	now = stack_clock(s, now);
 	for (n = s->ack_list.next; n != &s->ack_list; n = next) {
 		next = n->next;
 		tcp_ack_decide(s, container_of(n, struct flow, ack_node), now);
@@ -371,14 +385,13 @@ void stack_tx_done(struct stack *s, uint32_t page)
 	area_free(s, s->tx_area, area_buffer(s->tx_area, page));
 }
 
-/* ---- time ---- */
+/* ---- deadlines ---- */
 
 #define RETRY_NS (2 * NS_PER_MS) /* for a host page, or for room in an events ring */
 
 void stack_timers(struct stack *s, uint64_t now)
 {
-	s->now = now;
-	timers_expire(s, now);
+	timers_expire(s, stack_clock(s, now));
 	stack_rx_end(s, now);
 	for (uint32_t i = 0; i < s->apps_end; i++)
 		if (s->apps[i])
@@ -399,11 +412,13 @@ uint64_t stack_next_deadline(const struct stack *s)
 {
 	uint64_t when = STACK_NO_DEADLINE;
 
-	if (s->requests_left)
-		return s->now;
 	if (s->timers.nr)
 		when = s->flows.flows[s->timers.slot[1]].heap_when;
 	if (s->now + RETRY_NS < when && retry_is_due(s))
 		when = s->now + RETRY_NS;
-	return when;
+	if (s->requests_left)
+		when = s->now;
+	if (when == STACK_NO_DEADLINE)
+		return when;
+	return when > s->now_ahead ? when - s->now_ahead : 0; /* by the caller's clock */
 }

@@ -87,7 +87,9 @@ void tcp_reap(struct stack *s, struct flow *f)
 
 void tcp_linger(struct stack *s, struct flow *f, uint64_t now)
 {
-	f->t_linger = now + s->cfg.time_wait_ms * NS_PER_MS;
+	const bool quiet = f->state == TCP_TIME_WAIT;
+
+	f->t_linger = now + (quiet ? s->cfg.time_wait_ms : s->cfg.fin_timeout_ms) * NS_PER_MS;
 	timer_update(s, f);
 }
 

@@ -14,8 +14,7 @@
 #define RTO_MIN (200 * NS_PER_MS) /* as Linux; RFC 6298 2.4 would have 1 s */
 #define RTO_MEASURED_MAX 4000000000u /* ns that fit 32 bits; back-off goes on from there */
 #define RTO_MAX (60 * NS_PER_S) /* RFC 6298 2.5 */
-#define GIVE_UP_SYN (180 * NS_PER_S) /* R2 of a SYN: RFC 9293 3.8.3, MUST-23 */
-#define GIVE_UP_DATA (120 * NS_PER_S) /* R2: at least 100 s, SHLD-11 */
+#define R1 3 /* retransmissions before anybody is given up: RFC 9293 3.8.3, SHLD-10 */
 
 /* ---- the heap ---- */
 
@@ -137,14 +136,22 @@ void tcp_rtt_sample(struct flow *f, uint64_t rtt_ns)
 	f->rto_ns = rto < RTO_MEASURED_MAX ? (uint32_t)rto : RTO_MEASURED_MAX;
 }
 
+/* R2 of RFC 9293 3.8.3. A peer that keeps its window shut but answers is alive (3.8.6.1):
+ * process_ack() starts the clock anew with each answer. The clock alone gives nobody up: it may
+ * have jumped, or the loop has not run. */
+static bool given_up(const struct stack *s, const struct flow *f, uint64_t now)
+{
+	if (f->state == TCP_SYN_RECEIVED)
+		return f->backoff >= s->cfg.synack_retries;
+	return f->backoff >= R1 && now - f->t_first_unacked >= s->cfg.user_timeout_ms * NS_PER_MS;
+}
+
 static void rexmit_due(struct stack *s, struct flow *f, uint64_t now)
 {
 	const bool syn = f->state == TCP_SYN_RECEIVED;
 	const bool probing = !syn && !f->snd_wnd && f->app_open;
 
-	/* A peer that keeps its window shut but answers is alive (RFC 9293 3.8.6.1):
-	 * process_ack() starts the clock anew with each answer. */
-	if (now - f->t_first_unacked >= (syn ? GIVE_UP_SYN : GIVE_UP_DATA)) {
+	if (given_up(s, f, now)) {
 		if (!syn)
 			tcp_send_rst(s, f);
 		tcp_reset(s, f, ETIMEDOUT);
@@ -159,7 +166,7 @@ static void rexmit_due(struct stack *s, struct flow *f, uint64_t now)
 	}
 	f->rtt_start = 0;
 	f->dup_acks = 0;
-	if (f->backoff < 16)
+	if (f->backoff < UINT8_MAX)
 		f->backoff++;
 	tcp_rexmit_arm(s, f, now);
 	tcp_resend_first(s, f, now);

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar
 from devmemtcp.agent.daemon import option_values as values
 from devmemtcp.agent.daemon.option_values import PortRange
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.tcp_timeouts import DAY, TcpTimeouts
 from devmemtcp.netlink.constants import AGENT_SOCKET
 from devmemtcp.netlink.emulation import HDS_THRESH_MAX
 from devmemtcp.xdp_prog import LINEAR_MAX
@@ -125,6 +126,21 @@ class InterfaceOptions:
         None,
         help="largest window of a connection, in bytes; by default 4 MiB, or what the ring of a "
         "veth in native mode can hold",
+    )
+    synack_retries: int = _option(
+        values.number(0, 255),
+        TcpTimeouts.synack_retries,
+        help="SYN-ACKs sent again to who does not answer; 7 last three minutes",
+    )
+    user_timeout: float = _option(
+        values.seconds(DAY),
+        TcpTimeouts.user_timeout,
+        help="seconds that a peer may owe an ACK of what it was sent",
+    )
+    fin_timeout: float = _option(
+        values.seconds(DAY),
+        TcpTimeouts.fin_timeout,
+        help="seconds in FIN-WAIT-2 once the application has closed",
     )
     cpu: int | None = _option(
         values.number(0, 8191), None, help="that the loop runs on; by default any"

@@ -97,4 +97,7 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
         max_apps=lib.STACK_MAX_APPS,
         max_flows=options.max_connections,
         rcv_wnd_max=window(options.rcv_wnd, mode, can.driver, can.mtu),
+        synack_retries=options.synack_retries,
+        user_timeout=options.user_timeout,
+        fin_timeout=options.fin_timeout,
     )

@@ -126,6 +126,9 @@ class Bench:
         rcv_wnd_max: int = 1 << 20,
         delack_ms: int = 40,
         ack_segments: int = 2,
+        synack_retries: int = 7,
+        user_timeout_ms: int = 120_000,
+        fin_timeout_ms: int = 3000,
         time_wait_ms: int = 2000,
         pressure: str = "window",
         listen: bool = True,
@@ -153,6 +156,8 @@ class Bench:
         config.mtu, config.rcv_wnd_max = mtu, rcv_wnd_max
         config.delack_ns = delack_ms * MS
         config.ack_segments = ack_segments
+        config.synack_retries = synack_retries
+        config.user_timeout_ms, config.fin_timeout_ms = user_timeout_ms, fin_timeout_ms
         config.time_wait_ms = time_wait_ms
         config.isn_key = bytes(range(16))
         config.flow_key, config.cookie_key = bytes(range(16, 32)), cookie_key
