@@ -85,7 +85,7 @@ struct stack_config {
 	uint32_t delack_ns; /* < 500 ms, RFC 9293 SHLD-18 */
 	uint32_t ack_segments; /* full-sized ones to an ACK, 1 to 255; RFC 5681 4.2 wants 1 or 2 */
 	uint32_t synack_retries; /* then an embryo is given up; tcp_synack_retries */
-	uint32_t user_timeout_ms; /* R2: how long a peer may owe an ACK; TCP_USER_TIMEOUT, RFC 5482 */
+	uint32_t user_timeout_ms; /* R2: how long a peer may owe an ACK; TCP_USER_TIMEOUT */
 	uint32_t fin_timeout_ms; /* FIN-WAIT-2 that the application has closed; tcp_fin_timeout */
 	uint32_t time_wait_ms; /* 2 MSL */
 	/* secret, random per start */

@@ -238,7 +238,8 @@ def test_a_delayed_ack_is_not_delayed_further_when_the_clock_goes_back(bench: Be
 
 def test_nothing_ages_when_the_clock_goes_back(make_bench: MakeBench) -> None:
     """Neither embryos, which could be evicted, nor timestamps, which could be forgotten (PAWS)."""
-    bench = make_bench(flows=4)
+    bench = make_bench(listen=False)
+    bench.listen(backlog=3)
     c = bench.established()
     embryos = [bench.peer() for _ in range(3)]
     for each in embryos:
