@@ -43,7 +43,7 @@ _IPS = {
 _EXTENSIONS = {
     "dst": (60, bytes.fromhex("0600010400000000")),
     "hop": (0, bytes.fromhex("0600010400000000")),
-    "route": (43, bytes.fromhex("0600040000000000")),
+    "route": (43, bytes.fromhex("0600fd0000000000")),  # a type for experiments, at its end
 }
 
 #: (type, code) of ICMP and of ICMPv6; None where the one has no such message.

@@ -19,7 +19,7 @@ _BACKLOG = 4096
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _STATES = {
     1: "ESTABLISHED", 3: "SYN-RECEIVED", 4: "FIN-WAIT-1", 5: "FIN-WAIT-2", 6: "TIME-WAIT",
-    7: "CLOSED", 8: "CLOSE-WAIT", 9: "LAST-ACK", 11: "CLOSING",
+    8: "CLOSE-WAIT", 9: "LAST-ACK", 11: "CLOSING",
 }  # fmt: skip
 
 #: Where a namespace of its own would remember from one connection what the next should not know.
@@ -47,7 +47,9 @@ class _Socket(Accepted):
         if self.gone:
             return None
         info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return _STATES[info[0]]
+        return _STATES.get(
+            info[0]
+        )  # TCP_CLOSE: it is over, or in TIME-WAIT and no socket's any more
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -116,6 +118,7 @@ def kernel_sink(end: VethEnd) -> Iterator[KernelSink]:
             for family, ip in ((socket.AF_INET, end.ip4), (socket.AF_INET6, end.ip6)):
                 sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
                 sock.bind((ip, PORT))
                 sock.listen(_BACKLOG)
                 sock.setblocking(False)

@@ -119,9 +119,9 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """ACKs come, the last of which is of exactly this."""
+    """ACKs come, the last of which is of this."""
 
-    ack: Number
+    ack: Range
     within: int
     at_once: bool
 
@@ -541,7 +541,7 @@ class _Body:
             return Silence(duration(rest) if rest else QUIET)
         if word == "acked":
             rest, _, within, at_once = _timing(rest)
-            return Acked(self._number(rest), within or PATIENCE, at_once)
+            return Acked(self._range(rest), within or PATIENCE, at_once)
         if word == "fill":
             return Fill(self._number(rest or "mss"))
         if word == "again":
@@ -799,7 +799,9 @@ XDP_JUDGES = frozenset(
 )  # fmt: skip
 
 #: What of an undamaged segment they leave as it is: the stack may act on it.
-HARMLESS = frozenset(("res", "urg", "pad", "ttl", "tos", "df", "ip-options", "ext", "fragments"))
+HARMLESS = frozenset(
+    ("res", "vlan", "urg", "pad", "ttl", "tos", "df", "ip-options", "ext", "fragments")
+)
 
 _OPTION_VALUES = {
     "mss": (1, 1), "ws": (1, 1), "sackok": (0, 0), "ts": (0, 2), "sack": (2, 8),

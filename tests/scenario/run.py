@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from . import frame
 from .end import End, Mail
-from .expression import Number
+from .expression import Number, Range
 from .frame import Packet, Sums
 from .language import (
     HARMLESS,
@@ -272,21 +272,22 @@ class Run:
                 raise self._diverged(f"silence wanted, got {mail.segment}")
 
     def _acked(self, peer: _Peer, step: Acked) -> Steps:
-        end, ack = peer.end, step.ack.value(self._names(peer))
+        end, names = peer.end, self._names(peer)
+        highest = Range("", None, step.ack.high)
         until = self._since + step.within + self._target.tolerance.late
         since = self._since
         while True:
             yield from self._until_mail(end, until)
             if not end.letters:
-                raise self._late(f"no ACK of {ack}")
+                raise self._late(f"no ACK of {step.ack}")
             mail = self._open(end)
             if mail.again:
                 continue
             if mail.segment.flags - {"P"} != {"."} or mail.segment.data:
                 raise self._diverged(f"an ACK wanted, got {mail.segment}")
-            if mail.segment.rack > ack:
-                raise self._diverged(f"ACK of {ack} wanted, got {mail.segment}")
-            if mail.segment.rack == ack:
+            if not highest.holds(mail.segment.rack, names):
+                raise self._diverged(f"ACK of {step.ack} wanted, got {mail.segment}")
+            if step.ack.holds(mail.segment.rack, names):
                 break
         if step.at_once and mail.time - since > self._target.tolerance.at_once:
             raise self._late(f"came after {(mail.time - since) / MS:.1f} ms: too late")
