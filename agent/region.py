@@ -16,6 +16,7 @@ PAGE_SIZE = 4096
 MIN_SIZE = 1 << 20
 """Bytes: a window of one 64 KiB packet and the buffers that are filled meanwhile."""
 HUGE_PAGE_SIZE = 2 << 20
+_SEALED_AGAINST_WRITING = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE
 
 
 class RegionView(Closing):
@@ -92,6 +93,13 @@ class Region(Closing):
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def is_writable(fd: int) -> bool:
+    """Whether a memfd can still be mapped to be written to, by its descriptor and its seals."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        return False
+    return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED_AGAINST_WRITING
 
 
 def check_size(size: int, *, hugetlb: bool = False) -> None:

@@ -47,7 +47,7 @@ from devmemtcp.agent.preflight import (
     check_memlock,
 )
 from devmemtcp.agent.readability import Unreadable, judge
-from devmemtcp.agent.region import PAGE_SIZE, Region
+from devmemtcp.agent.region import PAGE_SIZE, Region, is_writable
 from devmemtcp.agent.reservation import reserve
 from devmemtcp.agent.snapshot import (
     FlowInfo,
@@ -249,7 +249,7 @@ class Runtime:
                     f"{self.ifname} is taken: {error.strerror}; `bpftool net show` tells by what"
                 ) from error
             if error.errno in (errno.EPERM, errno.EACCES):
-                raise PermissionError(error.errno, str(error)) from error
+                raise PermissionError(error.errno, error.strerror) from error
             raise
 
     # ---- before anything is changed ----
@@ -337,6 +337,8 @@ class Runtime:
         check_device_memory()
         if region.fd < 0:
             raise ConfigError("the region is closed")
+        if not is_writable(region.fd):
+            raise ConfigError("the region has been sealed against writing; take a new one")
         if region.hugetlb:
             raise ConfigError(
                 "a hugetlb region cannot lie between header pages: its file can only be mapped "

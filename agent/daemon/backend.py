@@ -23,6 +23,7 @@ from devmemtcp.agent.datapath_config import PAGE
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import is_up
 from devmemtcp.agent.preflight import check_mappings
+from devmemtcp.agent.region import is_writable
 from devmemtcp.netlink.backend import Device, Events, PagePool, QueueStats
 from devmemtcp.netlink.constants import PagePoolStatsAttr, QstatsAttr
 from devmemtcp.netlink.errors import NetlinkError
@@ -33,7 +34,6 @@ from devmemtcp.pyxdp import Unsupported
 from devmemtcp.pyxdp.ethtool import channels
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-_AGAINST_WRITING = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE
 
 
 class _Features(TypedDict, total=False):
@@ -131,7 +131,7 @@ class LiveBackend:
             raise Refused(
                 errno.EINVAL, "the region must be sealed with F_SEAL_SHRINK and F_SEAL_GROW"
             )
-        if seals & _AGAINST_WRITING or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        if not is_writable(fd):
             raise Refused(errno.EINVAL, "the region must be writable, by its descriptor and seals")
         stat, most = os.fstat(fd), self._interfaces[ifindex].options.memory
         if stat.st_blksize != PAGE:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -27,6 +28,7 @@ from devmemtcp.agent.stackd import RemoteDatapath
 PORT = 5201
 MIB = 1 << 20
 PATIENCE = 60.0
+F_SEAL_FUTURE_WRITE = 0x10
 
 
 @pytest.fixture
@@ -149,6 +151,17 @@ def test_a_region_with_too_many_pages_is_refused_with_the_way_out(veth: Any) -> 
 def test_a_closed_region_is_refused(veth: Any, region: Region) -> None:
     region.close()
     refused(veth.right, "the region is closed", region)
+
+
+@pytest.mark.parametrize("seal", [fcntl.F_SEAL_WRITE, F_SEAL_FUTURE_WRITE])
+def test_a_region_sealed_against_writing_is_refused(veth: Any, region: Region, seal: int) -> None:
+    fcntl.fcntl(region.fd, fcntl.F_ADD_SEALS, seal)
+    refused(veth.right, "the region has been sealed against writing; take a new one", region)
+    with (
+        Runtime(veth.right.ifname, None, netns=veth.right.netns) as rt,
+        pytest.raises(ConfigError, match="sealed against writing"),
+    ):
+        rt.bind(region, [0])
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
