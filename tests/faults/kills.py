@@ -193,11 +193,12 @@ def kill_agents(
 class ForkedAgent:
     """An agent of the nursery: one after the other, in one folder."""
 
-    def __init__(self, nursery: Nursery, end: VethEnd, folder: Path) -> None:
+    def __init__(self, nursery: Nursery, end: VethEnd, folder: Path, interface: str = "") -> None:
         self._nursery = nursery
-        self._files = AgentProcess(folder, end, _RULES, "", "linger = 0.3", (), {})
+        self._files = AgentProcess(folder, end, _RULES, interface, "linger = 0.3", (), {})
         self._notify = folder / "notify.sock"
         self._child: Child | None = None
+        self._ended = True
         self.path = self._files.path
 
     @staticmethod
@@ -227,6 +228,7 @@ class ForkedAgent:
         """Let one begin."""
         environ = {"NOTIFY_SOCKET": str(self._notify)}
         log = str(self._notify.with_name("agent.log"))
+        self._ended = False
         self._child = self._nursery.fork("agent", environ, file=str(self._files.config), log=log)
 
     def start(self) -> None:
@@ -251,13 +253,19 @@ class ForkedAgent:
 
     def end(self) -> float:
         """End it as an administrator would; the seconds that took."""
-        assert self._child is not None
         began = time.monotonic()
-        self._child.kill(signal.SIGTERM)
-        words = self._child.last_words()
-        assert words == {"end": "well"}, words
-        assert not self.path.exists()
+        self.kill(signal.SIGTERM)
+        self.await_end(0)
         return time.monotonic() - began
+
+    def await_end(self, code: int) -> None:
+        """Until it has ended, which must be with this exit code."""
+        assert self._child is not None
+        if not self._ended:
+            words = self._child.last_words()
+            assert words == {"end": "well", "code": code}, f"{words}: {self.log}"
+            self._ended = True
+        assert not self.path.exists()
 
 
 _RULES = "[[rule]]\nusers = [65534]\nadmin = true\n"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import Any
 
 from devmemtcp.agent.pattern import one_period
 
@@ -38,7 +37,10 @@ class Sender:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Give up what is not finished."""
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Close the connection, whatever is not sent yet."""
         self._giving_up.set()
         if self._socket is not None:
             try:
@@ -87,8 +89,3 @@ class Sender:
                 sock.recv(1)
         except OSError as error:
             self.error = error
-
-
-def address_of(end: Any, port: int, *, ipv6: bool = False) -> tuple[str, int]:
-    """Where the other end connects."""
-    return (end.ip6 if ipv6 else end.ip4), port

@@ -36,7 +36,7 @@ class Say(Protocol):
 def live(role: str, say: Say, options: dict[str, Any]) -> dict[str, Any]:
     """Play a role to its end; the last words."""
     try:
-        _ROLES[role](say, **options)
+        more = _ROLES[role](say, **options)
     except (ConfigError, OSError) as error:
         return {
             "end": "error",
@@ -47,7 +47,7 @@ def live(role: str, say: Say, options: dict[str, Any]) -> dict[str, Any]:
         }
     except Exception:  # noqa: BLE001 - the parent reports it
         return {"end": "crash", "text": traceback.format_exc()}
-    return {"end": "well"}
+    return {"end": "well", **(more or {})}
 
 
 def receiver(
@@ -98,7 +98,7 @@ def _receiving(
         yield stack, view
 
 
-def agent(say: Say, *, file: str, log: str) -> None:
+def agent(say: Say, *, file: str, log: str) -> dict[str, Any]:
     """`devmemtcp agent --config FILE`; it tells the service manager when it is ready."""
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 2)
@@ -108,7 +108,8 @@ def agent(say: Say, *, file: str, log: str) -> None:
     try:
         cli.main()
     except SystemExit as end:
-        say(code=end.code)
+        code = end.code
+    return {"code": code}
 
 
-_ROLES: dict[str, Callable[..., None]] = {"receiver": receiver, "agent": agent}
+_ROLES: dict[str, Callable[..., dict[str, Any] | None]] = {"receiver": receiver, "agent": agent}

@@ -51,6 +51,11 @@ class VethEnd:
     ip6: str
     mac: str
 
+    def set_link(self, **what: Any) -> None:
+        """Change the interface, as `ip link set` would: ``mtu=9000``, ``state="down"``."""
+        with NetNS(self.netns) as handle:
+            handle.link("set", index=self.ifindex, **what)
+
     @contextmanager
     def enter(self) -> Iterator[None]:
         """The calling thread is in this end's namespace for the length of the block.
@@ -102,6 +107,8 @@ def _kill_inhabitants(name: str) -> None:
 
 
 def _remove_netns(name: str) -> None:
+    if not (_NETNS_DIR / name).exists():
+        return  # a test has taken it away
     _kill_inhabitants(name)
     netns.remove(name)
 
@@ -133,16 +140,9 @@ def _await_carrier(handle: NetNS, ifindex: int) -> None:
         time.sleep(0.002)
 
 
-@contextmanager
-def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
-    """Two namespaces and a veth pair between them, removed again in reverse order."""
-    number = next(_serial)
-    names = [f"{_PREFIX}{os.getpid()}-{number}{side}" for side in "lr"]
-    with ExitStack() as undo:
-        for name in names:
-            netns.create(name)
-            undo.callback(_remove_netns, name)
-        left, right = (undo.enter_context(NetNS(name)) for name in names)
+def _join(names: Sequence[str], mtu: int, queues: int) -> Veth:
+    """Afterwards nothing of this process is in the namespaces: a test may look who keeps them."""
+    with NetNS(names[0]) as left, NetNS(names[1]) as right:
         size = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": mtu}
         peer = {"ifname": "veth1", "net_ns_fd": names[1], **size}
         left.link("add", ifname="veth0", kind="veth", peer=peer, **size)
@@ -153,4 +153,16 @@ def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
             ends.append(VethEnd(name, ifname, ifindex, ip4, ip6, mac))
         for handle, end in zip((left, right), ends, strict=True):
             _await_carrier(handle, end.ifindex)
-        yield Veth(*ends)
+        return Veth(*ends)
+
+
+@contextmanager
+def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
+    """Two namespaces and a veth pair between them, removed again in reverse order."""
+    number = next(_serial)
+    names = [f"{_PREFIX}{os.getpid()}-{number}{side}" for side in "lr"]
+    with ExitStack() as undo:
+        for name in names:
+            netns.create(name)
+            undo.callback(_remove_netns, name)
+        yield _join(names, mtu, queues)
