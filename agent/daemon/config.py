@@ -227,6 +227,10 @@ def parse_config(text: str, where: str) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{where}: there are too many brackets within brackets") from None
+    except ValueError:  # int(): TOML itself knows no limit
+        raise ConfigError(f"{where}: there is a number of too many digits") from None
     _refuse_unknown(document, [*_TABLES, *_ARRAYS], where, "table")
     tables = {
         name: _read(kind, document.get(name, {}), f"{where}: [{name}]")

@@ -38,6 +38,8 @@ def shown(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:
         return str(value)  # a date
+    except ValueError:
+        return "a number of too many digits"  # hexadecimal: those are read, but not printed
 
 
 def boolean(value: object) -> bool:

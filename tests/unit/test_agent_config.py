@@ -189,6 +189,20 @@ def test_a_mistake_is_named_with_its_place(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x = " + 10000 * "[", "too many brackets within brackets"),
+        ("x = " + 5000 * "9", "a number of too many digits"),
+        ("[limits]\nblocks = 0x" + 5000 * "f", "a number of too many digits"),
+    ],
+    ids=["brackets", "decimal", "hexadecimal"],
+)
+def test_what_python_has_no_room_for_is_one_line_too(text: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        parse_config(text, "x.toml")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     missing = tmp_path / "none.toml"
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
