@@ -113,6 +113,7 @@ struct app {
 	uint32_t *reply_mark; /* by place in the request ring: `reply_head` before it */
 	uint32_t reply_pages; /* that unacknowledged replies may fill in the stack */
 
+	bool kick_owed; /* the stack sleeps, and could not be told of the last requests */
 	bool stuck; /* the next event is a piece, and there is no room for it */
 
 	struct app_conn *conns; /* by slot */

@@ -100,14 +100,19 @@ void app_kick(struct app *a)
 {
 	struct channel_header *h = a->channel;
 
-	if (a->request_head == atomic_load_explicit(&h->request_tail, memory_order_relaxed))
+	if (a->request_head == atomic_load_explicit(&h->request_tail, memory_order_relaxed)) {
+		a->kick_owed = false;
 		return;
+	}
 	/* The requests are in the ring; only then look whether the stack sleeps. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&h->stack_waits, memory_order_relaxed) &&
 	    atomic_exchange_explicit(&h->stack_waits, 0, memory_order_relaxed)) {
-		eventfd_write(a->wake_fd, 1);
-		a->stats.wakeups_sent++;
+		/* Writing to a pipe may take a page, for which there may be no memory. */
+		a->kick_owed = eventfd_write(a->wake_fd, 1) && errno == ENOMEM;
+		a->stats.wakeups_sent += !a->kick_owed;
+		if (a->kick_owed)
+			atomic_store_explicit(&h->stack_waits, 1, memory_order_relaxed);
 	}
 }
 

@@ -138,6 +138,8 @@ static int lead(struct app *a, int extra_fd, int timeout_ms)
 	eventfd_t count;
 	int n = 0, err = 0;
 
+	if (a->kick_owed)
+		timeout_ms = 1; /* app_drain() kicks again */
 	a->polled = true;
 	atomic_store_explicit(&a->channel->app_waits, 1, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);

@@ -56,20 +56,30 @@ static inline void cpu_relax(void)
 
 /* ---- sleep ---- */
 
+/* Writing to a pipe may take a page, for which there may be no memory: then it is owed. In a
+ * full one lie wake-ups enough, and behind one without a reader nobody sleeps. */
+static void wake(struct loop *l, struct loop_app *a)
+{
+	a->wake_owed = eventfd_write(a->event_fd, 1) && errno == ENOMEM;
+	l->stats.wakeups_sent += !a->wake_owed;
+	if (a->wake_owed)
+		atomic_store_explicit(&a->channel->app_waits, 1, memory_order_relaxed);
+}
+
 static void wake_applications(struct loop *l)
 {
 	for (uint32_t i = 0; i < l->nr_open; i++) {
 		struct loop_app *a = l->open[i];
 
-		if (!stack_events_pushed(l->stack, a - l->app))
+		if (!stack_events_pushed(l->stack, a - l->app) && !a->wake_owed)
 			continue;
 		/* The events are in the ring; only then look whether anyone sleeps. */
 		atomic_thread_fence(memory_order_seq_cst);
 		if (atomic_load_explicit(&a->channel->app_waits, memory_order_relaxed) &&
-		    atomic_exchange_explicit(&a->channel->app_waits, 0, memory_order_relaxed)) {
-			eventfd_write(a->event_fd, 1);
-			l->stats.wakeups_sent++;
-		}
+		    atomic_exchange_explicit(&a->channel->app_waits, 0, memory_order_relaxed))
+			wake(l, a);
+		else
+			a->wake_owed = false;
 	}
 }
 
@@ -93,17 +103,29 @@ static void drive_napi(struct loop *l)
 	}
 }
 
+/* What could not be done, and is to be tried again soon. */
+static bool owes(const struct loop *l)
+{
+	/* The device's queue was full: poll() itself sends in copy mode. */
+	for (uint32_t i = 0; i < l->nr_attached && !l->down; i++) {
+		if (!rings_sent(l->attached[i]))
+			return true;
+	}
+	for (uint32_t i = 0; i < l->nr_open; i++) {
+		if (l->open[i]->wake_owed)
+			return true;
+	}
+	return false;
+}
+
 static struct timespec until(const struct loop *l, uint64_t deadline)
 {
 	uint64_t now = loop_now(), ns;
 
 	if (l->stopping && l->stop_at < deadline)
 		deadline = l->stop_at;
-	for (uint32_t i = 0; i < l->nr_attached; i++) {
-		/* The device's queue was full: poll() itself sends in copy mode, soon again. */
-		if (!l->down && !rings_sent(l->attached[i]) && deadline > now + 1000000)
-			deadline = now + 1000000;
-	}
+	if (deadline > now + 1000000 && owes(l))
+		deadline = now + 1000000;
 	ns = deadline > now ? deadline - now : 0;
 	return (struct timespec){.tv_sec = ns / 1000000000u, .tv_nsec = ns % 1000000000u};
 }
@@ -215,28 +237,27 @@ void loop_count_cpu(struct loop *l)
 
 /* A wake-up must not interrupt the application or, on the same machine, the sender: what they
  * are at becomes part of the next batch. An idle core runs this thread as soon as any other.
- * Who has started us with a policy of his own knows better. */
-static int do_not_preempt(void)
+ * Who has started us with a policy of his own knows better, and a sandbox that does not let us
+ * choose makes us slower, no more. */
+static void do_not_preempt(void)
 {
 	const struct sched_param none = {0};
 
-	if (sched_getscheduler(0) != SCHED_OTHER)
-		return 0;
-	return sched_setscheduler(0, SCHED_BATCH, &none) ? -errno : 0;
+	if (sched_getscheduler(0) == SCHED_OTHER)
+		sched_setscheduler(0, SCHED_BATCH, &none);
 }
 
 static int prepare_thread(int cpu)
 {
 	cpu_set_t set;
 	sigset_t all;
-	int err;
 
 	/* Signals are for threads that run Python: it acts on them between two calls. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, NULL);
-	err = do_not_preempt();
-	if (err || cpu < 0)
-		return err;
+	do_not_preempt();
+	if (cpu < 0)
+		return 0;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;

@@ -61,6 +61,7 @@ struct loop_app {
 	struct channel_header *channel;
 	size_t channel_size;
 	int wake_fd, event_fd, life_fd;
+	bool wake_owed;
 };
 
 struct loop {

@@ -140,7 +140,8 @@ void watch_wait(struct loop *l, const struct timespec *timeout)
 {
 	int n = ppoll(l->poll, l->nr_attached + 1, timeout, NULL);
 
-	if (n < 0 && errno != EINTR)
+	/* ENOMEM: it could not sleep. Turns go on meanwhile. */
+	if (n < 0 && errno != EINTR && errno != ENOMEM)
 		l->error = -errno;
 	if (n <= 0)
 		return;
