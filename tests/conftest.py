@@ -4,7 +4,8 @@
 A run that fails can be repeated, and one that passed says the same about the next. New
 examples are for whoever looks for them: `pytest --hypothesis-profile=explore tests/unit`.
 
-And for how long the hostile clients go on: a second each, or as long as is asked for.
+And for how long the hostile clients go on: a second each, or as long as is asked for. And
+whether tests run that take minutes, which are those that use the fixture `slow`.
 
 And Ctrl-C is heard: a shell without job control starts what runs in the background with SIGINT
 ignored, and that is inherited by the programs that tests interrupt.
@@ -36,6 +37,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how long each test of a hostile client goes on (default: %(default)s)",
     )
+    parser.addoption(
+        "--slow", action="store_true", help="those tests, too, that take minutes: soak, all faults"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("slow"):
+        return
+    slow = [item for item in items if "slow" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture
+def slow() -> None:
+    """Of a test that takes minutes: it runs with --slow alone."""
 
 
 @pytest.fixture

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let the calls of a receiver fail, one after the other, and judge what becomes of it.
+
+    ./dev faults calls [--every-call]
+
+Whatever call fails: either everything is received, every byte of it right, or there is an error
+with a name, the same as an application gets; nothing is left behind, in its process or in the
+kernel; it neither hangs nor dies; and the next start works, which the next attempt is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...net.veth import Veth, veth_pair
+from ..leftovers import Leftovers
+
+_FOLDER = Path(__file__).parent
+_FOR_EVER = 1 << 60
+SETTLE_SECONDS = 10.0
+
+MEMORY = ("ENOMEM",)
+DESCRIPTORS = ("EMFILE", "ENFILE", "ENOMEM")
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "malloc": MEMORY,
+    "calloc": MEMORY,
+    "realloc": MEMORY,
+    "strdup": MEMORY,
+    "mmap": ("ENOMEM", "EAGAIN", "EPERM"),
+    "mmap64": ("ENOMEM", "EAGAIN", "EPERM"),
+    "mprotect": ("ENOMEM", "EACCES"),
+    "memfd_create": DESCRIPTORS,
+    "ftruncate": ("ENOSPC", "EPERM"),
+    "ftruncate64": ("ENOSPC", "EPERM"),
+    "socket": ("EMFILE", "EAFNOSUPPORT", "EPERM", "ENOBUFS"),
+    "socketpair": DESCRIPTORS,
+    "bind": ("EADDRINUSE", "EADDRNOTAVAIL", "ENOMEM", "ENODEV", "ENETDOWN", "EINVAL"),
+    "listen": ("EADDRINUSE",),
+    "getsockname": ("ENOBUFS",),
+    "setsockopt": ("ENOMEM", "ENOBUFS", "EINVAL", "EPERM", "ENOPROTOOPT"),
+    "getsockopt": ("ENOBUFS", "ENOPROTOOPT"),
+    "eventfd": DESCRIPTORS,
+    "epoll_create1": DESCRIPTORS,
+    "epoll_ctl": ("ENOSPC", "ENOMEM"),
+    "pipe2": DESCRIPTORS,
+    "setns": ("EPERM", "ENOMEM"),
+    "send": ("ENOBUFS", "ENOMEM"),
+    "sendto": ("ENOBUFS", "ENOMEM"),
+    "sendmsg": ("ENOBUFS", "ENOMEM"),
+    "recv": ("ENOBUFS", "ENOMEM"),
+    "recvfrom": ("ENOBUFS", "ENOMEM"),
+    "recvmsg": ("ENOBUFS", "ENOMEM"),
+    "read": ("EIO",),
+    "write": ("EIO",),
+    "poll": ("ENOMEM", "EINTR"),
+    "fcntl": ("EMFILE", "EPERM"),
+    "fcntl64": ("EMFILE", "EPERM"),
+    "ioctl": ("EIO", "ENODEV", "EPERM"),
+    "open": ("EMFILE", "EACCES"),
+    "open64": ("EMFILE", "EACCES"),
+    "openat": ("EMFILE", "EACCES"),
+    "syscall": ("ENOMEM", "EPERM", "EINVAL", "E2BIG"),
+    "pthread_create": ("EAGAIN",),
+}
+"""What a call may fail with; the first is what it fails with when there is time for one."""
+
+# Calls of the loop's thread and of the application's data path: (name, errno, each how manieth).
+PASSING = (
+    ("sendto", "EAGAIN", 2),
+    ("sendto", "EBUSY", 2),
+    ("sendto", "ENOBUFS", 3),
+    ("sendto", "EINTR", 2),
+    ("sendto", "ENETDOWN", 3),
+    ("ppoll", "EINTR", 2),
+    ("ppoll", "ENOMEM", 2),
+    ("epoll_wait", "EINTR", 2),
+    ("eventfd_write", "ENOMEM", 2),
+    ("read", "EAGAIN", 2),
+    ("read", "EINTR", 2),
+    ("poll", "EINTR", 2),
+    ("realloc", "ENOMEM", 2),
+    ("sched_setscheduler", "EPERM", 1),
+)
+"""They pass, or matter little: everything is received."""
+LASTING = (
+    ("sendto", "ENXIO", "veth1 is gone"),
+    ("sendto", "EPERM", "the loop has ended: Operation not permitted"),
+    ("sendto", "EMSGSIZE", "the loop has ended: Message too long"),
+    ("ppoll", "EINVAL", "the loop has ended: Invalid argument"),
+)
+"""The loop ends, and says so."""
+
+KNOWN: Mapping[tuple[str, int], str] = {
+    ("mmap64", 2): "libxdp forgets a fill ring whose completion ring cannot be mapped "
+    "(xsk_create_umem_rings()); the mapping goes with the process",
+}
+"""Faults of libraries below us, by the name of the call and whose it is: what may be left."""
+
+
+@dataclass
+class Tally:
+    """What became of all attempts."""
+
+    attempts: int = 0
+    received: int = 0
+    unreached: int = 0
+    """The call was not made this time: how often some are, depends on the time."""
+    errors: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    """Promises: what was attempted, and what was wrong."""
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        errors = ", ".join(f"{count} {name}" for name, count in self.errors.most_common())
+        yield (
+            f"{self.attempts} calls failed: {self.received} times everything was received all "
+            f"the same, {self.errors.total()} times there was an error with a name ({errors}); "
+            f"{self.unreached} more were not made again"
+        )
+        yield from (f"known, {count} times: {what}" for what, count in self.known.items())
+        yield from (f"BROKEN: {what}" for what in self.broken)
+
+
+def build_shim(folder: Path) -> Path:
+    """Compile refuse.c."""
+    library = folder / "librefuse.so"
+    flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *flags, str(_FOLDER / "refuse.c"), "-o", str(library)], check=True)
+    return library
+
+
+class Victim:
+    """The process of victim.py, at the right end of a veth."""
+
+    def __init__(self, shim: Path, veth: Veth, options: Mapping[str, Any]) -> None:
+        near, far = veth.right, veth.left
+        command = [sys.executable, "-m", "tests.faults.calls.victim", "--ifname", near.ifname]
+        command += ["--address", near.ip4, "--far", far.netns, "--options", json.dumps(options)]
+        self._process = near.popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"LD_PRELOAD": str(shim)},
+            cwd=_FOLDER.parents[2],
+        )
+        self.answer()
+        self._left = Leftovers(near, far)
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the victim ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """One attempt; what it leaves in the kernel is added to what it says itself."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self.answer()
+        found, _ = self._left.settled(SETTLE_SECONDS)
+        answer["kernel"] = found
+        if found:
+            self._left = Leftovers()  # the next one is not to blame for it
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@contextmanager
+def victim(veth: Veth, options: Mapping[str, Any]) -> Iterator[Victim]:
+    """One, with a shim that is compiled for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Victim(build_shim(Path(folder)), veth, options)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+Call = tuple[str, int, int]
+
+
+def recorded(of: Victim) -> dict[Call, int]:
+    """The calls of an attempt that nothing troubles: which there are, and how often."""
+    answer = of.ask(do="record")
+    problems = _problems(answer, size=None)
+    assert not problems, f"not even an untroubled attempt is well: {problems}"
+    return Counter(tuple(call) for call in answer["end"]["calls"] if call[0] in REASONS)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call that is to fail."""
+
+    call: Call
+    before: int
+    """How many like it come first."""
+    reason: str
+
+    def __str__(self) -> str:
+        name, detail, whose = self.call
+        return f"{name}({detail:#x}) of {whose}, number {self.before}, {self.reason}"
+
+
+_TELLING = {"calloc", "mmap64", "eventfd", "epoll_ctl", "getsockname", "pthread_create", "pipe2"}
+_BELOW_OURS = 2  # enum whose: libbpf, libxdp, libelf
+
+
+def few(calls: Mapping[Call, int]) -> Iterator[Attempt]:
+    """The last of those alike, of some names, that no library below us makes."""
+    for call, count in calls.items():
+        if call[0] in _TELLING and call[2] != _BELOW_OURS:
+            yield Attempt(call, count - 1, REASONS[call[0]][0])
+
+
+def representatives(calls: Mapping[Call, int]) -> Iterator[Attempt]:
+    """The first and the last of those alike, each with the first reason."""
+    for call, count in calls.items():
+        for before in sorted({0, count - 1}):
+            yield Attempt(call, before, REASONS[call[0]][0])
+
+
+def thorough(calls: Mapping[Call, int]) -> Iterator[Attempt]:
+    """The first three, the middle one and the last two of those alike, for every reason."""
+    for call, count in calls.items():
+        chosen = {0, 1, 2, count // 2, count - 2, count - 1} & set(range(count))
+        for before in sorted(chosen):
+            yield from (Attempt(call, before, reason) for reason in REASONS[call[0]])
+
+
+def every_call(calls: Mapping[Call, int]) -> Iterator[Attempt]:
+    """Each, with the first reason, and then what `thorough()` has more."""
+    each = [
+        Attempt(call, before, REASONS[call[0]][0])
+        for call, count in calls.items()
+        for before in range(count)
+    ]
+    yield from each
+    done = set(each)
+    yield from (attempt for attempt in thorough(calls) if attempt not in done)
+
+
+def fail_each(of: Victim, attempts: Iterable[Attempt], tally: Tally) -> None:
+    """Make them, and add up what became of them."""
+    for attempt in attempts:
+        answer = of.ask(
+            do="one",
+            call=attempt.call,
+            before=attempt.before,
+            errno=getattr(errno, attempt.reason),
+        )
+        _judge(answer, str(attempt), tally, known=KNOWN.get((attempt.call[0], attempt.call[2])))
+
+
+def fail_often(
+    of: Victim,
+    size: int,
+    tally: Tally,
+    passing: Iterable[tuple[str, str, int]] = PASSING,
+    lasting: Iterable[tuple[str, str, str]] = LASTING,
+) -> None:
+    """The data path: what passes, and what does not."""
+    for name, reason, every in passing:
+        answer = of.ask(
+            do="often",
+            name=name,
+            every=every,
+            most=_FOR_EVER,
+            errno=getattr(errno, reason),
+            size=size,
+        )
+        _judge(answer, f"{name}, each {every}., {reason}", tally, size=size, passes=True)
+    for name, reason, says in lasting:
+        answer = of.ask(
+            do="often", name=name, every=1, most=1, errno=getattr(errno, reason), size=size
+        )
+        what = f"{name}, {reason}"
+        _judge(answer, what, tally)
+        if says not in answer.get("end", {}).get("text", ""):
+            tally.broken.append(f"{what}: not {says!r} but {answer}")
+
+
+def _judge(
+    answer: Mapping[str, Any],
+    what: str,
+    tally: Tally,
+    *,
+    size: int | None = None,
+    passes: bool = False,
+    known: str | None = None,
+) -> None:
+    end = answer.get("end", {})
+    if end and not end["refused"]:
+        tally.unreached += 1
+    else:
+        tally.attempts += 1
+    problems = _problems(answer, size=size)
+    if passes and end and end["error"]:
+        problems.append("it did not pass")
+    if known and problems and all(problem.startswith("left in") for problem in problems):
+        tally.known[known] += 1
+        problems = []
+    if problems:
+        tally.broken.append(f"{what}: {'; '.join(problems)}")
+    elif end["error"]:
+        tally.errors[end["error"]] += 1
+    else:
+        tally.received += bool(end["refused"])
+
+
+def _problems(answer: Mapping[str, Any], size: int | None) -> list[str]:
+    """Which promises an attempt has broken."""
+    if "died" in answer:
+        return [f"died of {answer['died']}"]
+    end = answer["end"]
+    found = []
+    if end["error"] and not end["named"]:
+        found.append(f"an error without a name, {end['error']}: {end['text']}\n{end['where']}")
+    if end["wrong"] or (size and not end["error"] and end["received"] != size):
+        found.append(f"{end['wrong']} of {end['received']} bytes wrong")
+    if end["left"]:
+        found.append(f"left in its process: {end['left']}")
+    if answer["kernel"]:
+        found.append(f"left in the kernel: {answer['kernel']}")
+    found += end["said"]
+    return found
+
+
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "one process": {},
+    "busy polling": {"busy_poll": True},
+    "isolated stack": {"isolate": True},
+}
+
+
+def main() -> int:
+    """Everything, as `./dev faults calls`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every-call", action="store_true", help="each one, not some of each kind")
+    parser.add_argument("--mode", choices=list(MODES), action="append")
+    given = parser.parse_args()
+    broken = 0
+    for mode in given.mode or MODES:
+        tally, began = Tally(), time.monotonic()
+        with veth_pair() as veth, victim(veth, MODES[mode]) as of:
+            calls = recorded(of)
+            print(f"{mode}: {sum(calls.values())} calls, {len(calls)} different ones", flush=True)
+            fail_each(of, (every_call if given.every_call else thorough)(calls), tally)
+            if mode != "isolated stack":  # whose loop is in a process without the shim's arms
+                fail_often(of, 3_000_000, tally)
+        print("\n".join(tally.lines()))
+        print(f"{mode}: {time.monotonic() - began:.0f} s", flush=True)
+        broken += len(tally.broken)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
