@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from pyroute2 import NetNS
-
 from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime, Stats
 
 from ..net.veth import VethEnd
@@ -62,8 +60,7 @@ def send(end: VethEnd, family: int, address: tuple[str, int], data: bytes) -> No
 
 def one_segment_a_packet(end: VethEnd) -> None:
     """Make the stack of this end send single segments, so that each throws its own dice."""
-    with NetNS(end.netns) as handle:
-        handle.link("set", index=end.ifindex, gso_max_segs=1)
+    end.set_link(gso_max_segs=1)
 
 
 def receive_all(rt: Runtime, view: RegionView, listener: Listener, count: int) -> dict[int, bytes]:

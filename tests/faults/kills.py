@@ -14,15 +14,18 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from devmemtcp.agent.session import Session
 
 from ..net.agent_process import AgentProcess
-from ..net.veth import VethEnd
+from ..net.traffic import until
+from ..net.veth import Veth, VethEnd
 from .leftovers import Leftovers
 from .nursery import Child, Nursery
 from .report import Row
@@ -32,6 +35,8 @@ from .victims import PATIENCE, RECEIVER_PHASES
 PORT = 5201
 TRAFFIC_SECONDS = 0.1
 """Of a stream that nobody disturbs, at least."""
+_STAYS = {"agent.toml", "agent.log", "agent.sock", "agent.sock.lock"}
+"""Of a killed agent: names without anybody behind them, which the next one takes over."""
 _NAMED = {"BrokenPipeError", "ConfigError", "ConnectionResetError"}
 _HOME = ("niovs_lent", "niovs_queued", "niovs_ooo", "tokens_outstanding")
 
@@ -123,35 +128,47 @@ def kill_receivers(
 
 
 def kill_clients(
-    row: Row, lives: Lives, agent: ForkedAgent, near: VethEnd, times: int, chance: random.Random
+    row: Row, nursery: Nursery, near: VethEnd, far: VethEnd, times: int, chance: random.Random
 ) -> None:
     """Kill applications of an agent, which must not notice for long."""
-    lengths = lives.whole(row)
-    with Session(agent.path) as session:
-        leftovers = Leftovers(near, inside=[agent.pid])
-        for phase in _spread(RECEIVER_PHASES, times, chance):
-            with lives.at(phase) as child:
-                time.sleep(chance.uniform(0, lengths[phase]))
-                child.kill()
-                words = child.last_words()
-            row.times += 1
-            if words.get("end") == "crash":
-                row.broken.append(f"before the kill at {phase}: {words['text']}")
-            _settle(row, leftovers, phase)
-            stats = session.stack(near.ifname).stats().stack
-            out = {name: stats[name] for name in _HOME if stats[name]}
-            if out or any(app["pid"] == child.pid for app in session.applications()):
-                row.broken.append(f"{phase}: the agent still has {out or 'the application'}")
-            lives.whole(row)
+    with ForkedAgent.folder() as folder:
+        agent = ForkedAgent(nursery, near, folder)
+        agent.start()
+        lives = Lives(nursery, near, far, agent=str(agent.path))
+        lengths = lives.whole(row)
+        with Session(agent.path) as session:
+            leftovers = Leftovers(near, inside=[agent.pid])
+            for phase in _spread(RECEIVER_PHASES, times, chance):
+                with lives.at(phase) as child:
+                    time.sleep(chance.uniform(0, lengths[phase]))
+                    child.kill()
+                    words = child.last_words()
+                row.times += 1
+                if words.get("end") == "crash":
+                    row.broken.append(f"before the kill at {phase}: {words['text']}")
+                _settle(row, leftovers, phase)
+                _look_at_agent(row, session, near, child, phase)
+                lives.whole(row)
+        agent.end()
+
+
+def _look_at_agent(row: Row, session: Session, near: VethEnd, dead: Child, phase: str) -> None:
+    """What it still has of an application that was killed."""
+
+    def gone() -> bool:
+        stats = session.stack(near.ifname).stats().stack
+        return not any(stats[name] for name in _HOME) and all(
+            app["pid"] != dead.pid for app in session.applications()
+        )
+
+    if not until(gone, PATIENCE):
+        stats = session.stack(near.ifname).stats().stack
+        out = {name: stats[name] for name in _HOME if stats[name]}
+        row.broken.append(f"{phase}: the agent still has {out or 'the application'}")
 
 
 def kill_agents(
-    row: Row,
-    nursery: Nursery,
-    near: VethEnd,
-    far: VethEnd,
-    times: int,
-    chance: random.Random,
+    row: Row, nursery: Nursery, near: VethEnd, far: VethEnd, times: int, chance: random.Random
 ) -> None:
     """Kill agents: while they start, while an application is at any phase, while they end."""
     with ForkedAgent.folder() as folder:
@@ -311,30 +328,31 @@ def _settle(row: Row, leftovers: Leftovers, phase: str) -> None:
         row.broken.append(f"killed at {phase}, left behind: {'; '.join(found)}")
 
 
-def kill_all(
-    rows: list[Row], near: VethEnd, far: VethEnd, times: int, chance: random.Random
-) -> None:
-    """All cases, `times` kills together."""
-    with ExitStack() as undo:
-        nursery = undo.enter_context(Nursery())
-        shares = _shares(times)
-        for case, role, stack in (
-            ("application, stack inside", {}, False),
-            ("application, stack isolated", {"isolate": True}, False),
-            ("isolated stack", {"isolate": True}, True),
-        ):
-            rows.append(row := Row(f"SIGKILL: {case}"))
-            lives = Lives(nursery, near, far, **role)
-            kill_receivers(row, lives, near, shares.pop(0), chance, stack=stack)
-        rows.append(row := Row("SIGKILL: application of the agent"))
-        with ForkedAgent.folder() as folder:
-            agent = ForkedAgent(nursery, near, folder)
-            agent.start()
-            lives = Lives(nursery, near, far, agent=str(agent.path))
-            kill_clients(row, lives, agent, near, shares.pop(0), chance)
-            agent.end()
-        rows.append(row := Row("SIGKILL: agent"))
-        kill_agents(row, nursery, near, far, shares.pop(0), chance)
+@dataclass(frozen=True)
+class Case:
+    """One kind of victim: `run()` fills the row in."""
+
+    row: Row
+    run: Callable[[], None]
+
+
+def cases(nursery: Nursery, veth: Veth, times: int, chance: random.Random) -> list[Case]:
+    """All kinds, `times` kills together."""
+    near, far = veth.right, veth.left
+    shares = iter(_shares(times))
+    made = []
+    for name, role, stack in (
+        ("application, stack inside", {}, False),
+        ("application, stack isolated", {"isolate": True}, False),
+        ("isolated stack", {"isolate": True}, True),
+    ):
+        row, lives = Row(f"SIGKILL: {name}"), Lives(nursery, near, far, **role)
+        run = partial(kill_receivers, row, lives, near, next(shares), chance, stack=stack)
+        made.append(Case(row, run))
+    for name, kill in (("application of the agent", kill_clients), ("agent", kill_agents)):
+        row = Row(f"SIGKILL: {name}")
+        made.append(Case(row, partial(kill, row, nursery, near, far, next(shares), chance)))
+    return made
 
 
 def _shares(times: int) -> list[int]:

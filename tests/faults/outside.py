@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from pyroute2 import NetNS, netns
+from pyroute2 import netns
 
 from devmemtcp.agent import ConfigError, Region
 
@@ -31,6 +31,7 @@ from .victims import PATIENCE, REGION_BYTES
 
 MTUS = (1500, 9000, 1400, 3000, 65535, 1280)
 """No less: IPv6 would end on the interface."""
+REMOVALS = ("here", "with its peer", "with the peer's namespace")
 _DOWN_SECONDS = 0.3
 _F_SEAL_FUTURE_WRITE = 0x10
 _PUNCH = 0x2 | 0x1  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -121,19 +122,21 @@ def mtu_changes(row: Row, stage: Stage, veth: Veth, times: int) -> None:
 # ---- what ends a stack ----
 
 
-def interface_removed(row: Row, stage: Stage) -> None:
-    """The interface is deleted here, or by its peer's end, or goes with the peer's namespace."""
+def interface_removed(row: Row, stage: Stage, how: str) -> None:
+    """The interface is deleted, or its peer is, or the peer's namespace, and it goes with them.
+
+    `how`: one of REMOVALS.
+    """
     with veth_pair() as veth:
         near, far = veth.right, veth.left
-        how = stage.chance.choice(("here", "there", "with the namespace"))
         with stage.stream(row, veth) as (at, stream):
             time.sleep(stage.chance.uniform(0, 0.05))
-            if how == "with the namespace":
+            if how == "with the peer's namespace":
                 netns.remove(far.netns)
                 stream.sender.give_up()  # its socket is the last that is in there
             else:
                 end = near if how == "here" else far
-                with NetNS(end.netns) as handle:
+                with end.netlink() as handle:
                     handle.link("del", index=end.ifindex)
             row.heard(_error_of(lambda: stream.listener.accept(PATIENCE)))
             assert not stream.wrong, f"{stream.wrong} bytes are wrong"
@@ -157,7 +160,7 @@ def namespace_destroyed(row: Row, stage: Stage) -> None:
             stream.finish(row)
             row.times += 1
         began = time.monotonic()
-        with NetNS(veth.left.netns) as handle:
+        with veth.left.netlink() as handle:
             while handle.link_lookup(ifname=veth.left.ifname):
                 if time.monotonic() - began > PATIENCE:
                     row.broken.append("something keeps the namespace, and with it the interface")

@@ -34,8 +34,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pyroute2 import NetNS
-
 from devmemtcp.pyxdp import BpfObject
 
 from ..net.veth import VethEnd
@@ -171,37 +169,39 @@ def bad_road(end: VethEnd, program: Path, chances: Chances) -> Iterator[BadRoad]
     `program`: the object of impair.bpf.c.
     """
     with ExitStack() as undo:
-        handle = undo.enter_context(NetNS(end.netns))
         obj = undo.enter_context(BpfObject.open(program).load())
         target = undo.enter_context(closing(_packet_socket(end, end.ifname, 0)))
         target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
+        mac = bytes.fromhex(end.mac.replace(":", ""))
         detours = []
         for name, hold, treat in (
             ("late", _LATE, None),
             ("slow", _SLOW, None),
             ("torn", _TORN, damaged),
         ):
-            detours.append(_make_detour(undo, handle, name))
+            detours.append(_make_detour(end, name))
+            undo.callback(end.run, ["ip", "link", "delete", f"{name}0"])
             if treat:
                 features = [word for each in _OFFLOADS for word in (each, "off")]
                 end.run(["ethtool", "-K", f"{name}0", *features])
             source = undo.enter_context(closing(_packet_socket(end, f"{name}1", _ETH_P_ALL)))
-            mac = bytes.fromhex(end.mac.replace(":", ""))
             undo.enter_context(Detour(source, target, mac, hold, treat))
         obj.maps["config"].set(struct.pack("=I", 0), _config(chances, detours))
-        handle.tc("add", "clsact", end.ifindex)
-        undo.callback(handle.tc, "del", "clsact", end.ifindex)
+        with end.netlink() as handle:
+            handle.tc("add", "clsact", end.ifindex)
+        undo.callback(end.run, ["tc", "qdisc", "delete", "dev", end.ifname, "clsact"])
         for name, parent in (("worsen", _EGRESS), ("lose_acks", _INGRESS)):
-            handle.tc(
-                "add-filter",
-                "bpf",
-                end.ifindex,
-                fd=obj.programs[name].fd,
-                name=name,
-                parent=parent,
-                direct_action=True,
-                prio=1,
-            )
+            with end.netlink() as handle:
+                handle.tc(
+                    "add-filter",
+                    "bpf",
+                    end.ifindex,
+                    fd=obj.programs[name].fd,
+                    name=name,
+                    parent=parent,
+                    direct_action=True,
+                    prio=1,
+                )
         yield BadRoad(obj)
 
 
@@ -214,13 +214,13 @@ def _config(chances: Chances, detours: list[int]) -> bytes:
     return struct.pack("=9I", *(int(value * 0xFFFFFFFF) for value in values), *detours)
 
 
-def _make_detour(undo: ExitStack, handle: NetNS, name: str) -> int:
+def _make_detour(end: VethEnd, name: str) -> int:
     """A veth pair whose both ends are in the sender's namespace; returns one's ifindex."""
-    handle.link("add", ifname=f"{name}0", kind="veth", peer={"ifname": f"{name}1"})
-    indices = [handle.link_lookup(ifname=f"{name}{side}")[0] for side in "01"]
-    undo.callback(handle.link, "del", index=indices[0])
-    for index in indices:
-        handle.link("set", index=index, mtu=65535, state="up")
+    with end.netlink() as handle:
+        handle.link("add", ifname=f"{name}0", kind="veth", peer={"ifname": f"{name}1"})
+        indices = [handle.link_lookup(ifname=f"{name}{side}")[0] for side in "01"]
+        for index in indices:
+            handle.link("set", index=index, mtu=65535, state="up")
     return int(indices[0])
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import NetNS, netns
+from pyroute2 import IPRoute, NetNS, netns
 
 _PREFIX = "dmt-"
 _NETNS_DIR = Path("/var/run/netns")
@@ -53,8 +53,17 @@ class VethEnd:
 
     def set_link(self, **what: Any) -> None:
         """Change the interface, as `ip link set` would: ``mtu=9000``, ``state="down"``."""
-        with NetNS(self.netns) as handle:
+        with self.netlink() as handle:
             handle.link("set", index=self.ifindex, **what)
+
+    @contextmanager
+    def netlink(self) -> Iterator[IPRoute]:
+        """A route netlink socket of this end's namespace; the calling thread is there, too.
+
+        Unlike `NetNS` it needs no helper process, which may not be forked among threads.
+        """
+        with self.enter(), IPRoute() as handle:
+            yield handle
 
     @contextmanager
     def enter(self) -> Iterator[None]:
