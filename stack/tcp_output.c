@@ -386,6 +386,16 @@ static uint32_t send_mss(const struct flow *f)
 	return mss < room ? mss : room;
 }
 
+/* False: there is no page for it. The timer tries again, also when nothing else is out. */
+static bool send_or_wait(struct stack *s, struct flow *f, uint32_t len, bool fin, uint64_t now)
+{
+	if (send_data(s, f, len, fin, now))
+		return true;
+	if (!f->t_rexmit)
+		tcp_rexmit_arm(s, f, now);
+	return false;
+}
+
 void tcp_push(struct stack *s, struct flow *f, uint64_t now)
 {
 	const uint32_t wnd = f->snd_wnd < f->cwnd ? f->snd_wnd : f->cwnd;
@@ -403,7 +413,7 @@ void tcp_push(struct stack *s, struct flow *f, uint64_t now)
 		len = f->replies.bytes - off;
 		if (!len) {
 			if (f->app_shut)
-				send_data(s, f, 0, true, now);
+				send_or_wait(s, f, 0, true, now);
 			return;
 		}
 		if (len > send_mss(f))
@@ -415,11 +425,8 @@ void tcp_push(struct stack *s, struct flow *f, uint64_t now)
 		}
 		if (len > wnd - off)
 			len = wnd - off;
-		if (!send_data(s, f, len, false, now)) {
-			if (!f->t_rexmit)
-				tcp_rexmit_arm(s, f, now);
+		if (!send_or_wait(s, f, len, false, now))
 			return;
-		}
 	}
 }
 

@@ -296,6 +296,25 @@ def test_exhausted_host_pages_delay_and_do_not_lose(make_bench: MakeBench) -> No
     assert c.data == data + b"!"
 
 
+def test_a_fin_that_found_no_host_page_is_sent_later(make_bench: MakeBench) -> None:
+    """Nothing else is unacknowledged, so nothing else would ever bring it about."""
+    bench = make_bench(pages=16)
+    bench.hold_tx = True
+    c = bench.established()
+    for at in range(0, 40_000, 1000):
+        c.inject(".", data=pattern(1000, seed=at))
+    assert bench.stats().pages_free == 0
+    c.drain()
+    bench.app.shutdown(c.conn)
+    bench.turn()
+    assert not c.drain()
+    bench.hold_tx = False
+    bench.tx_complete()
+    bench.turn()
+    bench.advance(2000)
+    assert any("F" in segment.flags for segment in c.drain())
+
+
 def test_replies_do_not_take_the_pages_that_acks_need(make_bench: MakeBench) -> None:
     """Peers that shut their windows keep replies in host pages; everybody else must be answered."""
     bench = make_bench(pages=16)
