@@ -7,9 +7,9 @@ The files, from what is measured to what is said about it:
   ``xsk_recycle.c``
 * ``tcp_rx`` with ``tcp_options``, ``tcp_variants``, ``tcp_turn``, ``copies``; its processes are
   ``worker`` and what begins with that, ``plan`` says on which cores; ``stream.c``
-* ``soak`` and ``agent_rx`` with ``receiver``, which are tests
+* ``soak``, ``agent_rx`` with ``receiver``, ``flood`` with ``syn_flood.c``, which are tests
 * who has a turn when: ``rounds``; what was seen beside it: ``machine``, ``conditions``, ``cores``,
-  ``latency``
+  ``latency``, ``resident``
 * the document: ``result`` makes it of samples, ``verdict`` has the statistics, ``saved`` writes
   and reads it; ``tables``, ``plot`` and ``compare`` show it, ``progress`` what happens meanwhile
 * the commands: ``verbs/``
@@ -19,7 +19,16 @@ from __future__ import annotations
 
 import typer
 
-from devmemtcp.agent.bench.verbs import agent, every, page_pool, results, soak, tcp_rx, xdp_drop
+from devmemtcp.agent.bench.verbs import (
+    agent,
+    every,
+    flood,
+    page_pool,
+    results,
+    soak,
+    tcp_rx,
+    xdp_drop,
+)
 
 app = typer.Typer(
     help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
@@ -40,6 +49,7 @@ for _name, _verb, _short in (
     ("tcp-rx", tcp_rx.tcp_rx, "What it costs to receive TCP: ours, and the kernel's recv()."),
     ("all", every.every, "These three, one after another."),
     ("soak", soak.soak, "Receive for minutes, and look whether anything grows."),
+    ("flood", flood.flood, "What a flood of SYNs does to those who are honest."),
     ("agent", agent.agent_rx, "What the agent costs, and what killed applications leave."),
     ("compare", results.compare, "Hold two results of one benchmark side by side."),
     ("plot", results.plot, "Draw a result that was kept."),

@@ -37,3 +37,16 @@ uint64_t stream_copy(uint8_t *to, size_t to_size, const uint8_t *from, size_t fr
 		     uint32_t chunk, uint64_t until_ns);
 /* Ticks of the time stamp counter, or 0 where there is none to be read. */
 uint64_t stream_tsc(void);
+
+/* ---- syn_flood.c: SYNs from strangers that do not exist ---- */
+
+struct syn_flood {
+	uint8_t from_mac[6], to_mac[6];
+	uint8_t to_ip[4]; /* network order */
+	uint16_t to_port; /* host order */
+	uint64_t seed;
+};
+
+/* Send `count` of them through `fd`, an AF_PACKET socket bound to the interface, spread evenly over
+ * so long. Returns how many went out; fewer when the time was too short. */
+int64_t syn_flood(int fd, const struct syn_flood *flood, uint64_t count, uint64_t duration_ns);

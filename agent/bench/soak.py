@@ -13,18 +13,15 @@ tokens come and go with the load; they are judged at the end, when all must be b
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import gc
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from devmemtcp.agent.bench.progress import Progress
+from devmemtcp.agent.bench.resident import let_go_of_setup, resident
 from devmemtcp.agent.bench.worker import PORT, Worker
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab, check_mtu
@@ -118,7 +115,7 @@ def run_soak(options: SoakOptions, progress: Progress) -> SoakReport:
             Runtime(lab.near.ifname, region, mode=options.mode, isolate=True, netns=lab.near.netns)
         )
         listener = undo.enter_context(rt.listen((lab.near.ip4, PORT)))
-        _let_go_of_setup()
+        let_go_of_setup()
         soak = Soak(rt, view, listener, options, progress)
         far.ask(do="churn", address=[lab.near.ip4, PORT], connections=options.connections)
         soak.receive(options.minutes * 60)
@@ -207,7 +204,7 @@ class Soak:
         total = self._view.size // PAGE_SIZE
         return Sample(
             seconds=time.monotonic() - self._start,
-            resident=sum(_resident(pid) for pid in pids),
+            resident=sum(resident(pid) for pid in pids),
             descriptors=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
             buffers_away=total - stack["niovs_free"] - stack["niovs_fill"],
             tokens=stack["tokens_outstanding"],
@@ -224,23 +221,6 @@ class Soak:
         report.failures = _failures(report, report.at_end)
         report.ok = not report.failures
         return report
-
-
-def _let_go_of_setup() -> None:
-    """Give back what imports and setting up have left; see malloc_trim(3), which is glibc's."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _resident(pid: int) -> int:
-    """Resident bytes of a process; of a page that n processes share, one n-th (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pss":
-            return int(value.split()[0]) << 10
-    raise OSError(errno.ENODATA, f"process {pid} has no resident memory")
 
 
 def _growth(samples: Sequence[Sample], name: str) -> float:

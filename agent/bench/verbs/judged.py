@@ -13,10 +13,11 @@ from devmemtcp.agent.document import document
 
 if TYPE_CHECKING:
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
+    from devmemtcp.agent.bench.flood import FloodReport
     from devmemtcp.agent.bench.progress import Progress
     from devmemtcp.agent.bench.soak import SoakReport
 
-    Judged = TypeVar("Judged", SoakReport, AgentRxReport)
+    Judged = TypeVar("Judged", SoakReport, AgentRxReport, FloodReport)
 
 
 def judged(
