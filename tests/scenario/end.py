@@ -103,10 +103,12 @@ class End(FarEnd):
 
     def names(self, counters: Mapping[str, int]) -> dict[str, int]:
         """What a scenario's sums may contain."""
+        mss = self.mtu - (40 if self.local.family == 4 else 60)
         known = {
             "edge": self.edge,
             "acked": self.max_ack,
-            "mss": self.mtu - (40 if self.local.family == 4 else 60),
+            "mss": mss,
+            "full": mss - (12 if self.ts_on else 0),
             "win": self.last_window,
             "tsval": self.last_tsval or 0,
             "isn": self.isn,

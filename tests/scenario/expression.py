@@ -18,7 +18,7 @@ _OPERATORS = {
 }
 
 #: What a connection knows, by the names that a scenario uses; counters of `repeat` join them.
-NAMES = frozenset({"edge", "acked", "mss", "win", "tsval", "isn", "irs"})
+NAMES = frozenset({"edge", "acked", "mss", "full", "win", "tsval", "isn", "irs"})
 
 
 @dataclass(frozen=True, slots=True)

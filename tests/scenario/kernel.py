@@ -86,6 +86,9 @@ class KernelSink(Sink):
             connection.abort()
         self._epoll.close()
 
+    def tighten(self) -> None:
+        """A socket's receive buffer is small as it is."""
+
     def poll(self) -> None:
         for descriptor, _ in self._epoll.poll(0):
             if listener := self._listeners.get(descriptor):

@@ -31,7 +31,7 @@ PORT = 5201
 CLOSED_PORT = 5999
 PEER_IP = {4: bytes((10, 77, 0, 100)), 6: bytes.fromhex("fd000077" + "00" * 11 + "64")}
 PEER_MAC = bytes.fromhex("020000007764")
-TOGETHER = 48
+TOGETHER = 96
 _FIRST_PORT = 10_000
 _TICK = 1 * MS
 _FRAME_MAX = 14 + 4 + 1500
@@ -49,6 +49,9 @@ class Server(Protocol):
 
     def poll(self) -> None:
         """Take what there is to take, without waiting."""
+
+    def tighten(self) -> None:
+        """From now on there is little memory: the cases that want it all come."""
 
     def application(self, end: End) -> Application: ...
 
@@ -190,8 +193,14 @@ class _Running:
 
 
 def run_all(lab: Lab, server: Server, jobs: Sequence[Job]) -> None:
-    """Run them ``TOGETHER`` at a time; then, those alone that were late, once more."""
-    _run(lab, server, jobs, TOGETHER)
+    """Run them ``TOGETHER`` at a time.
+
+    After that, each alone: those that take all memory, and once more those that were late.
+    """
+    modest = [job for job in jobs if not job.case.greedy]
+    _run(lab, server, sorted(modest, key=lambda job: -job.case.waits), TOGETHER)
+    server.tighten()
+    _run(lab, server, [job for job in jobs if job.case.greedy], 1)
     for job in jobs:
         if isinstance(job.failure, Late):
             job.failure, job.repeated = None, True

@@ -8,6 +8,7 @@ the line is reached.
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -230,6 +231,19 @@ class Case:
     stack: Mapping[str, str]
 
     @property
+    def greedy(self) -> bool:
+        """Does it take all the memory that the stack has?"""
+        return any(
+            isinstance(step, Fill) or (isinstance(step, App) and step.verb == "pause")
+            for step in _steps(self.lines)
+        )
+
+    @property
+    def waits(self) -> int:
+        """How much time passes on purpose, ns: the longest are best begun first."""
+        return _waits(self.lines)
+
+    @property
     def judged_by_xdp(self) -> bool:
         """Is something sent that never reaches the C core, whatever it would make of it?"""
         return any(
@@ -271,6 +285,20 @@ def _steps(lines: tuple[Line, ...]) -> Iterator[Step]:
         yield line.step
         if isinstance(line.step, Repeat | Batch):
             yield from _steps(line.step.body)
+
+
+def _waits(lines: tuple[Line, ...]) -> int:
+    total = 0
+    for line in lines:
+        if isinstance(line.step, Wait | Silence):
+            total += line.step.time
+        elif isinstance(line.step, Expect):
+            total += line.step.after
+        elif isinstance(line.step, Repeat):
+            times = line.step.times.tree
+            count = times.value if isinstance(times, ast.Constant) else 1
+            total += _waits(line.step.body) * int(str(count))
+    return total
 
 
 # ---- lines and blocks ----
@@ -543,7 +571,7 @@ class _Body:
             rest, _, within, at_once = _timing(rest)
             return Acked(self._range(rest), within or PATIENCE, at_once)
         if word == "fill":
-            return Fill(self._number(rest or "mss"))
+            return Fill(self._number(rest or "full"))
         if word == "again":
             return Again(self._number(rest or "100000"))
         if word == "keep":

@@ -17,6 +17,7 @@ from .lab import PORT
 from .server import Accepted, Sink
 
 _REGION = 64 << 20
+_SMALL_REGION = 8 << 20
 _WINDOW = 128 << 10  # small enough to be filled in no time
 
 
@@ -63,10 +64,17 @@ class _Connection(Accepted):
 class LiveSink(Sink):
     """Two listeners of a runtime, and whoever was accepted."""
 
-    def __init__(self, runtime: Runtime, listeners: list[Listener]) -> None:
+    def __init__(self, runtime: Runtime, listeners: list[Listener], undo: ExitStack) -> None:
         super().__init__(runtime._datapath.config.announced_mtu(runtime.mtu))
-        self._runtime, self._listeners = runtime, listeners
+        self._runtime, self._listeners, self._undo = runtime, listeners, undo
         self._by_id: dict[int, tuple[int, _Connection]] = {}
+
+    def tighten(self) -> None:
+        """A region that one connection fills in no time."""
+        if wanted() != "off":
+            region = self._undo.enter_context(Region(_SMALL_REGION))
+            self._runtime.unbind(1)
+            self._runtime.bind(region, range(self._runtime.queues))
 
     def poll(self) -> None:
         for ready in self._runtime.poll(0):
@@ -95,5 +103,5 @@ def live_sink(end: VethEnd, mode: Literal["native", "generic"]) -> Iterator[Live
             Runtime(end.ifname, region, netns=end.netns, mode=mode, rcv_wnd=_WINDOW)
         )
         listeners = [undo.enter_context(runtime.listen((ip, PORT))) for ip in (end.ip4, end.ip6)]
-        yield LiveSink(runtime, listeners)
+        yield LiveSink(runtime, listeners, undo)
         assert_clean(runtime)

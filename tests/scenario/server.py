@@ -48,6 +48,10 @@ class Sink(ABC):
     def poll(self) -> None:
         """Take what there is to take, without waiting."""
 
+    @abstractmethod
+    def tighten(self) -> None:
+        """From now on there is little memory: the cases that want it all come."""
+
     def add(self, port: int, connection: Accepted) -> None:
         self.accepted.setdefault(port, []).append(connection)
 
