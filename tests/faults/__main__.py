@@ -75,16 +75,22 @@ class _Journey:
         with bad_road(far, self.program, self.chances) as road:
             crossing = cross(near, far, _LOAD, mode=self.mode, family=self.family)
             happened = asdict(road.counters())
-        self.row.times += 1
         self.row.nbytes += crossing.nbytes
-        for what, count in happened.items():
-            self.row.said[f"packet {what}"] += count
+        steer = crossing.stats.steer
+        noticed = sum(steer[name] for name in steer if name.startswith("drop_"))
+        for what, count in (happened | {"refused by the XDP program": noticed}).items():
+            if count and not what.endswith("seen"):
+                self.row.said[f"packet {what}"] += count
+        self.row.times += sum(happened.values()) - happened["seen"] - happened["acks_seen"]
 
 
 def _roads() -> list[tuple[str, Chances]]:
     kinds = ("loss", "duplication", "corruption", "delay", "reordering", "ack_loss")
     alone = [
-        (f"{kind.replace('_', ' of ')} {chance:.0%}", replace(Chances(), **{kind: chance}))
+        (
+            f"{kind.replace('ack_loss', 'loss of ACKs')} {chance:.0%}",
+            replace(Chances(), **{kind: chance}),
+        )
         for kind in kinds
         for chance in (0.1, 0.3)
     ]

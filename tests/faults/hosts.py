@@ -73,9 +73,11 @@ class Stream:
     error: BaseException | None = None
     """What the application was told at last, if that was not the end of the stream."""
 
-    def __init__(self, at: Host, near: VethEnd, far: VethEnd, *, ipv6: bool = False) -> None:
+    def __init__(
+        self, at: Host, near: VethEnd, far: VethEnd, *, ipv6: bool = False, port: int = PORT
+    ) -> None:
         self._host = at
-        address = (near.ip6 if ipv6 else near.ip4), PORT
+        address = (near.ip6 if ipv6 else near.ip4), port
         self.listener: Listener = at.stack.listen(address)
         self.sender = Sender(far, address)
         self._thread = threading.Thread(target=self._run)

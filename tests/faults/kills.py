@@ -118,12 +118,11 @@ def kill_receivers(
             time.sleep(chance.uniform(0, lengths[phase]))
             _kill(pid)
             words = child.last_words()
-        row.times += 1
         if stack:
             _judge(row, words, may_end=child.at == "close")
         elif words.get("end") == "crash":
             row.broken.append(f"before the kill at {phase}: {words['text']}")
-        _settle(row, leftovers, phase)
+        _after(row, leftovers, phase)
         lives.whole(row)
 
 
@@ -143,10 +142,9 @@ def kill_clients(
                     time.sleep(chance.uniform(0, lengths[phase]))
                     child.kill()
                     words = child.last_words()
-                row.times += 1
                 if words.get("end") == "crash":
                     row.broken.append(f"before the kill at {phase}: {words['text']}")
-                _settle(row, leftovers, phase)
+                _after(row, leftovers, phase)
                 _look_at_agent(row, session, near, child, phase)
                 lives.whole(row)
         agent.end()
@@ -194,8 +192,7 @@ def kill_agents(
                     time.sleep(chance.uniform(0, ending if phase == "end" else lengths[phase]))
                     agent.kill()
                     _judge(row, child.last_words(), may_end=child.at == "close")
-            row.times += 1
-            _settle(row, leftovers, phase)
+            _after(row, leftovers, phase)
             if (
                 strange := agent.files()
                 - {"agent.toml", "agent.log", "agent.sock"}
@@ -316,12 +313,14 @@ def _stack_of(child: Child) -> int:
 def _judge(row: Row, words: dict[str, Any], *, may_end: bool) -> None:
     """What somebody says whose stack or agent was killed."""
     if words.get("end") == "error" and words["name"] in _NAMED and "\n" not in words["text"]:
-        row.said[f"{words['name']}: {words['text'].partition(' at /')[0]}"] += 1
+        row.told(words["name"], words["text"])
     elif not (may_end and words.get("end") == "well"):
         row.broken.append(f"no error with a name: {words}")
 
 
-def _settle(row: Row, leftovers: Leftovers, phase: str) -> None:
+def _after(row: Row, leftovers: Leftovers, phase: str) -> None:
+    row.times += 1
+    row.said[f"killed at {phase}"] += 1
     found, seconds = leftovers.settled()
     row.settle = max(row.settle, seconds)
     if found:

@@ -22,7 +22,7 @@ from pyroute2 import netns
 from devmemtcp.agent import ConfigError, Region
 
 from ..net.veth import Veth, VethEnd, veth_pair
-from .hosts import Host, Mode, Stream, Where, host
+from .hosts import PORT, Host, Mode, Stream, Where, host
 from .kills import Lives
 from .leftovers import Leftovers
 from .nursery import Nursery
@@ -32,6 +32,7 @@ from .victims import PATIENCE, REGION_BYTES
 MTUS = (1500, 9000, 1400, 3000, 65535, 1280)
 """No less: IPv6 would end on the interface."""
 REMOVALS = ("here", "with its peer", "with the peer's namespace")
+NEXT_PORT = PORT + 1
 _DOWN_SECONDS = 0.3
 _F_SEAL_FUTURE_WRITE = 0x10
 _PUNCH = 0x2 | 0x1  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -104,15 +105,21 @@ def mtu_changes(row: Row, stage: Stage, veth: Veth, times: int) -> None:
     """Packets become larger and smaller, at one end or at both.
 
     Where ours has become smaller than what the peer was told, packets are lost until it is large
-    again, as with any receiver: what arrives is right all the same.
+    again, as with any receiver: what arrives is right all the same. Each time another stream comes,
+    by packets of the new size.
     """
     near, far = veth.right, veth.left
-    with stage.stream(row, veth) as (_, stream):
-        for _ in range(times):
-            for end in stage.chance.choice(((near,), (far,), (near, far))):
-                end.set_link(mtu=stage.chance.choice(MTUS))
+    with stage.stream(row, veth) as (at, stream):
+        for number in range(times):
+            mtu = stage.chance.choice(MTUS)
+            for end in stage.chance.choice(((near,), (far,), (near, far), (far, near))):
+                end.set_link(mtu=mtu)
                 time.sleep(stage.chance.uniform(0, 0.05))
             row.times += 1
+            near.set_link(mtu=max(MTUS))
+            with Stream(at, near, far, ipv6=stage.ipv6, port=NEXT_PORT + number) as another:
+                another.progress()
+                another.finish(row)
         for end in (near, far):
             end.set_link(mtu=1500)
         stream.progress()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,27 +23,35 @@ class Row:
     settle: float = 0.0
     """Seconds after which nothing was left, at most."""
     said: Counter[str] = field(default_factory=Counter)
-    """The errors that were raised, by name and text."""
+    """The errors that were raised, by name and text, or what else there was to see."""
     broken: list[str] = field(default_factory=list)
 
     def heard(self, error: BaseException) -> None:
         """Somebody was told of the fault by this."""
-        self.said[f"{type(error).__name__}: {error}"] += 1
+        self.told(type(error).__name__, str(error))
+
+    def told(self, name: str, text: str) -> None:
+        """The same, of an error in another process."""
+        self.said[f"{name}: {_A_FOLDER.sub('', text)}"] += 1
+
+
+_A_FOLDER = re.compile(r"/\S+/")
+"""Each run has others."""
 
 
 def table(rows: list[Row]) -> Table:
     """For people."""
-    made = Table("case", "times", "bytes checked", "gone after", "said", "outcome")
+    made = Table("case", "times", "bytes checked", "gone after", "seen", "outcome")
     for column in (1, 2, 3):
         made.columns[column].justify = "right"
     for row in rows:
-        said = [f"{count} x {text}" for text, count in row.said.most_common(4)]
+        said = [f"{count} x {text}" for text, count in row.said.most_common()]
         made.add_row(
             row.case,
             str(row.times),
             f"{row.nbytes:,}",
-            f"{row.settle * 1000:.0f} ms",
-            "\n".join(said) or "nothing",
+            f"{row.settle * 1000:.0f} ms" if row.settle else "",
+            "\n".join(said),
             "\n".join(row.broken) or "as promised",
         )
     return made

@@ -26,6 +26,7 @@ import random
 import select
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -183,7 +184,7 @@ def bad_road(end: VethEnd, program: Path, chances: Chances) -> Iterator[BadRoad]
             undo.callback(end.run, ["ip", "link", "delete", f"{name}0"])
             if treat:
                 features = [word for each in _OFFLOADS for word in (each, "off")]
-                end.run(["ethtool", "-K", f"{name}0", *features])
+                end.run(["ethtool", "-K", f"{name}0", *features], stdout=subprocess.DEVNULL)
             source = undo.enter_context(closing(_packet_socket(end, f"{name}1", _ETH_P_ALL)))
             undo.enter_context(Detour(source, target, mac, hold, treat))
         obj.maps["config"].set(struct.pack("=I", 0), _config(chances, detours))

@@ -19,7 +19,7 @@ from ..faults.road import Chances, bad_road
 CHANCES = Chances(
     loss=0.1, duplication=0.1, corruption=0.1, delay=0.1, reordering=0.1, ack_loss=0.1
 )
-LOAD = Load(connections=4, size=120_000)
+LOAD = Load(connections=4, size=80_000)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])

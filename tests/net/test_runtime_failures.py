@@ -370,28 +370,6 @@ def await_end(pid: int) -> None:
         os.close(pidfd)
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
-def test_a_killed_application_leaves_nothing(veth: Any, isolate: bool) -> None:
-    holder, stack, _ = hold(veth.right, isolate)
-    assert programs(veth.right) == 1
-    holder.kill()
-    holder.communicate()
-    await_end(stack)
-    deadline = time.monotonic() + PATIENCE  # bpf_link and sockets are released by work queues
-    while programs(veth.right) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert programs(veth.right) == 0
-    with Region(4 * MIB) as region:
-        while True:
-            try:
-                with Runtime(veth.right.ifname, region, netns=veth.right.netns) as rt:
-                    rt.listen((veth.right.ip4, PORT))
-                return
-            except (ConfigError, OSError):  # the queue's socket, likewise
-                if time.monotonic() > deadline:
-                    raise
-
-
 def test_a_killed_application_ends_its_stack_though_a_child_holds_the_socket(veth: Any) -> None:
     holder, stack, child = hold(veth.right, True, "fork")
     try:
