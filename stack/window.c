@@ -202,21 +202,32 @@ static uint32_t least_room(const struct stack *s, const struct flow *f)
 	return two_segments(s);
 }
 
+/* The largest window that this flow can be told of: until scaling is in force, and without it for
+ * ever, 16 bits are all there is. */
+static uint32_t window_limit(const struct flow *f)
+{
+	return f->rcv_wscale && f->state != TCP_SYN_RECEIVED ? 0xffffu << f->rcv_wscale : 0xffff;
+}
+
 /* The largest window this flow could be given now, in bytes. */
 static uint32_t window_room(const struct stack *s, const struct flow *f)
 {
-	uint64_t bytes;
+	const uint64_t most = window_limit(f);
 	int64_t spare;
+	uint64_t bytes;
 
-	if (f->pressure == PRESSURE_DROP)
-		return s->cfg.rcv_wnd_max -
-		       (f->rcvq.bytes < s->cfg.rcv_wnd_max ? f->rcvq.bytes : s->cfg.rcv_wnd_max);
+	if (f->pressure == PRESSURE_DROP) {
+		bytes = f->rcvq.bytes < s->cfg.rcv_wnd_max ? s->cfg.rcv_wnd_max - f->rcvq.bytes : 0;
+		return (uint32_t)(bytes < most ? bytes : most);
+	}
 	spare = (int64_t)free_bufs(s, f->queue) - reserve(s, f->queue) - promised_to_others(s, f) -
 		counted_twice(s, f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);
-	return bytes < f->rcv_ssthresh ? (uint32_t)bytes : f->rcv_ssthresh;
+	if (bytes > f->rcv_ssthresh)
+		bytes = f->rcv_ssthresh;
+	return (uint32_t)(bytes < most ? bytes : most);
 }
 
 /* A window under PRESSURE_DROP says nothing of what is free: it must not be filled with what
@@ -264,19 +275,14 @@ uint32_t window_advertise(struct stack *s, struct flow *f)
 	const uint32_t now = promised_wnd(f);
 	uint32_t room;
 
-	/* Until scaling is in force, and without it for ever, 16 bits are all there is. */
-	const uint32_t most =
-		f->state == TCP_SYN_RECEIVED || !f->rcv_wscale ? 0xffff : 0xffffu << f->rcv_wscale;
-
 	if (!may_receive(f))
 		return now;
 	room = window_room(s, f);
-	room = room < most ? room : most;
 	if (room >= now + smallest_step(s, f)) {
 		f->rcv_adv = seq_add(f->rcv_nxt, room);
 		window_account(s, f);
 	}
-	if (promised_wnd(f) < f->rcv_ssthresh / 2)
+	if (promised_wnd(f) < f->rcv_ssthresh / 2 && promised_wnd(f) < window_limit(f) / 2)
 		list_add_tail(&s->starved, &f->starved_node);
 	else
 		list_del(&f->starved_node);

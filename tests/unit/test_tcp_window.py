@@ -322,3 +322,16 @@ def test_window_limits_of_any_size(make_bench: MakeBench, rcv_wnd_max: int) -> N
         assert c.window <= rcv_wnd_max + (1 << c.rcv_wscale)
     bench.advance(ms=40)
     assert c.data == data
+
+
+def test_a_window_that_cannot_be_told_of_is_no_reason_for_an_update(make_bench: MakeBench) -> None:
+    """Without scaling 65535 is all there is: acknowledgments that say nothing new look like loss."""
+    bench = make_bench()
+    c = bench.established(ws=None)
+    for _ in range(200):
+        c.inject(".", data=pattern(1000))
+        c.inject(".", data=pattern(1000))
+        bench.advance(1)
+        told = [(s.rack, s.win) for s in c.drain()]
+        assert len(told) == len(set(told))
+    assert told == [(c.seq, 65535)]
