@@ -5,9 +5,13 @@
  */
 #include <dirent.h>
 #include <limits.h>
-#include <sys/stat.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
-#include "fuzz.h"
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 static unsigned long inputs;
 
