@@ -7,7 +7,8 @@ The files, from what is measured to what is said about it:
   ``xsk_recycle.c``
 * ``tcp_rx`` with ``tcp_options``, ``tcp_variants``, ``tcp_turn``, ``copies``; its processes are
   ``worker`` and what begins with that, ``plan`` says on which cores; ``stream.c``
-* ``soak``, ``agent_rx`` with ``receiver``, ``flood`` with ``syn_flood.c``, which are tests
+* ``soak`` with ``trend`` and ``soak_plot``, ``agent_rx`` with ``receiver``, ``flood`` with
+  ``syn_flood.c``, which are tests
 * who has a turn when: ``rounds``; what was seen beside it: ``machine``, ``conditions``, ``cores``,
   ``latency``, ``resident``
 * the document: ``result`` makes it of samples, ``verdict`` has the statistics, ``saved`` writes

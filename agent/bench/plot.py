@@ -17,6 +17,7 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,17 +78,25 @@ class Panel:
 
 def draw(result: Result, path: Path, metrics: Sequence[str] = ()) -> None:
     """Draw all panels into the file, or those of some metrics; its name says the format."""
+    with style():
+        figure(result, metrics).savefig(path, metadata=metadata(path, title(result)), dpi=120)
+
+
+def style() -> AbstractContextManager[None]:
+    """Of all pictures."""
     import matplotlib as mpl
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    # So that the same result is the same file.
-    metadata: dict[str, Any] = {"Title": title(result), "Software": None}
-    if path.suffix == ".svg":
-        metadata = {"Title": title(result), "Date": None, "Creator": None}
-    with mpl.rc_context(
+    return mpl.rc_context(
         {**mpl.rcParamsDefault, "svg.hashsalt": _SALT, "svg.fonttype": "none", "font.size": 9}
-    ):
-        figure(result, metrics).savefig(path, metadata=metadata, dpi=120)
+    )
+
+
+def metadata(path: Path, title: str) -> dict[str, Any]:
+    """What is in the file besides: nothing that makes the same result another file."""
+    if path.suffix == ".svg":
+        return {"Title": title, "Date": None, "Creator": None}
+    return {"Title": title, "Software": None}
 
 
 def title(result: Result) -> str:

@@ -13,7 +13,8 @@ child's stdin and stdout: a request, then one answer or more. A failure is an an
     ask       connect -> send messages, one after the other -> {"latency", ...}
     send      connect -> {"connected", "congestion"} -> send until reset -> {"bytes", ...}
     copy      copy memory -> {"bytes", "seconds"}
-    churn     connect, send, close, connect ...; -> {} and, after <- {"stop"}, {} again
+    churn     connect, send at some rate, close, connect ...; -> {} and, after <- {"stop"},
+              {"resets": how many connections were reset}
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ class Worker:
         if answer["unsupported"]:
             raise Unsupported(answer["error"])
         raise OSError(answer["errno"], answer["error"])
+
+    @property
+    def answers_wait(self) -> bool:
+        """Whether `hear()` need not wait, or not for long."""
+        return bool(self._unread) or bool(select.select([self._answers], [], [], 0)[0])
 
     def ask(self, **request: Any) -> Message:
         """Send a request and wait for its answer."""

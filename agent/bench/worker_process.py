@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import math
 import os
 import random
 import signal
@@ -21,7 +23,7 @@ from typing import Any
 from devmemtcp.agent.bench import conditions
 from devmemtcp.agent.bench._native import ffi, lib
 from devmemtcp.agent.bench.latency import histogram, percentiles
-from devmemtcp.agent.bench.worker import ANSWER_SECONDS, Message
+from devmemtcp.agent.bench.worker import Message
 from devmemtcp.agent.bench.worker_receive import Devmem, Kernel, Receiver, runtime
 from devmemtcp.agent.options import DEFAULT_PERIOD
 from devmemtcp.agent.pattern import one_period
@@ -33,6 +35,14 @@ from devmemtcp.pyxdp import Unsupported
 CONNECT_SECONDS = 10.0
 CONGESTION = "cubic"
 _SEND_BYTES = 1 << 20
+_MOST_CHURNED = 4 << 20
+_CHURN_RATES = (1 << 18, 1 << 28)
+"""Bytes a second."""
+CHURN_SECONDS = 60.0
+"""That a connection may take over a bad road."""
+_SO_MAX_PACING_RATE = 47
+_RESET = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}
+"""What a connection says that the other end has reset: the first call that finds it, and others."""
 _HOT_BYTES = 64 << 10
 """What fits the cache closest to a core, and is what a sender's packet holds."""
 _MOST_ASKED = 1 << 18
@@ -122,26 +132,30 @@ class _End:
         # We close first: without this, all our ports are in TIME-WAIT after half a minute.
         Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1")
         stopped = threading.Event()
-        data = memoryview(one_period(DEFAULT_PERIOD) * (_SEND_BYTES * 4 // DEFAULT_PERIOD))
+        data = memoryview(one_period(DEFAULT_PERIOD) * (_MOST_CHURNED // DEFAULT_PERIOD))
 
-        def one_after_another(number: int) -> None:
-            choose = random.Random(number)
+        def one_after_another(number: int) -> int:
+            choose, resets = random.Random(number), 0
             address = tuple(request["address"])
             while not stopped.is_set():
-                with socket.create_connection(address, CONNECT_SECONDS) as sock:
-                    sock.settimeout(ANSWER_SECONDS)
-                    sock.sendall(data[: choose.randrange(1, len(data))])
-                    sock.shutdown(socket.SHUT_WR)
-                    sock.recv(1)
+                with _churned(address, choose) as sock:
+                    try:
+                        sock.sendall(data[: int(_between(choose, 1, len(data)))])
+                        sock.shutdown(socket.SHUT_WR)
+                        sock.recv(1)
+                    except OSError as error:
+                        if error.errno not in _RESET:
+                            raise
+                        resets += 1
+            return resets
 
         with ThreadPoolExecutor(request["connections"]) as pool:
             running = [pool.submit(one_after_another, n) for n in range(request["connections"])]
             _say()
             _hear()
             stopped.set()
-            for each in running:
-                each.result()
-        _say()
+            resets = sum(each.result() for each in running)
+        _say(resets=resets)
 
     # ---- receiving ----
 
@@ -160,6 +174,24 @@ class _End:
             receiver.accept(request["connections"])
             measured = _measure(receiver)
         _say(**measured)
+
+
+def _between(choose: random.Random, least: float, most: float) -> float:
+    """As often from 1 to 10 as from 10 to 100."""
+    return math.exp(choose.uniform(math.log(least), math.log(most)))
+
+
+def _churned(address: tuple[str, int], choose: random.Random) -> socket.socket:
+    """A connection that sends at a rate of chance."""
+    sock = socket.create_connection(address, CONNECT_SECONDS)
+    sock.settimeout(CHURN_SECONDS)
+    rate = int(_between(choose, *_CHURN_RATES))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
+    # Of a reset that the road has lost nobody tells who has nothing more to send.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    return sock
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from devmemtcp.agent.bench.soak import SoakReport
 from devmemtcp.agent.bench.tables import table
-from devmemtcp.agent.bench.verbs.soak import _print_soak
+from devmemtcp.agent.bench.trend import Trend
+from devmemtcp.agent.bench.verbs.soak import print_soak
 from devmemtcp.agent.netdev_cli import _table
 
 NAMES = [f"a-counter-with-a-name-{number}" for number in range(8)]
@@ -32,11 +33,20 @@ def test_a_dump_lies_down_when_only_that_fits(
 def test_a_soak_says_its_growth_with_a_unit_and_whether_it_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    growth = {"resident": 3.25 * (1 << 20), "descriptors": 0.0}
-    _print_soak(SoakReport(seconds=18.0, growth=growth))
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.endswith("growth: resident 3.2 MiB, descriptors 0.0 (not judged in less than 60 s)")
-    _print_soak(SoakReport(seconds=600.0, growth=growth))
+    mib = 1 << 20
+    trends = {
+        "private": Trend(3.25 * mib, 3 * mib, 3.5 * mib, mib),
+        "descriptors": Trend(0.0, None, None, 0.5),
+    }
+    report = SoakReport(seconds=18.0, trends=trends, verdicts=dict.fromkeys(trends, "grows"))
+    print_soak(report)
+    said = capsys.readouterr().out.splitlines()[-2:]
+    assert said == [
+        "private: grows, +3.25 MiB (+3.00 to +3.50) (not judged before 60 s)",
+        "descriptors: grows, +0.0 (not judged before 60 s)",
+    ]
+    report.seconds = 600.0
+    print_soak(report)
     assert "judged" not in capsys.readouterr().out
 
 

@@ -155,8 +155,7 @@ class Victim:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"LD_PRELOAD": str(shim)},
-            cwd=_FOLDER.parents[2],
+            env=os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": str(_FOLDER.parents[2])},
         )
         self.answer()
         self._left = Leftovers(near, far)
