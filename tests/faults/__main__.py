@@ -20,6 +20,7 @@ from pathlib import Path
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import Veth, remove_leavings, veth_pair
 from . import kills, outside
+from .calls import campaign
 from .crossing import Load, cross, one_segment_a_packet
 from .hosts import WHERE, Mode
 from .leftovers import nothing_left
@@ -28,11 +29,12 @@ from .outside import Stage
 from .report import Row, finish
 from .road import Chances, bad_road
 
-GROUPS = ("road", "outside", "kills")
+GROUPS = ("road", "outside", "kills", "calls")
 _LOAD = Load(connections=4, size=100_000)
 _AT_A_TIME = 4
 """Roads: what a stream waits for there is mostly time."""
 _TIMES = 10
+_OFTEN_BYTES = 3_000_000
 _MODES: tuple[Mode, ...] = ("native", "generic")
 _WAYS: tuple[tuple[Mode, bool], ...] = (("native", True), ("generic", True), ("generic", False))
 """And whether the sender's segments are single ones."""
@@ -174,6 +176,24 @@ def kills_(rows: list[Row], chance: random.Random, times: int) -> None:
             _attempt(case.row, case.run)
 
 
+# ---- calls that fail ----
+
+
+def calls_(rows: list[Row], _: random.Random, __: int) -> None:
+    """Each call into the C library, and the data path's all the time."""
+    for mode in campaign.MODES:
+        _say(f"calls that fail, {mode}: minutes")
+        with veth_pair() as veth:
+            made = campaign.run(veth, mode, campaign.thorough)
+        rows += made.all()
+        if mode == campaign.ISOLATED:  # the loop is in a process whose calls do not fail
+            continue
+        with veth_pair() as veth, campaign.victim(veth, campaign.MODES[mode]) as victim:
+            often = campaign.Rows(f"again and again, {mode}")
+            campaign.fail_often(victim, _OFTEN_BYTES, often)
+        rows += often.all()
+
+
 def main() -> int:
     """Run what is asked for; the exit code is 1 when a promise is broken."""
     parser = argparse.ArgumentParser(prog="./dev faults", description=__doc__)
@@ -186,7 +206,7 @@ def main() -> int:
     remove_leavings()
     rows: list[Row] = []
     began = time.monotonic()
-    for name, group in zip(GROUPS, (road, outside_, kills_), strict=True):
+    for name, group in zip(GROUPS, (road, outside_, kills_, calls_), strict=True):
         if name in (options.only or GROUPS):
             group(rows, random.Random(f"{seed} {name}"), options.kills)
     code = finish(rows)

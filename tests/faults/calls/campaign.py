@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Let the calls of a receiver fail, one after the other, and judge what becomes of it.
 
-    ./dev faults calls [--every-call]
+    ./dev faults --only calls
 
 Whatever call fails: either everything is received, every byte of it right, or there is an error
 with a name, the same as an application gets; nothing is left behind, in its process or in the
@@ -10,23 +10,22 @@ kernel; it neither hangs nor dies; and the next start works, which the next atte
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...net.veth import Veth, veth_pair
+from ...net.veth import Veth
 from ..leftovers import Leftovers
+from ..report import Row
 
 _FOLDER = Path(__file__).parent
 _FOR_EVER = 1 << 60
@@ -110,29 +109,19 @@ KNOWN: Mapping[tuple[str, int], str] = {
 """Faults of libraries below us, by the name of the call and whose it is: what may be left."""
 
 
-@dataclass
-class Tally:
-    """What became of all attempts."""
+class Rows:
+    """What became of all attempts, a row for each name of a call."""
 
-    attempts: int = 0
-    received: int = 0
-    unreached: int = 0
-    """The call was not made this time: how often some are, depends on the time."""
-    errors: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
-    """Promises: what was attempted, and what was wrong."""
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._by_name: dict[str, Row] = {}
 
-    def lines(self) -> Iterator[str]:
-        """For people."""
-        errors = ", ".join(f"{count} {name}" for name, count in self.errors.most_common())
-        yield (
-            f"{self.attempts} calls failed: {self.received} times everything was received all "
-            f"the same, {self.errors.total()} times there was an error with a name ({errors}); "
-            f"{self.unreached} more were not made again"
-        )
-        yield from (f"known, {count} times: {what}" for what, count in self.known.items())
-        yield from (f"BROKEN: {what}" for what in self.broken)
+    def __getitem__(self, name: str) -> Row:
+        return self._by_name.setdefault(name, Row(f"{name}() fails: {self._mode}"))
+
+    def all(self) -> list[Row]:
+        """In the order of their first attempts."""
+        return list(self._by_name.values())
 
 
 def build_shim(folder: Path) -> Path:
@@ -174,7 +163,7 @@ class Victim:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self.answer()
-        found, _ = self._left.settled(SETTLE_SECONDS)
+        found, answer["settle"] = self._left.settled(SETTLE_SECONDS)
         answer["kernel"] = found
         if found:
             self._left = Leftovers()  # the next one is not to blame for it
@@ -244,91 +233,83 @@ def representatives(calls: Mapping[Call, int]) -> Iterator[Attempt]:
 
 
 def thorough(calls: Mapping[Call, int]) -> Iterator[Attempt]:
-    """The first three, the middle one and the last two of those alike, for every reason."""
+    """Each allocation and mapping. Of others that are alike, the first three, the one in the
+    middle and the last two. For each reason there is.
+    """
     for call, count in calls.items():
-        chosen = {0, 1, 2, count // 2, count - 2, count - 1} & set(range(count))
+        chosen = set(range(count))
+        if REASONS[call[0]][0] != MEMORY[0]:
+            chosen &= {0, 1, 2, count // 2, count - 2, count - 1}
         for before in sorted(chosen):
             yield from (Attempt(call, before, reason) for reason in REASONS[call[0]])
 
 
-def every_call(calls: Mapping[Call, int]) -> Iterator[Attempt]:
-    """Each, with the first reason, and then what `thorough()` has more."""
-    each = [
-        Attempt(call, before, REASONS[call[0]][0])
-        for call, count in calls.items()
-        for before in range(count)
-    ]
-    yield from each
-    done = set(each)
-    yield from (attempt for attempt in thorough(calls) if attempt not in done)
-
-
-def fail_each(of: Victim, attempts: Iterable[Attempt], tally: Tally) -> None:
-    """Make them, and add up what became of them."""
+def fail_each(of: Victim, attempts: Iterable[Attempt], rows: Rows) -> None:
+    """Make them, and enter what became of them."""
     for attempt in attempts:
+        name, _, whose = attempt.call
         answer = of.ask(
             do="one",
             call=attempt.call,
             before=attempt.before,
             errno=getattr(errno, attempt.reason),
         )
-        _judge(answer, str(attempt), tally, known=KNOWN.get((attempt.call[0], attempt.call[2])))
+        _enter(rows[name], str(attempt), answer, known=KNOWN.get((name, whose)))
 
 
 def fail_often(
     of: Victim,
     size: int,
-    tally: Tally,
+    rows: Rows,
     passing: Iterable[tuple[str, str, int]] = PASSING,
     lasting: Iterable[tuple[str, str, str]] = LASTING,
 ) -> None:
     """The data path: what passes, and what does not."""
     for name, reason, every in passing:
-        answer = of.ask(
-            do="often",
-            name=name,
-            every=every,
-            most=_FOR_EVER,
-            errno=getattr(errno, reason),
-            size=size,
-        )
-        _judge(answer, f"{name}, each {every}., {reason}", tally, size=size, passes=True)
+        answer = _often(of, size, name, reason, every, _FOR_EVER)
+        what = f"{name}, each {every}., {reason}"
+        if answer.get("end", {}).get("error"):
+            rows[name].broken.append(f"{what}: it did not pass")
+        _enter(rows[name], what, answer, size=size)
     for name, reason, says in lasting:
-        answer = of.ask(
-            do="often", name=name, every=1, most=1, errno=getattr(errno, reason), size=size
-        )
+        answer = _often(of, size, name, reason, 1, 1)
         what = f"{name}, {reason}"
-        _judge(answer, what, tally)
         if says not in answer.get("end", {}).get("text", ""):
-            tally.broken.append(f"{what}: not {says!r} but {answer}")
+            rows[name].broken.append(f"{what}: not {says!r} but {answer}")
+        _enter(rows[name], what, answer)
 
 
-def _judge(
-    answer: Mapping[str, Any],
+def _often(of: Victim, size: int, name: str, reason: str, every: int, most: int) -> dict[str, Any]:
+    number = getattr(errno, reason)
+    return of.ask(do="often", name=name, every=every, most=most, errno=number, size=size)
+
+
+def _enter(
+    row: Row,
     what: str,
-    tally: Tally,
+    answer: Mapping[str, Any],
     *,
     size: int | None = None,
-    passes: bool = False,
     known: str | None = None,
 ) -> None:
-    end = answer.get("end", {})
-    if end and not end["refused"]:
-        tally.unreached += 1
-    else:
-        tally.attempts += 1
-    problems = _problems(answer, size=size)
-    if passes and end and end["error"]:
-        problems.append("it did not pass")
+    """One attempt."""
+    row.times += 1
+    row.settle = max(row.settle, answer["settle"])
+    problems = _problems(answer, size)
     if known and problems and all(problem.startswith("left in") for problem in problems):
-        tally.known[known] += 1
+        row.said[f"known: {known}"] += 1
         problems = []
     if problems:
-        tally.broken.append(f"{what}: {'; '.join(problems)}")
+        row.broken.append(f"{what}: {'; '.join(problems)}")
+        return
+    end = answer["end"]
+    row.nbytes += end["received"]
+    if not end["refused"]:
+        row.said["not made this time"] += 1
     elif end["error"]:
-        tally.errors[end["error"]] += 1
+        row.said[end["error"]] += 1
     else:
-        tally.received += bool(end["refused"])
+        row.said["everything was received"] += 1
 
 
 def _problems(answer: Mapping[str, Any], size: int | None) -> list[str]:
@@ -349,33 +330,17 @@ def _problems(answer: Mapping[str, Any], size: int | None) -> list[str]:
     return found
 
 
+ISOLATED = "isolated stack"
 MODES: Mapping[str, Mapping[str, Any]] = {
     "one process": {},
     "busy polling": {"busy_poll": True},
-    "isolated stack": {"isolate": True},
+    ISOLATED: {"isolate": True},
 }
 
 
-def main() -> int:
-    """Everything, as `./dev faults calls`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every-call", action="store_true", help="each one, not some of each kind")
-    parser.add_argument("--mode", choices=list(MODES), action="append")
-    given = parser.parse_args()
-    broken = 0
-    for mode in given.mode or MODES:
-        tally, began = Tally(), time.monotonic()
-        with veth_pair() as veth, victim(veth, MODES[mode]) as of:
-            calls = recorded(of)
-            print(f"{mode}: {sum(calls.values())} calls, {len(calls)} different ones", flush=True)
-            fail_each(of, (every_call if given.every_call else thorough)(calls), tally)
-            if mode != "isolated stack":  # whose loop is in a process without the shim's arms
-                fail_often(of, 3_000_000, tally)
-        print("\n".join(tally.lines()))
-        print(f"{mode}: {time.monotonic() - began:.0f} s", flush=True)
-        broken += len(tally.broken)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(veth: Veth, mode: str, choose: Callable[[Mapping[Call, int]], Iterator[Attempt]]) -> Rows:
+    """All that is chosen of the calls that a receiver in this mode makes."""
+    rows = Rows(mode)
+    with victim(veth, MODES[mode]) as of:
+        fail_each(of, choose(recorded(of)), rows)
+    return rows
