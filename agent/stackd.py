@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that runs the stack apart from its application, and the application's end of it.
 
-The process (`python -P -m devmemtcp.agent.stackd FD`) gets a region's descriptor only to lay the
-UMEM out and closes it before the first packet; afterwards it has no mapping and no descriptor of
-the payload, which `probe()` shows, and no capability to get one by way of its application
-(privileges.c). It ends with its application, however that ends: the control socket is closed or
-the pidfd of the parent becomes readable.
+The process (`python -P -m devmemtcp.agent.stackd SOCKET PIDFD`) gets a region's descriptor only to
+lay the UMEM out and closes it before the first packet; afterwards it has no mapping and no
+descriptor of the payload, which `probe()` shows, and no capability to get one by way of its
+application (privileges.c). It ends with its application, however that ends: the control socket is
+closed or the application's pidfd becomes readable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -55,10 +56,11 @@ class RemoteDatapath:
         self._lock = threading.Lock()
         self._number = 0  # of the last call
         self._socket, theirs = control.pair()
-        with theirs, netns.entered():
+        with theirs, _pidfd_of_us() as pidfd, netns.entered():
+            fds = [theirs.fileno(), pidfd]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", *map(str, fds)],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C in the terminal is the application's
             )
@@ -218,6 +220,16 @@ class RemoteDatapath:
             self._process.wait()
 
 
+@contextmanager
+def _pidfd_of_us() -> Iterator[int]:
+    """For the process to come: when it looks itself, its parent may be another already."""
+    fd = os.pidfd_open(os.getpid())
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _carry_out(datapath: Datapath, call: list[Any], fds: list[int]) -> Any:
     """One call; its descriptors, which what they are for has duplicated, are closed again."""
     method, args, options = call
@@ -237,15 +249,20 @@ def _carry_out(datapath: Datapath, call: list[Any], fds: list[int]) -> Any:
             os.close(fd)
 
 
-def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
-    """Answer calls until the application has gone."""
+def _receive(sock: socket.socket, parent: int) -> tuple[int, Any, list[int]]:
+    """The next call. Raises Gone also when a child of the application keeps its socket open."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(parent, select.POLLIN)
+    if parent in dict(poll.poll()):
+        raise control.Gone
+    return control.receive(sock)
+
+
+def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
+    """Answer calls until the application has gone."""
     while True:
-        if parent in dict(poll.poll()):
-            return
-        number, call, fds = control.receive(sock)
+        number, call, fds = _receive(sock, parent)
         try:
             answer = {"result": _carry_out(datapath, call, fds)}
         except Exception as error:  # noqa: BLE001 - the application raises it
@@ -253,8 +270,8 @@ def _serve(sock: socket.socket, parent: int, datapath: Datapath) -> None:
         control.send(sock, number, answer)
 
 
-def _set_up(sock: socket.socket) -> Datapath:
-    _, (config, binding), fds = control.receive(sock)
+def _set_up(sock: socket.socket, parent: int) -> Datapath:
+    _, (config, binding), fds = _receive(sock, parent)
     try:
         first = Binding(*binding, *fds) if binding else None
         return Datapath(DatapathConfig(**config), NetNs(None), first)
@@ -270,13 +287,13 @@ def _give_up_privileges() -> None:
 
 
 def main() -> None:
-    """Serve one application; argv[1] is the number of the control socket's descriptor."""
+    """Serve one application; argv has the control socket's descriptor and the parent's pidfd."""
     _give_up_privileges()
     sock = socket.socket(fileno=int(sys.argv[1]))
-    parent = os.pidfd_open(os.getppid())
+    parent = int(sys.argv[2])
     try:
         try:
-            datapath = _set_up(sock)
+            datapath = _set_up(sock, parent)
         except Exception as error:  # noqa: BLE001 - the application raises it
             control.send(sock, 0, control.pack_error(error))
             return

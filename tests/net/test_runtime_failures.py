@@ -381,6 +381,18 @@ def test_a_killed_application_ends_its_stack_though_a_child_holds_the_socket(vet
         holder.communicate()
 
 
+def test_a_stack_ends_whose_application_was_killed_before_it_was_asked_for_anything() -> None:
+    application = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(application.pid)
+    application.wait()
+    ours, theirs = control.pair()  # a child of the application has `ours`, and lives
+    with ours, theirs:
+        fds = [theirs.fileno(), pidfd]
+        stack = [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", *map(str, fds)]
+        assert subprocess.run(stack, pass_fds=fds, timeout=PATIENCE, check=False).returncode == 0
+    os.close(pidfd)
+
+
 @pytest.mark.parametrize("isolate", [False, True], ids=["inside", "isolated"])
 def test_ctrl_c_ends_a_wait_and_undoes_everything(veth: Any, isolate: bool) -> None:
     holder, stack, _ = hold(veth.right, isolate)
