@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import tempfile
@@ -37,7 +38,10 @@ TRAFFIC_SECONDS = 0.1
 """Of a stream that nobody disturbs, at least."""
 _STAYS = {"agent.toml", "agent.log", "agent.sock", "agent.sock.lock"}
 """Of a killed agent: names without anybody behind them, which the next one takes over."""
-_NAMED = {"BrokenPipeError", "ConfigError", "ConnectionResetError"}
+_NAMED = re.compile(
+    r"the stack's process has died: SIGKILL|.*the agent at \S+ has ended, or closed the .*"
+    r"|no agent answers at \S+; .*"
+)
 _HOME = ("niovs_lent", "niovs_queued", "niovs_ooo", "tokens_outstanding")
 
 
@@ -312,7 +316,7 @@ def _stack_of(child: Child) -> int:
 
 def _judge(row: Row, words: dict[str, Any], *, may_end: bool) -> None:
     """What somebody says whose stack or agent was killed."""
-    if words.get("end") == "error" and words["name"] in _NAMED and "\n" not in words["text"]:
+    if words.get("end") == "error" and _NAMED.fullmatch(words["text"]):
         row.told(words["name"], words["text"])
     elif not (may_end and words.get("end") == "well"):
         row.broken.append(f"no error with a name: {words}")
