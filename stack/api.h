@@ -281,6 +281,7 @@ struct stack_stats {
 	uint64_t bytes_data; /* copied: of packets that lie in host memory altogether */
 	uint64_t data_waits; /* times that bytes to copy had to wait for a data block */
 	uint64_t rx_ooo_segments;
+	uint64_t rx_ooo_pruned; /* bytes above a hole that were given up */
 	uint64_t rx_dup_bytes;
 	uint64_t rx_csum_partial;
 	uint64_t tx_segments;

@@ -93,6 +93,7 @@ struct stack {
 	bool requests_left; /* more than one call's budget */
 	uint64_t now; /* of the last call that brought one */
 	uint64_t now_ahead; /* of the caller's clock: by what that has gone back */
+	uint64_t reclaim_at; /* when window_reclaim() looks again */
 	struct stack_stats stats;
 };
 
@@ -192,6 +193,8 @@ void tcp_process_ack(struct stack *s, struct flow *f, const struct seg *seg, uin
 void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event);
 /* The connection is over without agreement: `err` is what the application gets to know. */
 void tcp_reset(struct stack *s, struct flow *f, int err);
+/* What lies above a hole is given up: its sender has it still. */
+void tcp_drop_ooo(struct stack *s, struct flow *f);
 /* Free the slot if neither side needs it any more. */
 void tcp_reap(struct stack *s, struct flow *f);
 void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now);
@@ -250,6 +253,8 @@ void window_learn(struct flow *f, uint32_t bytes, uint32_t bufs);
 bool window_may_hold(const struct stack *s, const struct flow *f, bool island);
 /* Buffers came back: tell flows that wait for a larger window. */
 void window_reopen(struct stack *s, uint64_t now);
+/* Now and then: take back what is kept and not used. */
+void window_reclaim(struct stack *s, uint64_t now);
 /* How many buffers the fill ring of this queue, which has an area, should hold. */
 uint32_t window_fill_target(const struct stack *s, uint32_t queue);
 

@@ -89,8 +89,10 @@ struct flow {
 	uint16_t rcv_mss; /* largest payload seen, up to ours: what "full-sized" means here */
 	uint32_t ack_pending; /* bytes received since the last ACK */
 	uint32_t promised; /* buffers the advertised window may ask for (window.c) */
+	uint32_t kept_bufs; /* promised at most, whatever the window says (window_reclaim()) */
 	uint32_t rcv_ssthresh; /* bytes the window may have at most for now (window.c) */
 	uint32_t bytes_per_buf; /* payload bytes a buffer carries on this flow, smoothed */
+	seq_t reclaim_nxt, reclaim_hole; /* rcv_nxt and the end of its hole when last looked at */
 	uint64_t rx_bytes;
 	uint64_t rx_kind[RX_DATA + 1]; /* bytes delivered, by enum rx_kind */
 	struct assembler ooo;

@@ -392,6 +392,7 @@ void stack_tx_done(struct stack *s, uint32_t page)
 void stack_timers(struct stack *s, uint64_t now)
 {
 	timers_expire(s, stack_clock(s, now));
+	window_reclaim(s, s->now);
 	stack_rx_end(s, now);
 	for (uint32_t i = 0; i < s->apps_end; i++)
 		if (s->apps[i])

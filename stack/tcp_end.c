@@ -53,7 +53,7 @@ void tcp_set_state(struct stack *s, struct flow *f, enum tcp_event event)
 		flow_deliver(s, f);
 }
 
-static void drop_ooo(struct stack *s, struct flow *f)
+void tcp_drop_ooo(struct stack *s, struct flow *f)
 {
 	struct frag_list list = {0};
 
@@ -65,7 +65,7 @@ void tcp_reset(struct stack *s, struct flow *f, int err)
 {
 	const bool accepted = f->state != TCP_SYN_RECEIVED;
 
-	drop_ooo(s, f);
+	tcp_drop_ooo(s, f);
 	s->stats.flows_reset++;
 	if (accepted && f->app_open) {
 		f->reset_untold = true;
@@ -95,7 +95,7 @@ void tcp_linger(struct stack *s, struct flow *f, uint64_t now)
 
 void tcp_enter_time_wait(struct stack *s, struct flow *f, uint64_t now)
 {
-	drop_ooo(s, f);
+	tcp_drop_ooo(s, f);
 	list_del(&f->age_node);
 	list_add_tail(&s->time_wait, &f->age_node);
 	tcp_linger(s, f, now);

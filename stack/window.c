@@ -38,9 +38,15 @@
 
 #define LEARN_MIN 64 /* bytes a buffer is taken to carry at least */
 
-/* A buffer charged to islands should carry so much. Linux charges what a segment really
- * takes (truesize), so that few bytes in many segments fill a receive buffer as well. */
-#define ISLAND_BYTES_A_BUFFER 256
+/* A buffer should carry so much, if its flow is to have more than are left to all others. Linux
+ * charges what a segment really takes (truesize), so that few bytes in many segments fill a
+ * receive buffer as well. */
+#define BYTES_A_BUFFER 256
+
+/* What is not used for so long is reclaimed: four retransmissions in a row that were lost, and
+ * the hole that they were to fill is not the network's doing. */
+#define RECLAIM_NS (4 * NS_PER_S)
+#define KEPT_LEAST 2 /* buffers */
 
 /* Buffers that hold nothing and that this queue could be given: at rest in its area's pool,
  * or in its fill ring. What lies in another's cannot be taken back. */
@@ -138,9 +144,10 @@ static bool may_receive(const struct flow *f)
 void window_account(struct stack *s, struct flow *f)
 {
 	const uint32_t wnd = may_receive(f) ? promised_wnd(f) : 0;
-
 	/* What lies out of order inside the window has its buffers already. */
-	promise(s, f, wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0);
+	const uint32_t due = wnd > f->ooo.bytes ? buffers_for(f, wnd - f->ooo.bytes) : 0;
+
+	promise(s, f, due < f->kept_bufs ? due : f->kept_bufs);
 }
 
 /* Down quickly, up slowly: too small an estimate costs throughput, too large a drop. But a
@@ -172,6 +179,8 @@ void window_start(const struct stack *s, struct flow *f)
 	const uint32_t initial = INITIAL_SEGMENTS * tcp_mss(s, 4);
 
 	f->bytes_per_buf = one_segment(s);
+	f->kept_bufs = UINT32_MAX;
+	f->reclaim_nxt = f->rcv_nxt;
 	f->rcv_ssthresh = initial < INITIAL_MAX ? initial : INITIAL_MAX;
 	if (f->rcv_ssthresh > s->cfg.rcv_wnd_max)
 		f->rcv_ssthresh = s->cfg.rcv_wnd_max;
@@ -209,6 +218,12 @@ static uint32_t window_limit(const struct flow *f)
 	return f->rcv_wscale && f->state != TCP_SYN_RECEIVED ? 0xffffu << f->rcv_wscale : 0xffff;
 }
 
+/* Buffers with bytes in order that the application has not let go of, at most. */
+static uint32_t held(const struct flow *f)
+{
+	return f->tokens + f->rcvq.nr;
+}
+
 /* The largest window this flow could be given now, in bytes. */
 static uint32_t window_room(const struct stack *s, const struct flow *f)
 {
@@ -222,6 +237,8 @@ static uint32_t window_room(const struct stack *s, const struct flow *f)
 	}
 	spare = (int64_t)free_bufs(s, f->queue) - reserve(s, f->queue) - promised_to_others(s, f) -
 		counted_twice(s, f);
+	if (f->bytes_per_buf < BYTES_A_BUFFER)
+		spare -= held(f);
 	bytes = spare > 0 ? (uint64_t)spare / 2 * f->bytes_per_buf + f->ooo.bytes : 0;
 	if (bytes < least_room(s, f))
 		bytes = least_room(s, f);
@@ -240,26 +257,33 @@ static bool takes_from_others(const struct stack *s, const struct flow *f, uint3
 	return free < counted_twice(s, f) || (promised && free < promised + reserve(s, f->queue));
 }
 
+/* Is what lies above a hole no more than a sender of decent segments would need for its window? */
+static bool holds_as_promised(const struct flow *f)
+{
+	return f->pressure == PRESSURE_WINDOW && f->bytes_per_buf >= BYTES_A_BUFFER &&
+	       (uint64_t)f->ooo.frags * BYTES_A_BUFFER <= promised_wnd(f);
+}
+
 /*
- * A window is counted in bytes, and a peer may spend it one byte a buffer. Where promises
- * no longer cover that, the reserve is kept: for what fills a hole, and so frees what lies
- * above it, for flows that hold nothing, and for segments without data. A fill ring that
- * is empty would not even hear the RST of the connection that has emptied it.
+ * A window is counted in bytes, and a peer may spend it one byte a buffer: with little in each it
+ * gets no more buffers than it leaves to all others. Where promises no longer cover what comes, the
+ * reserve is kept: for what fills a hole, and so frees what lies above it, for flows that hold
+ * nothing, and for segments without data. A fill ring that is empty would not even hear the RST of
+ * the connection that has emptied it.
  */
 bool window_may_hold(const struct stack *s, const struct flow *f, bool island)
 {
 	const uint32_t free = free_bufs(s, f->queue), kept = reserve(s, f->queue);
+	const bool fair = held(f) + f->ooo.frags + kept < free;
 
 	if (f->pressure == PRESSURE_DROP && takes_from_others(s, f, free))
 		return false;
-	if (island) {
-		if (free <= kept)
-			return false;
-		/* More buffers than its window is worth, and more than are left to all others. */
-		return (uint64_t)f->ooo.frags * ISLAND_BYTES_A_BUFFER <= promised_wnd(f) ||
-		       f->ooo.frags < free - kept;
-	}
-	return f->pressure == PRESSURE_DROP || (!f->tokens && !f->rcvq.nr) || free > kept / 2;
+	if (island)
+		return free > kept && (fair || holds_as_promised(f));
+	if (f->pressure == PRESSURE_DROP ||
+	    !held(f)) /* nor must what lies above a hole keep it open */
+		return true;
+	return free > kept / 2 && (fair || f->bytes_per_buf >= BYTES_A_BUFFER);
 }
 
 /* The smallest step worth telling: RFC 9293 3.8.6.2.2 (receiver's SWS avoidance). */
@@ -317,6 +341,68 @@ void window_reopen(struct stack *s, uint64_t now)
 		s->stats.tx_window_updates++;
 		tcp_send_ack(s, f, now);
 	}
+}
+
+/* Is less than half of the queue's area neither in use nor promised? */
+static bool is_short(const struct stack *s, uint32_t queue)
+{
+	const struct area *a = s->rx[queue].area;
+	uint32_t free, promised = 0;
+
+	if (!a)
+		return false;
+	free = page_pool_available(a->pool);
+	for (uint32_t q = 0; q < s->cfg.nr_queues; q++) {
+		if (s->rx[q].area != a)
+			continue;
+		free += s->rx[q].fill;
+		promised += s->rx[q].promised;
+	}
+	return free < promised + a->nr / 2;
+}
+
+static void reclaim(struct stack *s, struct flow *f)
+{
+	const struct island *first = f->ooo.first;
+	const uint32_t used = buffers_for(f, (uint32_t)seq_sub(f->rcv_nxt, f->reclaim_nxt));
+
+	if (first && seq_eq(first->start, f->reclaim_hole)) {
+		s->stats.rx_ooo_pruned += f->ooo.bytes;
+		tcp_drop_ooo(s, f);
+	}
+	f->reclaim_hole = first ? first->start : f->irs;
+	f->reclaim_nxt = f->rcv_nxt;
+	f->kept_bufs = 2 * used + KEPT_LEAST;
+	window_account(s, f);
+}
+
+/*
+ * Where an area is short, what nobody makes use of is for those who would. Nothing that was
+ * acknowledged is touched, and no right edge moves.
+ *
+ * Bytes above a hole that has stood there all the time are given up. Their sender has them still
+ * (RFC 2018 8) and has let all its time-outs pass: it hoards, or it is gone. The kernel does so,
+ * too, and without waiting (tcp_prune_ofo_queue()).
+ *
+ * Of a window, twice as many buffers are kept as came meanwhile, and two more. Should all who
+ * were quiet come back at once, some of it is dropped, as where all is promised.
+ */
+void window_reclaim(struct stack *s, uint64_t now)
+{
+	bool any = false;
+
+	if (now < s->reclaim_at)
+		return;
+	s->reclaim_at = now + RECLAIM_NS;
+	for (uint32_t q = 0; q < s->cfg.nr_queues; q++)
+		any |= is_short(s, q);
+	for (uint32_t slot = 1; any && slot < s->flows.nr; slot++) {
+		struct flow *f = &s->flows.flows[slot];
+
+		if (f->id && may_receive(f) && is_short(s, f->queue))
+			reclaim(s, f);
+	}
+	s->buffers_back |= any;
 }
 
 /* What is in one queue's ring the others of its area cannot have: beyond what was promised, and

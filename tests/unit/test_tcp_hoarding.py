@@ -142,3 +142,92 @@ def test_an_open_connection_outlives_a_shut_window(make_bench: MakeBench) -> Non
         for _s in c.drain():
             c.inject(".", ack=1, win=0)
     assert c.state == "ESTABLISHED"
+
+
+# ---- what nobody makes use of is for those who would ----
+
+
+def bulk(bench: Bench, c: Peer, rounds: int = 40) -> int:
+    """Send what the window takes, again and again; returns how large it became."""
+    for _ in range(rounds):
+        for _ in range(max(1, c.window // 1448)):
+            assert c.inject(".", data=bytes(1448)), "the fill ring ran dry"
+        bench.advance(ms=1)
+        c.drain()
+    return c.window
+
+
+def seconds(bench: Bench, nr: int) -> None:
+    """Time passes, and the loop turns now and then."""
+    for _ in range(nr):
+        bench.advance(ms=1000)
+
+
+def hoarders(bench: Bench, nr: int) -> list[Peer]:
+    """All of one peer, each with as many single bytes above a hole as it may have."""
+    return [hoard(bench, 2, tries=300) for _ in range(nr)]
+
+
+def test_many_connections_do_not_hoard_for_ever(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=512, fill=256)
+    peers = hoarders(bench, 12)
+    assert bench.in_flight() > 400
+    c = bench.established()
+    shut = bulk(bench, c)
+    assert shut <= 4 * 1448
+    seconds(bench, 9)
+    assert bulk(bench, c) > 20 * 1448
+    assert bench.stats().rx_ooo_pruned > 200
+    hoarder = peers[0]  # told of what it has to send again
+    hoarder.drain()
+    hoarder.inject(".", seq=1, data=b"y")
+    hoarder.expect_acked(2)
+    hoarder.inject(".", seq=2, data=b"z")
+    assert hoarder.data == b"yz"
+
+
+def test_where_there_is_room_an_old_hole_does_not_matter(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=512, fill=256)
+    c = bench.established()
+    c.inject(".", seq=1001, data=pattern(1000, seed=2))
+    seconds(bench, 60)
+    c.drain()
+    c.inject(".", seq=1, data=pattern(1000, seed=1))
+    c.expect_acked(2001)
+    assert c.data == pattern(1000, seed=1) + pattern(1000, seed=2)
+
+
+def test_a_hole_that_moves_is_not_a_hoard(make_bench: MakeBench) -> None:
+    """A bad road: each hole is filled after seconds, and another stands behind it."""
+    bench = make_bench(niovs=512, fill=256)
+    hoarders(bench, 3)
+    c = bench.established()
+    c.inject(".", seq=2, data=b"b")
+    for n in range(10):
+        bench.advance(ms=3900)
+        c.inject(".", seq=4 + 2 * n, data=b"b")
+        c.inject(".", seq=1 + 2 * n, data=b"a")
+        c.drain()
+    assert c.data == b"ab" * 10
+
+
+def test_windows_that_are_not_used_do_not_keep_all_others_small(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=512, fill=256)
+    idle = [bench.established() for _ in range(50)]
+    c = bench.established()
+    assert bulk(bench, c) <= 4 * 1448
+    seconds(bench, 9)
+    assert bulk(bench, c) > 20 * 1448
+    for other in idle:  # and what they were told stands
+        assert other.inject(".", data=pattern(2896))
+        other.expect_acked(2897)
+
+
+def test_tiny_segments_that_are_not_read_take_half_of_the_buffers(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=512, fill=256)
+    bench.app.hold = True
+    c = bench.established()
+    for n in range(700):
+        assert c.inject(".", seq=1 + n, data=b"x"), "the fill ring ran dry"
+        c.drain()
+    assert 150 <= bench.in_flight() <= 512 // 2

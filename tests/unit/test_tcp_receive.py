@@ -127,8 +127,9 @@ def test_row28_overlaps_among_queued_segments(bench: Bench, pieces: list[tuple[i
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_row28_one_segment_over_many_islands(bench: Bench, rounds: int) -> None:
+def test_row28_one_segment_over_many_islands(make_bench: MakeBench, rounds: int) -> None:
     """It is cut into as many fragments as there are holes, and each byte is delivered once."""
+    bench = make_bench(niovs=1024)
     bench.app.hold = True
     c = bench.established()
     data = pattern(rounds * 400)
