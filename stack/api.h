@@ -273,7 +273,8 @@ enum drop {
 };
 
 struct stack_stats {
-	uint64_t rx_segments;
+	uint64_t rx_segments; /* each is in one of: accepted, drops but TRUNCATED */
+	uint64_t rx_accepted;
 	uint64_t
 		rx_payload_bytes; /* delivered to applications, in order: the next three together */
 	uint64_t bytes_device; /* under tokens */

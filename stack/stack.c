@@ -304,6 +304,8 @@ void stack_rx(struct stack *s, const struct rx_packet *packet, uint64_t now)
 	drop = rx_segment(s, packet, &p, stack_clock(s, now));
 	if (drop)
 		s->stats.drops[drop]++;
+	else
+		s->stats.rx_accepted++;
 	if (!p.settled)
 		stack_settle_payload(s, NULL, &p, FRAG_FREE);
 }

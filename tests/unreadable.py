@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import socket
 import sys
 import tempfile
@@ -30,49 +29,15 @@ from rich.table import Table
 from devmemtcp.agent import Region, Runtime, Unreadable, Unsupported
 from devmemtcp.agent.lab import Lab
 from devmemtcp.agent.readability import Holder, holders
-from devmemtcp.agent.region import RegionView
 from devmemtcp.agent.session import Session
-from devmemtcp.agent.socket import Connection, Frag, Listener
+from devmemtcp.agent.socket import Listener
 
+from .checked_stream import PATIENCE, Application, Stream
 from .memory_image import Search, dump_core, search_core, search_files, search_memory
 from .net.agent_process import running_agent
 
-CANARY = 16
-RECORD = 32
-RECORDS = 1 << 15
-SMALL_SEGMENTS = 1000
-"""Sent first, of 47 to 200 bytes each: short payloads take another way through the split."""
 PORT = 5201
 REGION = 16 << 20
-PATIENCE = 60.0
-
-
-class Stream:
-    """What is sent: the same period again and again."""
-
-    def __init__(self) -> None:
-        self.canary = os.urandom(CANARY)
-        fill = random.Random(0)
-        self.period = b"".join(
-            self.canary + fill.randbytes(RECORD - CANARY) for _ in range(RECORDS)
-        )
-        self._twice = memoryview(self.period * 2)
-
-    def at(self, position: int, size: int) -> memoryview:
-        start = position % len(self.period)
-        return self._twice[start : start + size]
-
-    def send(self, sock: socket.socket, stop: threading.Event) -> None:
-        """Until told to stop, and then the end of the stream."""
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sizes = random.Random(1)
-        position = 0
-        for _ in range(SMALL_SEGMENTS):
-            position += sock.send(self.at(position, sizes.randint(2 * RECORD - CANARY - 1, 200)))
-        while not stop.is_set():
-            position += sock.send(self.at(position, 1 << 18))
-        sock.shutdown(socket.SHUT_WR)
-        sock.recv(1)
 
 
 @dataclass(frozen=True)
@@ -135,36 +100,6 @@ class Result:
         if self.holders:
             lines.append(f"others have the region: {self.holders}")
         return [f"{self.setting.name}: {line}" for line in lines]
-
-
-class Application:
-    """Receives the stream in this process, and checks each byte."""
-
-    def __init__(self, stream: Stream, conn: Connection, view: RegionView) -> None:
-        self._stream = stream
-        self._conn = conn
-        self._view = view
-        self.frags = 0
-        self.bytes = 0
-
-    def receive(self, frags: int | None = None) -> None:
-        """So many fragments more, or all until the end."""
-        wanted = None if frags is None else self.frags + frags
-        while wanted is None or self.frags < wanted:
-            batch = self._conn.recv_frags(timeout=PATIENCE)
-            if not batch:
-                assert wanted is None, "the stream has ended"
-                return
-            for piece in batch.pieces():
-                got = (
-                    self._view[piece.offset : piece.offset + piece.size]
-                    if isinstance(piece, Frag)
-                    else piece.data
-                )
-                assert got == self._stream.at(self.bytes, len(got)), f"wrong from {self.bytes} on"
-                self.bytes += len(got)
-                self.frags += 1
-            self._conn.dontneed(batch)
 
 
 class Sender:
