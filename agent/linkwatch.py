@@ -11,7 +11,6 @@ to be understood and none can be missed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import select
@@ -24,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from devmemtcp import xdp_prog
-from devmemtcp.agent.netdev import NetNs, addresses_of
+from devmemtcp.agent.netdev import NetNs, addresses_of, ask
 from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import Map
 
@@ -96,12 +95,11 @@ class LinkWatch:
         self._undo.close()
 
     def _refresh(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            name = self._ifname.encode()
-            answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, _IFREQ_HWADDR.pack(name, 0, b""))
-            mac = _IFREQ_HWADDR.unpack(answer)[2]
-            answer = fcntl.ioctl(sock, _SIOCGIFMTU, _IFREQ_MTU.pack(name, 0))
-            self._set_mtu(_IFREQ_MTU.unpack(answer)[1])
+        name = self._ifname.encode()
+        answer = ask(self._ifname, _SIOCGIFHWADDR, _IFREQ_HWADDR.pack(name, 0, b""))
+        mac = _IFREQ_HWADDR.unpack(answer)[2]
+        answer = ask(self._ifname, _SIOCGIFMTU, _IFREQ_MTU.pack(name, 0))
+        self._set_mtu(_IFREQ_MTU.unpack(answer)[1])
         self._mac.set(bytes(4), xdp_prog.mac_value(mac))
         there = {xdp_prog.address_key(address) for address in addresses_of(self._ifname)}
         before = set(self._addresses.keys())

@@ -132,11 +132,19 @@ def is_up(name: str) -> bool:
 
 
 def _flags(name: str) -> int:
-    """IFF_UP and others; see netdevice(7)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
+    """IFF_UP and others."""
+    answer = ask(name, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
     flags: int = struct.unpack_from("=H", answer, _IFNAMSIZ)[0]
     return flags
+
+
+def ask(name: str, request: int, ifreq: bytes) -> bytes:
+    """An ioctl of netdevice(7). Raises OSError, ENODEV: there is no such interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            return fcntl.ioctl(sock, request, ifreq)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot ask {name}: {error.strerror}") from error
 
 
 def to_stack(address: IpAddress, port: int) -> object:

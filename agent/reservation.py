@@ -15,7 +15,7 @@ import errno
 import socket
 import struct
 
-from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.errors import ConfigError, failed
 from devmemtcp.agent.netdev import IpAddress
 
 _SO_ATTACH_FILTER = 26
@@ -51,7 +51,9 @@ def reserve(
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise port_in_use(str(address), port) from error
-        raise
+        number = error.errno or errno.ENODEV  # if_nametoindex() says none
+        what = f"cannot reserve port {port} of {address} on {ifname}"
+        raise failed(-number, what) from error
 
 
 def port_in_use(host: str, port: int) -> ConfigError:

@@ -15,6 +15,7 @@ packets. They share nothing but calls: a client, whatever it sends, does not com
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -149,7 +150,12 @@ class Agent:
         self._model = model = NetdevModel(server, self._backend)
         self._backend.events = model
         for ifindex, interface in self._interfaces.items():
-            nic, options = model.nic(ifindex), interface.options
+            try:
+                nic, options = model.nic(ifindex), interface.options
+            except LookupError as error:
+                raise ConfigError(
+                    f"{interface.name} has gone while it was set up", errno.ENODEV
+                ) from error
             nic.rings = replace(
                 nic.rings,
                 tcp_data_split=_SPLIT[options.tcp_data_split],

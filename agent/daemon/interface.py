@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -34,7 +33,7 @@ class Interface:
         """Queues that the emulated NIC knows to be somebody else's."""
         self.name = options.name
         self._dev = NetDev.find(options.name)
-        self.ifindex = socket.if_nametoindex(options.name)
+        self.ifindex = self._dev.features.ifindex
         self.config = _plan(options, self._dev)
         check_interface(self._dev, self.config, force=options.force)
         self.datapath = Datapath(self.config, NetNs(None))
