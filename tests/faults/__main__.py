@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import Veth, remove_leavings, veth_pair
-from . import kills, outside
+from . import kills, moments, outside
 from .calls import campaign
 from .crossing import Load, cross, one_segment_a_packet
 from .hosts import WHERE, Mode
@@ -34,6 +34,7 @@ _LOAD = Load(connections=4, size=100_000)
 _AT_A_TIME = 4
 """Roads: what a stream waits for there is mostly time."""
 _TIMES = 10
+_MOMENTS = 24
 _OFTEN_BYTES = 3_000_000
 _MODES: tuple[Mode, ...] = ("native", "generic")
 _WAYS: tuple[tuple[Mode, bool], ...] = (("native", True), ("generic", True), ("generic", False))
@@ -163,6 +164,15 @@ def outside_(rows: list[Row], chance: random.Random, _: int) -> None:
                 with veth_pair() as veth:
                     rows.append(row := Row(f"region {name}: {where}"))
                     _attempt(row, partial(region_case, row, stage, veth))
+        for disturb in (moments.removed, moments.down_and_up):
+            for isolate in (False, True):
+                where = "isolated" if isolate else "inside"
+                rows.append(row := Row(f"{disturb.__name__}, at any moment: {where}"))
+                args = (row, nursery, disturb, _MOMENTS, chance)
+                _attempt(row, partial(moments.disturb_receivers, *args, isolate=isolate))
+            rows.append(row := Row(f"{disturb.__name__}, at any moment of an agent's start"))
+            args = (row, nursery, disturb, _MOMENTS, chance)
+            _attempt(row, partial(moments.disturb_agents, *args))
 
 
 # ---- SIGKILL ----

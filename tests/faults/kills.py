@@ -87,20 +87,24 @@ class Lives:
             for phase, before, after in zip(entered, times, times[1:], strict=False)
         }
 
+    def reach(self, undo: ExitStack, phase: str) -> tuple[Child, Sender | None]:
+        """One that has just entered a phase; somebody sends to it as soon as it listens."""
+        child, sender = undo.enter_context(self.fork()), None
+        if phase in ("traffic", "close"):
+            child.reach("traffic")
+            sender = undo.enter_context(self.sender())
+        if sender and phase == "close":
+            sender.wait_for_bytes()
+            sender.finish(wait=False)
+        if phase != "traffic":
+            child.reach(phase)
+        return child, sender
+
     @contextmanager
     def at(self, phase: str) -> Iterator[Child]:
-        """One that has just entered a phase, with somebody who sends to it."""
+        """The same, for the length of a block."""
         with ExitStack() as undo:
-            child = undo.enter_context(self.fork())
-            if phase in ("traffic", "close"):
-                child.reach("traffic")
-                sender = undo.enter_context(self.sender())
-            if phase == "close":
-                sender.wait_for_bytes()
-                sender.finish(wait=False)
-            if phase != "traffic":
-                child.reach(phase)
-            yield child
+            yield self.reach(undo, phase)[0]
 
 
 def kill_receivers(
@@ -116,7 +120,7 @@ def kill_receivers(
     lengths = lives.whole(row)
     leftovers = Leftovers(near)
     phases = RECEIVER_PHASES[1:] if stack else RECEIVER_PHASES
-    for phase in _spread(phases, times, chance):
+    for phase in spread(phases, times, chance):
         with lives.at(phase) as child:
             pid = _stack_of(child) if stack else child.pid
             time.sleep(chance.uniform(0, lengths[phase]))
@@ -141,7 +145,7 @@ def kill_clients(
         lengths = lives.whole(row)
         with Session(agent.path) as session:
             leftovers = Leftovers(near, inside=[agent.pid])
-            for phase in _spread(RECEIVER_PHASES, times, chance):
+            for phase in spread(RECEIVER_PHASES, times, chance):
                 with lives.at(phase) as child:
                     time.sleep(chance.uniform(0, lengths[phase]))
                     child.kill()
@@ -182,7 +186,7 @@ def kill_agents(
         starting = time.monotonic() - began
         lengths = lives.whole(row)
         ending = agent.end()
-        for phase in _spread(("start", *RECEIVER_PHASES, "end"), times, chance):
+        for phase in spread(("start", *RECEIVER_PHASES, "end"), times, chance):
             if phase == "start":
                 agent.fork()
                 time.sleep(chance.uniform(0, starting))
@@ -276,12 +280,17 @@ class ForkedAgent:
         self.await_end(0)
         return time.monotonic() - began
 
+    def code(self) -> int:
+        """Wait for its end; its exit code."""
+        assert self._child is not None
+        words = self._child.last_words()
+        assert words.get("end") == "well", f"{words}: {self.log}"
+        return int(words["code"])
+
     def await_end(self, code: int) -> None:
         """Until it has ended, which must be with this exit code."""
-        assert self._child is not None
         if not self._ended:
-            words = self._child.last_words()
-            assert words == {"end": "well", "code": code}, f"{words}: {self.log}"
+            assert self.code() == code, self.log
             self._ended = True
         assert not self.path.exists()
 
@@ -289,7 +298,7 @@ class ForkedAgent:
 _RULES = "[[rule]]\nusers = [65534]\nadmin = true\n"
 
 
-def _spread(phases: Sequence[str], times: int, chance: random.Random) -> list[str]:
+def spread(phases: Sequence[str], times: int, chance: random.Random) -> list[str]:
     """So many of the phases, each about as often as the others, in any order."""
     chosen = [phases[number % len(phases)] for number in range(times)]
     chance.shuffle(chosen)

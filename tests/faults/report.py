@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,16 @@ class Row:
     def told(self, name: str, text: str) -> None:
         """The same, of an error in another process."""
         self.said[f"{name}: {_A_FOLDER.sub('', text)}"] += 1
+
+
+def has_a_name(words: dict[str, Any]) -> bool:
+    """Whether an error in another process says what could not be done, in one line.
+
+    What the kernel calls an errno says that of nothing.
+    """
+    text, number = words["text"], words["errno"]
+    bare = number is not None and text in (f"[Errno {number}] {os.strerror(number)}", "")
+    return "\n" not in text and not bare
 
 
 _A_FOLDER = re.compile(r"/\S+/")

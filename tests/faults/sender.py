@@ -81,10 +81,12 @@ class Sender:
         try:
             with self._end.enter(), self._connect() as sock:
                 self._socket = sock
-                while not (self._finishing.is_set() or self._giving_up.is_set()):
+                while not self._giving_up.is_set():
                     count = sock.send(_BLOCK[at:])
                     at = (at + count) % len(_BLOCK)
                     self.sent += count
+                    if self._finishing.is_set():
+                        break
                 sock.shutdown(socket.SHUT_WR)
                 sock.recv(1)
         except OSError as error:

@@ -47,7 +47,7 @@ def live(role: str, say: Say, options: dict[str, Any]) -> dict[str, Any]:
         }
     except Exception:  # noqa: BLE001 - the parent reports it
         return {"end": "crash", "text": traceback.format_exc()}
-    return {"end": "well", **(more or {})}
+    return {"end": "well", **more}
 
 
 def receiver(
@@ -58,7 +58,7 @@ def receiver(
     address: tuple[str, int],
     isolate: bool = False,
     agent: str | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Receive one stream of the pattern, with a stack inside, isolated, or by an agent.
 
     At the end of the stream it says `close`, with the bytes that it had. A wrong one is a crash.
@@ -75,6 +75,7 @@ def receiver(
                     count += batch.nbytes
                     conn.dontneed(batch)
             say(phase="close", bytes=count)
+    return {"bytes": count}
 
 
 @contextmanager
@@ -112,4 +113,4 @@ def agent(say: Say, *, file: str, log: str) -> dict[str, Any]:
     return {"code": code}
 
 
-_ROLES: dict[str, Callable[..., dict[str, Any] | None]] = {"receiver": receiver, "agent": agent}
+_ROLES: dict[str, Callable[..., dict[str, Any]]] = {"receiver": receiver, "agent": agent}
