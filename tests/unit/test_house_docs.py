@@ -12,8 +12,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SECURITY = (ROOT / "SECURITY.md").read_text()
 DOCUMENTS = [
-    *("README.md", "CONTRIBUTING.md"),
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md"),
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 
@@ -39,9 +40,19 @@ def test_tests_that_documents_name_exist() -> None:
     defined = set[str]()
     for path in (ROOT / "tests").rglob("test_*.py"):
         defined |= set(re.findall(r"\bdef (test_\w+)", path.read_text()))
-    for path in (ROOT / "docs").glob("*.md"):
-        named = set(re.findall(r"`(test_\w+)`", path.read_text()))
-        assert named - defined == set(), path.name
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`(test_\w+)`", (ROOT / document).read_text()))
+        assert named - defined == set(), document
+
+
+def test_every_promise_of_security_names_a_test() -> None:
+    rows = [
+        line
+        for table in re.findall(r"^\|.* \| shown by \|\n((?:\|.*\n)+)", SECURITY, re.MULTILINE)
+        for line in table.splitlines()[1:]
+    ]
+    assert len(rows) > 20
+    assert [row for row in rows if not re.search(r"`test_\w+`", row.split("|")[-2])] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
