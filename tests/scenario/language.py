@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scenario language: text that reads like a packet trace, made into steps.
 
-docs/tcp.md describes the language. Nothing here knows how a step is carried out or on what. What
+README.md describes the language. Nothing here knows how a step is carried out or on what. What
 cannot be understood is an error with file and line, found when the file is read and not when
 the line is reached.
 """
@@ -822,7 +822,7 @@ _SEND_KEYS = frozenset(
 XDP_JUDGES = frozenset(
     (
         "csum", "cut", "vlan", "fragments", "fragment", "to-mac", "to-ip", "from-ip", "ip-csum",
-        "ip-len", "ip-version", "ip-ihl", "doff",
+        "ip-len", "ip-version", "ip-ihl",
     )
 )  # fmt: skip
 

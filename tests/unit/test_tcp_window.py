@@ -325,7 +325,7 @@ def test_window_limits_of_any_size(make_bench: MakeBench, rcv_wnd_max: int) -> N
 
 
 def test_a_window_that_cannot_be_told_of_is_no_reason_for_an_update(make_bench: MakeBench) -> None:
-    """Without scaling 65535 is all there is: acknowledgments that say nothing new look like loss."""
+    """Without scaling 65535 is all there is, and an ACK that says nothing new looks like loss."""
     bench = make_bench()
     c = bench.established(ws=None)
     for _ in range(200):
