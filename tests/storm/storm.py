@@ -237,7 +237,7 @@ def _tallied(handle: NetNS, end: VethEnd, program: Path) -> Iterator[Any]:
 
 
 class Bounds:
-    """`struct honest` of generator.c: two numbers of the transfer that others may rely on."""
+    """`struct honest` of frame.h: two numbers of the transfer that others may rely on."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("honest", 0)
@@ -324,7 +324,8 @@ def compile_generator(folder: Path) -> Path:
     """The generator's executable."""
     output = folder / "generator"
     flags = ["-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["cc", *flags, Path(__file__).parent / "generator.c", "-o", output], check=True)
+    sources = sorted(Path(__file__).parent.glob("*.c"))
+    subprocess.run(["cc", *flags, *sources, "-o", output], check=True)
     return output
 
 
