@@ -29,7 +29,7 @@ from .outside import Stage
 from .report import Row, finish
 from .road import Chances, bad_road
 
-GROUPS = ("road", "outside", "kills", "calls")
+GROUPS = ("road", "outside", "moments", "kills", "calls")
 _LOAD = Load(connections=4, size=100_000)
 _AT_A_TIME = 4
 """Roads: what a stream waits for there is mostly time."""
@@ -164,15 +164,23 @@ def outside_(rows: list[Row], chance: random.Random, _: int) -> None:
                 with veth_pair() as veth:
                     rows.append(row := Row(f"region {name}: {where}"))
                     _attempt(row, partial(region_case, row, stage, veth))
+
+
+# ---- at any moment ----
+
+
+def moments_(rows: list[Row], chance: random.Random, _: int) -> None:
+    """The interface goes away, or down, also while somebody starts or ends."""
+    with Nursery() as nursery:
         for disturb in (moments.removed, moments.down_and_up):
-            for isolate in (False, True):
-                where = "isolated" if isolate else "inside"
-                rows.append(row := Row(f"{disturb.__name__}, at any moment: {where}"))
-                args = (row, nursery, disturb, _MOMENTS, chance)
-                _attempt(row, partial(moments.disturb_receivers, *args, isolate=isolate))
-            rows.append(row := Row(f"{disturb.__name__}, at any moment of an agent's start"))
-            args = (row, nursery, disturb, _MOMENTS, chance)
-            _attempt(row, partial(moments.disturb_agents, *args))
+            what = disturb.__name__.replace("_", " ")
+            for where in WHERE:
+                rows.append(row := Row(f"interface {what} at any moment: {where}"))
+                args = (row, nursery, where, disturb, _MOMENTS, chance)
+                _attempt(row, partial(moments.disturb_receivers, *args))
+            rows.append(row := Row(f"interface {what} at any moment: agent that starts"))
+            agents = (row, nursery, disturb, _MOMENTS, chance)
+            _attempt(row, partial(moments.disturb_agents, *agents))
 
 
 # ---- SIGKILL ----
@@ -216,7 +224,7 @@ def main() -> int:
     remove_leavings()
     rows: list[Row] = []
     began = time.monotonic()
-    for name, group in zip(GROUPS, (road, outside_, kills_, calls_), strict=True):
+    for name, group in zip(GROUPS, (road, outside_, moments_, kills_, calls_), strict=True):
         if name in (options.only or GROUPS):
             group(rows, random.Random(f"{seed} {name}"), options.kills)
     code = finish(rows)

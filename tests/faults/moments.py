@@ -8,12 +8,14 @@ not crash, nor wait for ever: it ends well, or says what it lacks.
 from __future__ import annotations
 
 import random
+import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..net.veth import Veth, VethEnd, veth_pair
+from .hosts import Where
 from .kills import ForkedAgent, Lives, spread
 from .leftovers import Leftovers
 from .nursery import Nursery
@@ -42,36 +44,29 @@ def down_and_up(end: VethEnd, chance: random.Random) -> None:
 
 
 def disturb_receivers(
-    row: Row,
-    nursery: Nursery,
-    disturb: Disturb,
-    times: int,
-    chance: random.Random,
-    **role: Any,
+    row: Row, nursery: Nursery, where: Where, disturb: Disturb, times: int, chance: random.Random
 ) -> None:
-    """Receivers with a stack of their own; `role`: as for `Lives`."""
-    with veth_pair() as veth:
-        lengths = _lives(nursery, veth, role).whole(row)
-    for phase in spread(_PHASES, times, chance):
-        with veth_pair() as veth, ExitStack() as undo:
+    """Receivers whose stack is in any of the three places."""
+    with veth_pair() as veth, _lives(nursery, where, veth) as lives:
+        lengths = lives.whole(row)
+    for phase in spread(RECEIVER_PHASES if where == "agent" else _PHASES, times, chance):
+        with veth_pair() as veth:
             leftovers = Leftovers(veth.right)
-            lives = _lives(nursery, veth, role)
-            child, sender = lives.reach(undo, phase)
-            time.sleep(chance.uniform(0, lengths[phase]))
-            disturb(veth.right, chance)
-            began = time.monotonic()
-            if disturb is not removed:
-                sender = sender or undo.enter_context(lives.sender())
-                sender.finish(wait=False)
-            words = child.last_words()
-            _judge(row, phase, words, time.monotonic() - began)
-            if disturb is not removed and words.get("end") == "well":
-                assert sender is not None
-                sender.finish()
-                row.nbytes += words["bytes"]
-                if words["bytes"] != sender.sent:
-                    row.broken.append(f"{phase}: {words['bytes']} bytes of {sender.sent}")
-            undo.close()
+            with _lives(nursery, where, veth) as lives, ExitStack() as undo:
+                child, sender = lives.reach(undo, phase)
+                time.sleep(chance.uniform(0, lengths[phase]))
+                disturb(veth.right, chance)
+                began = time.monotonic()
+                if disturb is not removed:
+                    sender = sender or undo.enter_context(lives.sender())
+                    sender.finish(wait=False)
+                words = child.last_words()
+                _judge(row, phase, words, time.monotonic() - began)
+                if sender and disturb is not removed and words.get("end") == "well":
+                    sender.finish()
+                    row.nbytes += words["bytes"]
+                    if words["bytes"] != sender.sent:
+                        row.broken.append(f"{phase}: {words['bytes']} bytes of {sender.sent}")
             _nothing_left(row, leftovers, phase)
 
 
@@ -103,8 +98,21 @@ def disturb_agents(
             _nothing_left(row, leftovers, "start")
 
 
-def _lives(nursery: Nursery, veth: Veth, role: dict[str, Any]) -> Lives:
-    return Lives(nursery, veth.right, veth.left, **role)
+@contextmanager
+def _lives(nursery: Nursery, where: Where, veth: Veth) -> Iterator[Lives]:
+    near, far = veth.right, veth.left
+    if where != "agent":
+        yield Lives(nursery, near, far, isolate=where == "isolated")
+        return
+    with ForkedAgent.folder() as folder:
+        agent = ForkedAgent(nursery, near, folder)
+        agent.start()
+        try:
+            yield Lives(nursery, near, far, agent=str(agent.path))
+            agent.kill(signal.SIGTERM)
+            assert agent.code() in (0, 1), agent.log  # 1: its last interface had gone before
+        finally:
+            agent.kill()
 
 
 def _judge(row: Row, phase: str, words: dict[str, Any], seconds: float) -> None:
