@@ -80,14 +80,13 @@ class Judge:
         raise SystemExit("the tests in Python have ended")
 
     def close(self) -> None:
-        """End the server."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """End the server, whatever it does."""
+        self._process.kill()
         self._process.wait()
 
-    def native(self, number: int) -> str | None:
+    def native(self, number: int, commands: Iterable[list[str]]) -> str | None:
         """The program that notices, or None."""
-        for command in world.native_commands():
+        for command in commands:
             done = subprocess.run(
                 command,
                 env=os.environ | {"MUTANT": str(number)},
@@ -111,7 +110,11 @@ class Judge:
 
     def who_notices(self, number: int) -> str | None:
         """All of them; the quick ones first."""
-        return self.native(number) or self.python(number)
+        return (
+            self.native(number, world.quick_commands())
+            or self.python(number)
+            or self.native(number, world.slow_commands())
+        )
 
 
 def _limit() -> None:
@@ -141,9 +144,9 @@ def judge_all(mutants: Iterable[Mutant], *, check_first: bool) -> Iterator[Verdi
             for done in as_completed(waiting):
                 yield done.result()
         finally:
-            pool.shutdown(cancel_futures=True)
             for each in judges:
                 each.close()
+            pool.shutdown(cancel_futures=True)
 
 
 # ---- results ----
@@ -202,8 +205,8 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only show what was found before")
     args = parser.parse_args()
     mutants = [mutant for mutant in world.build().mutants if args.only in mutant.name]
-    if args.sample and args.sample < len(mutants):
-        mutants = Random(args.seed).sample(mutants, args.sample)
+    # In an order that says nothing, so that a run that is stopped has seen a fair share.
+    mutants = Random(args.seed).sample(mutants, min(args.sample or len(mutants), len(mutants)))
     if not (args.resume or args.survivors or args.report):
         RESULTS.unlink(missing_ok=True)
     verdicts = _earlier(mutants)

@@ -52,7 +52,7 @@ static netmem_ref sent(void)
 
 static void a_fresh_tracker_has_everything_free(void)
 {
-	struct frag_record record;
+	struct frag_record record = {.area = 9};
 
 	fixture_up();
 	CHECK_EQ(frag_count(f.tracker, FRAG_NET_IOV, FRAG_FREE), 4);
@@ -62,6 +62,7 @@ static void a_fresh_tracker_has_everything_free(void)
 		CHECK_EQ(frag_tracker_record(f.tracker, n, &record), 0);
 		CHECK_EQ(record.kind, n < 4 ? FRAG_NET_IOV : FRAG_HOST_PAGE);
 		CHECK_EQ(record.index, n % 4);
+		CHECK_EQ(record.area, STACK_NONE);
 		CHECK_EQ(record.state, FRAG_FREE);
 		CHECK_EQ(record.owner, 0);
 		CHECK_EQ(record.offset, n % 4 * 4096 + (n < 4 ? FIXTURE_REGION_BASE : 0));
@@ -169,6 +170,28 @@ static void an_area_has_one_kind(void)
 		CHECK_EQ(frag_tracker_record(t, 4, &record), -ENOENT);
 		free(t);
 	}
+	fixture_down();
+}
+
+static void each_buffer_has_an_entry_of_its_own(void)
+{
+	struct frag_record record;
+
+	fixture_up();
+	for (uint32_t i = 0; i < 4; i++) {
+		netmem_ref niov = filled(), page = page_pool_alloc_netmem(f.host_pool);
+
+		frag_track(f.tracker, niov, FRAG_RECEIVED, 10 + i);
+		frag_track(f.tracker, page, FRAG_TX, 14 + i);
+		CHECK_EQ(frag_state_of(f.tracker, niov), FRAG_RECEIVED);
+		CHECK_EQ(frag_state_of(f.tracker, page), FRAG_TX);
+	}
+	for (uint32_t n = 0; n < 8; n++) {
+		CHECK_EQ(frag_tracker_record(f.tracker, n, &record), 0);
+		CHECK_EQ(record.owner, 10 + n);
+		CHECK_EQ(record.state, n < 4 ? FRAG_RECEIVED : FRAG_TX);
+	}
+	CHECK_EQ(frag_tracker_check(f.tracker), 0);
 	fixture_down();
 }
 
@@ -653,8 +676,8 @@ static void a_check_changes_nothing(void)
 
 CHECK_MAIN(CHECK_TEST(a_fresh_tracker_has_everything_free), CHECK_TEST(the_life_of_a_net_iov),
 	   CHECK_TEST(the_life_of_a_host_page), CHECK_TEST(the_life_of_a_received_host_page),
-	   CHECK_TEST(an_area_has_one_kind), CHECK_TEST(a_dropped_packet_frees_its_buffer),
-	   CHECK_TEST(the_most_exposed_part_shows),
+	   CHECK_TEST(an_area_has_one_kind), CHECK_TEST(each_buffer_has_an_entry_of_its_own),
+	   CHECK_TEST(a_dropped_packet_frees_its_buffer), CHECK_TEST(the_most_exposed_part_shows),
 	   CHECK_TEST(a_part_may_be_dropped_while_another_is_lent),
 	   CHECK_TEST(the_table_has_the_legal_moves_and_no_others),
 #ifndef NDEBUG

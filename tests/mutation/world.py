@@ -24,11 +24,10 @@ FILES = ("frag_tracker.c", "assembler.c", "tcp_input.c", "tcp_ack.c")
 HEADER = ("seq.h", "tcp_input.c")
 """The one that is mutated, and a file that includes it."""
 
-NATIVE = (
-    *("seq", "assembler", "frag_tracker_plain", "flow", "tcp_state", "page_pool_plain"),
-    *("tcp_fuzzish_plain", "hostile_plain"),
-)
-"""Tests in C: the quickest first."""
+NATIVE = ("seq", "assembler", "frag_tracker_plain", "flow", "tcp_state", "page_pool_plain")
+"""Tests in C that take no time."""
+WALKS = ("tcp_fuzzish_plain", "hostile_plain")
+"""Those that take a second."""
 CORPORA = ("assembler", "stack", "requests")
 
 _FOLDERS = ("agent", "jump_label", "netlink", "pyxdp", "src", "stack", "tests", "xdp_prog")
@@ -80,7 +79,7 @@ def build() -> Schema:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-    programs = [f"tests/c/test_{name}" for name in NATIVE]
+    programs = [f"tests/c/test_{name}" for name in (*NATIVE, *WALKS)]
     programs += [f"tests/fuzz/fuzz_{name}" for name in CORPORA]
     targets = [*programs, str(EXTENSION.relative_to(BUILD))]
     done = subprocess.run(
@@ -91,11 +90,18 @@ def build() -> Schema:
     return schema
 
 
-def native_commands() -> list[list[str]]:
+def _tests(names: tuple[str, ...]) -> list[list[str]]:
+    return [[str(BUILD / f"tests/c/test_{name}")] for name in names]
+
+
+def quick_commands() -> list[list[str]]:
     """Programs that exit with 0 as long as they notice nothing."""
-    tests = [[str(BUILD / f"tests/c/test_{name}")] for name in NATIVE]
-    inputs = [
+    return _tests(NATIVE) + [
         [str(BUILD / f"tests/fuzz/fuzz_{name}"), str(ROOT / "tests/fuzz/corpus" / name)]
         for name in CORPORA
     ]
-    return [*tests[:6], *inputs, *tests[6:]]
+
+
+def slow_commands() -> list[list[str]]:
+    """More of them."""
+    return _tests(WALKS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from .tcp.bench import LOCAL4, Bench, pattern
+from .tcp.bench import LOCAL4, Bench, MakeBench, pattern
 from .tcp.wire import Address
 
 # ---- 71: the peer closes first ----
@@ -122,6 +122,20 @@ def test_row73_data_first_then_a_fin_below_its_end(bench: Bench) -> None:
     c.drain()
     assert c.data.startswith(b"helloworld")
     assert c.max_ack in (12, 15, 16)
+
+
+def test_row71_a_fin_may_stand_right_behind_a_full_window(make_bench: MakeBench) -> None:
+    """It takes the number behind the window, and leaves none of less than nothing."""
+    bench = make_bench(rcv_wnd_max=4000)
+    c = bench.established()
+    assert c.window == 4000
+    for at in range(0, 3000, 1000):
+        c.inject(".", seq=1 + at, data=pattern(1000, seed=at))
+    c.inject("F.", seq=3001, data=pattern(1000))
+    last = c.drain()[-1]
+    assert last.rack == 4002
+    assert last.win <= 4000
+    assert bench.stats().rcv_wnd_promised == 0
 
 
 # ---- 74: FIN again ----

@@ -57,6 +57,18 @@ def test_row79_the_final_ack_stops_it(bench: Bench) -> None:
     c.silent()
 
 
+def test_row79_an_ack_ends_the_back_off(bench: Bench) -> None:
+    c = bench.established()
+    reply(bench, c, b"first")
+    c.drain()
+    when = times(bench, c, "P", ms=10_000)
+    assert len(when) >= 3, "there was a back-off"
+    c.inject(".", ack=6)
+    reply(bench, c, b"second")
+    c.drain()
+    assert times(bench, c, "P", ms=10_000)[0] <= 1.2 * when[0]
+
+
 # ---- 80: FIN ----
 
 
