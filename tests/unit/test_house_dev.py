@@ -76,15 +76,6 @@ def test_help_lists_each_verb_and_no_other() -> None:
     assert set(re.findall(r"^  (\w+)\b", done.stdout, re.MULTILINE)) == verbs() | {"help"}
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))
-def test_every_verb_in_the_documentation_exists(page: Path) -> None:
-    text = page.read_text()
-    assert set(re.findall(r"\./dev ([a-z]+)\b", text)) <= verbs() | {"help"}
-    code = "".join(path.read_text() for path in (ROOT / "agent/bench/verbs").glob("*.py"))
-    for name in re.findall(r"\bbench ([a-z-]+[a-z])`", text):
-        assert re.search(rf"def {name.replace('-', '_')}(_rx)?\(", code), name
-
-
 def test_python_imports_this_checkout_and_what_lies_beside_a_program(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("import devmemtcp.agent\n")
     (tmp_path / "program.py").write_text("import beside, sys; print(sys.argv[1])\n")

@@ -30,6 +30,13 @@ def test_commands_in_documents_are_verbs_of_dev(document: str) -> None:
     assert mentioned - dev_verbs() == set()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_benchmarks_in_documents_are_verbs_of_bench(document: str) -> None:
+    code = "".join(path.read_text() for path in (ROOT / "agent/bench/verbs").glob("*.py"))
+    for name in re.findall(r"\bbench ([a-z-]+[a-z])`", (ROOT / document).read_text()):
+        assert re.search(rf"def {name.replace('-', '_')}(_rx)?\(", code), name
+
+
 def test_the_readme_shows_its_two_commands_on_the_first_screen() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:45])
     assert "./dev demo" in first_screen
