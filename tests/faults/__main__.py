@@ -34,7 +34,7 @@ _LOAD = Load(connections=4, size=100_000)
 _AT_A_TIME = 4
 """Roads: what a stream waits for there is mostly time."""
 _TIMES = 10
-_MOMENTS = 24
+_MOMENTS = 16
 _OFTEN_BYTES = 3_000_000
 _MODES: tuple[Mode, ...] = ("native", "generic")
 _WAYS: tuple[tuple[Mode, bool], ...] = (("native", True), ("generic", True), ("generic", False))
