@@ -90,11 +90,12 @@ class Agent:
         Raises ConfigError, Unsupported, PermissionError, OSError: the set-up failed and is undone.
         """
         with ExitStack() as undo:
+            undo.callback(self._selector.close)
             signals = undo.enter_context(_Signals())
-            self._set_up(undo)
             self._selector.register(
                 signals, selectors.EVENT_READ, lambda: self._on_signals(signals)
             )
+            self._set_up(undo)
             signals.at_once = self._path.close
             return self._serve()
 
@@ -102,7 +103,6 @@ class Agent:
 
     def _set_up(self, undo: ExitStack) -> None:
         options = self.config.agent
-        undo.callback(self._selector.close)
         self._manager = undo.enter_context(ServiceManager())
         if options.netns is not None:
             self._enter(options.netns)
@@ -288,10 +288,11 @@ class _Signals:
     def __init__(self) -> None:
         self._undo = ExitStack()
         self._stops = 0
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        )
         self.at_once = lambda: None
         for end in (self._reader, self._writer):
-            end.setblocking(False)
             self._undo.callback(end.close)
 
     def __enter__(self) -> _Signals:
@@ -343,9 +344,11 @@ def check_descriptors(clients: int, interfaces: int) -> None:
 def _link_socket() -> socket.socket:
     """Tells that some interface of this namespace came, went or changed; rtnetlink(7)."""
     flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    sock = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
-    sock.bind((0, _RTMGRP_LINK))
-    return sock
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE))
+        sock.bind((0, _RTMGRP_LINK))
+        undo.pop_all()
+        return sock
 
 
 _SPLIT = {

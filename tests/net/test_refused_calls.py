@@ -25,7 +25,7 @@ def made_good(rows: campaign.Rows, at_least: int) -> None:
 
 def test_a_call_that_fails_is_borne_or_told_and_leaves_nothing(veth: Any) -> None:
     rows = campaign.run(veth, "one process", campaign.few)
-    made_good(rows, 20)
+    made_good(rows, 10)
     for name in ("calloc", "eventfd", "pthread_create", "getsockname"):
         assert rows[name].said.keys() & TOLD, name
 

@@ -32,6 +32,7 @@ _FOR_EVER = 1 << 60
 SETTLE_SECONDS = 10.0
 
 MEMORY = ("ENOMEM",)
+OF_MEMORY = {"malloc", "calloc", "realloc", "strdup", "mmap", "mmap64", "mprotect"}
 DESCRIPTORS = ("EMFILE", "ENFILE", "ENOMEM")
 REASONS: Mapping[str, tuple[str, ...]] = {
     "malloc": MEMORY,
@@ -63,7 +64,6 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "recvfrom": ("ENOBUFS", "ENOMEM"),
     "recvmsg": ("ENOBUFS", "ENOMEM"),
     "read": ("EIO",),
-    "write": ("EIO",),
     "poll": ("ENOMEM", "EINTR"),
     "fcntl": ("EMFILE", "EPERM"),
     "fcntl64": ("EMFILE", "EPERM"),
@@ -190,6 +190,8 @@ def victim(veth: Veth, options: Mapping[str, Any]) -> Iterator[Victim]:
 
 
 Call = tuple[str, int, int]
+NEVER = {("ioctl", 0x5421), ("fcntl64", 3), ("fcntl64", 2)}  # FIONBIO, F_GETFL, F_SETFD
+"""They cannot fail on an open descriptor."""
 
 
 def recorded(of: Victim) -> dict[Call, int]:
@@ -197,7 +199,11 @@ def recorded(of: Victim) -> dict[Call, int]:
     answer = of.ask(do="record")
     problems = _problems(answer, size=None)
     assert not problems, f"not even an untroubled attempt is well: {problems}"
-    return Counter(tuple(call) for call in answer["end"]["calls"] if call[0] in REASONS)
+    return Counter(
+        (name, detail, whose)
+        for name, detail, whose in answer["end"]["calls"]
+        if name in REASONS and (name, detail) not in NEVER
+    )
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,8 @@ class Attempt:
         return f"{name}({detail:#x}) of {whose}, number {self.before}, {self.reason}"
 
 
-_TELLING = {"calloc", "mmap64", "eventfd", "epoll_ctl", "getsockname", "pthread_create", "pipe2"}
+Choose = Callable[[Mapping[Call, int]], Iterator[Attempt]]
+_TELLING = {"calloc", "eventfd", "getsockname", "pthread_create"}
 _BELOW_OURS = 2  # enum whose: libbpf, libxdp, libelf
 
 
@@ -233,15 +240,15 @@ def representatives(calls: Mapping[Call, int]) -> Iterator[Attempt]:
 
 
 def thorough(calls: Mapping[Call, int]) -> Iterator[Attempt]:
-    """Each allocation and mapping. Of others that are alike, the first three, the one in the
-    middle and the last two. For each reason there is.
+    """Each allocation and mapping; of others that are alike, the first three, the one in the
+    middle and the last two. The latter, of all, for each reason there is.
     """
     for call, count in calls.items():
-        chosen = set(range(count))
-        if REASONS[call[0]][0] != MEMORY[0]:
-            chosen &= {0, 1, 2, count // 2, count - 2, count - 1}
-        for before in sorted(chosen):
-            yield from (Attempt(call, before, reason) for reason in REASONS[call[0]])
+        reason, *others = REASONS[call[0]]
+        some = {0, 1, 2, count // 2, count - 2, count - 1} & set(range(count))
+        first = set(range(count)) if call[0] in OF_MEMORY else some
+        yield from (Attempt(call, before, reason) for before in sorted(first))
+        yield from (Attempt(call, before, other) for other in others for before in sorted(some))
 
 
 def fail_each(of: Victim, attempts: Iterable[Attempt], rows: Rows) -> None:
@@ -330,15 +337,24 @@ def _problems(answer: Mapping[str, Any], size: int | None) -> list[str]:
     return found
 
 
-ISOLATED = "isolated stack"
 MODES: Mapping[str, Mapping[str, Any]] = {
     "one process": {},
     "busy polling": {"busy_poll": True},
-    ISOLATED: {"isolate": True},
+    "isolated stack": {"isolate": True},
+    "agent": {"agent": True},
 }
+CHOICE: Mapping[str, Choose] = {
+    "one process": thorough,
+    "busy polling": representatives,
+    "isolated stack": thorough,
+    "agent": representatives,
+}
+"""Where much of what is made is what the first has made, some of each kind will do."""
+ELSEWHERE = {"isolated stack", "agent"}
+"""Modes in which the data path is in a process or a thread whose calls are not refused."""
 
 
-def run(veth: Veth, mode: str, choose: Callable[[Mapping[Call, int]], Iterator[Attempt]]) -> Rows:
+def run(veth: Veth, mode: str, choose: Choose) -> Rows:
     """All that is chosen of the calls that a receiver in this mode makes."""
     rows = Rows(mode)
     with victim(veth, MODES[mode]) as of:

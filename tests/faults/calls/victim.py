@@ -27,16 +27,32 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from devmemtcp.agent import ConfigError, Connection, FragBatch, Region, Runtime, Unsupported
+from devmemtcp.agent import (
+    ConfigError,
+    Connection,
+    FragBatch,
+    Listener,
+    Region,
+    RegionView,
+    Runtime,
+    Session,
+    Unsupported,
+)
+from devmemtcp.agent.daemon.agentd import Agent
+from devmemtcp.agent.daemon.config import load_config
+from devmemtcp.agent.daemon.confinement import Confinement
+from devmemtcp.agent.daemon.notify import ServiceManager
 from devmemtcp.agent.pattern import one_period
 
 PORT = 5201
@@ -48,6 +64,7 @@ PATIENCE = 10.0
 END_SECONDS = 60
 """Then an attempt is stuck, and says where."""
 RETRIES = 10
+TRIES = 2
 _CLONE_NEWNET = 0x40000000
 
 
@@ -116,24 +133,113 @@ class Receiver:
     address: str
     far: str
     options: dict[str, Any]
+    is_process = False
+    """It is all of its process: what it leaves there goes with it."""
 
-    def receive(self, end: End, sender: Sender) -> None:
-        """Open, receive, close; fills in what arrived."""
+    @contextmanager
+    def prepared(self, end: End, size: int) -> Iterator[Callable[[], None]]:
+        """What is to be attempted: open, receive, close. It fills in what arrived.
+
+        What it needs besides, whose calls do not fail, is there during the block.
+        """
+        with Sender(self, size) as sender:
+            yield partial(self._receive, end, sender)
+
+    def _receive(self, end: End, sender: Sender) -> None:
         with (
             Region(REGION) as region,
             region.map() as view,
             Runtime(self.ifname, region, linger=0.2, **self.options) as rt,
             rt.listen((self.address, PORT)) as listener,
-            sender.sending(),
-            listener.accept(PATIENCE) as conn,
         ):
-            phase = 0
-            while batch := _received(conn):
-                wrong, phase = batch.check_pattern(view, PERIOD, phase)
-                end.wrong += wrong
-                end.received += batch.nbytes
-                conn.dontneed(batch)
-            conn.send(b"all")
+            _take_one(listener, view, end, sender)
+
+
+@dataclass
+class _Life:
+    """Of an agent, as its application sees it."""
+
+    ready: threading.Event
+    told_to_end: bool = False
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
+class Served(Receiver):
+    """The same of an agent, which runs in this thread, and of an application, which does not.
+
+    It is not confined: it could not look at itself afterwards.
+    """
+
+    is_process = True
+
+    @contextmanager
+    def prepared(self, end: End, size: int) -> Iterator[Callable[[], None]]:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "agent.toml")
+            file.write_text(
+                f'[agent]\nsocket = "{folder}/agent.sock"\nlinger = 0.2\nlog_level = "error"\n'
+                f'[[interface]]\nname = "{self.ifname}"\nmemory = "4M"\n'
+                f"[[rule]]\nusers = [{os.getuid()}]\nadmin = true\n"
+            )
+            config = load_config(file)
+            ready = threading.Event()
+            ServiceManager.ready = lambda self, status: ready.set()  # type: ignore[method-assign]
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before it listens, and afterwards
+            life = _Life(ready)
+            run = partial(self._apply, config.agent.socket, end, size, life)
+            application = threading.Thread(target=run)
+            application.start()
+
+            def serve() -> None:
+                try:
+                    if code := Agent(config, None).run():
+                        end.said.append(f"the agent ended with {code}")
+                finally:
+                    if ready.is_set() and not life.told_to_end:
+                        end.said.append("it ended while it served")
+                    life.is_over = True
+                    ready.set()
+                    application.join()
+
+            yield serve
+
+    def _apply(self, path: str, end: End, size: int, life: _Life) -> None:
+        """As an application that is refused once tries again, then ends the agent."""
+        refusals: list[str] = []
+        life.ready.wait()
+        while not life.is_over and len(refusals) < TRIES:
+            end.received = end.wrong = 0
+            try:
+                with (
+                    Sender(self, size) as sender,
+                    Session(path) as session,
+                    Region(REGION) as region,
+                    region.map() as view,
+                    session.bind_rx(self.ifname, [0], region),
+                    session.stack(self.ifname).listen((self.address, PORT)) as listener,
+                ):
+                    _take_one(listener, view, end, sender)
+                break
+            except (ConfigError, OSError) as error:
+                refusals.append(repr(error))
+        else:
+            if not life.is_over:
+                end.said.append(f"an application was refused: {refusals}")
+        life.told_to_end = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _take_one(listener: Listener, view: RegionView, end: End, sender: Sender) -> None:
+    """One connection, to its end."""
+    with sender.sending(), listener.accept(PATIENCE) as conn:
+        phase = 0
+        while batch := _received(conn):
+            wrong, phase = batch.check_pattern(view, PERIOD, phase)
+            end.wrong += wrong
+            end.received += batch.nbytes
+            conn.dontneed(batch)
+        conn.send(b"all")
 
 
 def _received(conn: Connection) -> FragBatch:
@@ -236,10 +342,10 @@ def _attempt(shim: Shim, receiver: Receiver, request: dict[str, Any]) -> End:
     warnings.showwarning = lambda message, *rest: end.said.append(f"warning: {message}")
     warnings.simplefilter("always", ResourceWarning)
     before = _Look.now()
-    with Sender(receiver, request.get("size", SIZE)) as sender:
+    with receiver.prepared(end, request.get("size", SIZE)) as attempt:
         shim.arm(request)
         try:
-            receiver.receive(end, sender)
+            attempt()
             seen, end.refused = shim.stop()
         except Exception as error:  # noqa: BLE001 - which one it is, is the result
             seen, end.refused = shim.stop()
@@ -249,7 +355,8 @@ def _attempt(shim: Shim, receiver: Receiver, request: dict[str, Any]) -> End:
     if request["do"] == "record":
         end.calls = [shim.call(number) for number in range(seen)]
     gc.collect()
-    end.left = _Look.now().since(before)
+    if not receiver.is_process:
+        end.left = _Look.now().since(before)
     return end
 
 
@@ -281,11 +388,14 @@ def main() -> None:
     parser.add_argument("--far", required=True)
     parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
-    receiver = Receiver(given.ifname, given.address, given.far, given.options)
+    options = dict(given.options)
+    kind = Served if options.pop("agent", False) else Receiver
+    receiver = kind(given.ifname, given.address, given.far, options)
     shim = Shim()
-    with Sender(receiver, SIZE) as sender:
-        # What is imported late, or made once, is there from now on.
-        receiver.receive(End(), sender)
+    if kind is Served:
+        Confinement.enter = lambda self: None  # type: ignore[method-assign]
+    with receiver.prepared(End(), SIZE) as attempt:
+        attempt()  # what is imported late, or made once, is there from now on
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
