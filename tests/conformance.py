@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from .scenario import language
-from .scenario.language import Scenario
+from .scenario.scenario import Scenario
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/tcp.md"

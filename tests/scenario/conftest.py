@@ -15,8 +15,9 @@ import pytest
 
 from ..net.veth import remove_leavings
 from . import language
-from .language import Scenario, ScenarioError
+from .blocks import ScenarioError
 from .run import Diverged
+from .scenario import Scenario
 from .targets import FAMILIES, TARGETS, Results, run_on_core
 
 _RESULTS = pytest.StashKey[dict[str, Results | Exception]]()

@@ -14,8 +14,8 @@ from ..unit.tcp.bench import LOCAL4, LOCAL6, PEER4, PEER6, Bench, lib_state
 from ..unit.tcp.wire import Address
 from .end import End
 from .frame import Packet
-from .language import Case, Offer
 from .run import Diverged, Run
+from .scenario import Case, Offer
 from .target import Tolerance
 
 _FIRST_PORT = 40_000

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ..unit.tcp import wire
 from ..unit.tcp.far_end import FarEnd
 from ..unit.tcp.wire import Address, Segment
-from .language import MS, Offer
+from .scenario import Offer
+from .words import MS
 
 #: Nothing is sent again sooner than this (Linux: TCP_RTO_MIN is 200 ms).
 SENT_AGAIN = 190 * MS

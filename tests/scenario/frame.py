@@ -11,7 +11,7 @@ from ..unit.tcp import wire
 from ..unit.tcp.bench import pattern
 from ..unit.tcp.far_end import FarEnd
 from ..unit.tcp.wire import Address, checksum
-from .language import Damage, Icmp, Option, Patch, Send
+from .steps import Damage, Icmp, Option, Patch, Send
 
 _PERIOD = 65_521
 _STREAM = pattern(_PERIOD)

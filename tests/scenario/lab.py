@@ -23,9 +23,11 @@ from ..unit.tcp import wire
 from ..unit.tcp.wire import Address
 from .end import End
 from .frame import Packet
-from .language import MS, Case, Offer, Whose
 from .run import Diverged, Late, Run, Steps
+from .scenario import Case, Offer
+from .steps import Whose
 from .target import Application, Tolerance
+from .words import MS
 
 PORT = 5201
 CLOSED_PORT = 5999

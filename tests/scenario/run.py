@@ -15,32 +15,28 @@ from . import frame
 from .end import End, Mail
 from .expression import Number, Range
 from .frame import Packet, Sums
-from .language import (
-    HARMLESS,
-    MS,
-    PATIENCE,
-    QUIET,
+from .lines import given
+from .matching import mismatch
+from .scenario import Case
+from .steps import (
     Acked,
     Again,
     App,
     Batch,
-    Case,
     Check,
     Expect,
     Fill,
     Icmp,
     Keep,
     Line,
-    Pattern,
     Repeat,
     Send,
     Silence,
     Wait,
-    Wanted,
     Whose,
-    given,
 )
 from .target import Application, Target
+from .words import HARMLESS, MS, PATIENCE, QUIET
 
 #: How long the application may take to see what has happened.
 APP_PATIENCE = 2000 * MS
@@ -308,7 +304,7 @@ class Run:
                     return
                 raise self._late("nothing came")
             mail = self._open(peer.end)
-            why = self._mismatch(peer, step, mail)
+            why = mismatch(step, peer.end, mail, self._names(peer))
             if why is None:
                 break
             if not mail.again:
@@ -343,40 +339,13 @@ class Run:
             if not peer.end.letters:
                 break
             mail = self._open(peer.end)
-            why = self._mismatch(peer, step, mail)
+            why = mismatch(step, peer.end, mail, self._names(peer))
             if why is not None and not mail.again:
                 raise self._diverged(f"{why}, got {mail.segment}")
             count += why is None
             until = self._target.now() + quiet
         if not step.times.holds(count, self._names(peer)):
             raise self._diverged(f"{step.times} of these wanted, got {count}")
-
-    def _mismatch(self, peer: _Peer, step: Expect, mail: Mail) -> str | None:
-        """Why the segment is none of those that are wanted, or None."""
-        names = self._names(peer)
-        reasons = [self._differs(peer.end, form, mail, names) for form in step.patterns]
-        if None in reasons:
-            return None
-        return "; ".join(str(reason) for reason in reasons)
-
-    def _differs(self, end: End, form: Pattern, mail: Mail, names: Mapping[str, int]) -> str | None:
-        s = mail.segment
-        if s.flags - {"P"} != frozenset(form.flags) - {"P"}:
-            return f"[{form.flags}] wanted"
-        if form.seq is not None and not form.seq.holds(s.rseq, names):
-            return f"seq {form.seq} wanted"
-        if form.end is None and s.data:
-            return "0 bytes wanted"
-        if form.end is not None and not form.end.holds(s.rseq + len(s.data), names):
-            return f"bytes up to {form.end} wanted"
-        shift = 0 if "S" in s.flags else end.rcv_wscale
-        for name, wanted, got in (("ack", form.ack, s.rack), ("win", form.win, s.win << shift)):
-            if wanted is not None and not wanted.holds(got, names):
-                return f"{name} {wanted} wanted"
-        for option in form.options:
-            if why := _option_differs(option, mail, names):
-                return why
-        return None
 
     # ---- the application ----
 
@@ -466,27 +435,3 @@ def _same(mail: Mail, other: Mail) -> bool:
     """Two ACKs that say the same."""
     a, b = mail.segment, other.segment
     return (a.flags, a.rack, a.rseq, a.data) == (b.flags, b.rack, b.rseq, b.data)
-
-
-def _option_differs(option: Wanted, mail: Mail, names: Mapping[str, int]) -> str | None:
-    s = mail.segment
-    got: dict[str, list[int]] = {
-        "mss": [] if s.mss is None else [s.mss],
-        "ws": [] if s.ws is None else [s.ws],
-        "sackok": [0] if s.sackok else [],
-        "ts": [] if s.ts is None else list(s.ts),
-        "sack": [edge for block in s.rsack for edge in block],
-    }
-    values = got[option.name]
-    if bool(values) != option.present:
-        return f"{'' if option.present else 'no '}{option.name} wanted"
-    if option.name == "ts":
-        pairs = dict(zip(("val", "ecr"), values, strict=False))
-        wrong = any(not wanted.holds(pairs[key], names) for key, wanted in option.ranges)
-    else:
-        wanted = [each for _, each in option.ranges]
-        wrong = bool(wanted) and (
-            len(wanted) != len(values)
-            or any(not each.holds(value, names) for each, value in zip(wanted, values, strict=True))
-        )
-    return f"other {option.name} wanted" if wrong else None

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .end import End
 from .frame import Packet
-from .language import Case, Offer
+from .scenario import Case, Offer
 
 
 class Application(Protocol):

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from . import core
 from .kernel import kernel_sink
 from .lab import Job, Lab, lab, run_all
-from .language import Scenario
 from .live import live_sink
 from .run import Diverged
+from .scenario import Scenario
 from .server import Sink
 
 TARGETS = ("core", "native", "generic", "kernel")
