@@ -22,7 +22,6 @@ import json
 import mmap
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -242,23 +241,24 @@ class Bounds:
     def __init__(self) -> None:
         self.fd = os.memfd_create("honest", 0)
         os.ftruncate(self.fd, mmap.PAGESIZE)
-        self._memory = mmap.mmap(self.fd, mmap.PAGESIZE)
+        # One store each: struct.pack_into() would write zeros first, for others to see.
+        self._words = memoryview(mmap.mmap(self.fd, mmap.PAGESIZE)).cast("I")
         self.isn = 0
 
     def __enter__(self) -> Bounds:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._memory.close()
+        self._words.release()
         os.close(self.fd)
 
     def received(self, position: int) -> None:
         """The receiver is there, or further."""
-        struct.pack_into("=I", self._memory, 0, (self.isn + 1 + position) & 0xFFFFFFFF)
+        self._words[0] = (self.isn + 1 + position) & 0xFFFFFFFF
 
     def sending(self, position: int) -> None:
         """The sender will not have sent more than that."""
-        struct.pack_into("=I", self._memory, 4, (self.isn + 1 + position) & 0xFFFFFFFF)
+        self._words[1] = (self.isn + 1 + position) & 0xFFFFFFFF
 
 
 class Transfer:
