@@ -25,6 +25,14 @@
 
 /* ---- listeners ---- */
 
+/* For the stack, which counts who waits against the listener's backlog. */
+static void say_accepted(const struct app *a, const struct app_conn *c)
+{
+	struct channel_conn *shared = (void *)((uint8_t *)a->channel + a->layout.conns);
+
+	*(volatile uint32_t *)&shared[c - a->conns].accepted = c->flow;
+}
+
 int app_accept(struct app *a, int listener, uint32_t *flow, struct stack_addr *local,
 	       struct stack_addr *peer)
 {
@@ -43,6 +51,7 @@ int app_accept(struct app *a, int listener, uint32_t *flow, struct stack_addr *l
 		if (l->first == APP_NIL)
 			l->last = APP_NIL;
 		c->accepted = true;
+		say_accepted(a, c);
 		app_watch_listener(l);
 		app_update_ready(a, c);
 		*flow = c->flow;

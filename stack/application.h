@@ -47,6 +47,13 @@ static inline uint32_t application_room(const struct application *app)
 	return used <= app->layout.nr_events ? app->layout.nr_events - used : 0;
 }
 
+/* What it says, which may be anything: it is its own backlog. */
+static inline bool application_has_accepted(const struct application *app, uint32_t slot,
+					    uint32_t flow)
+{
+	return *(const volatile uint32_t *)&app->conns[slot].accepted == flow;
+}
+
 /* False: the ring is full. The application sees it after stack_events_pushed(). */
 static inline bool application_tell(struct application *app, const struct channel_event *event)
 {

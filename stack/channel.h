@@ -110,7 +110,8 @@ struct channel_conn {
 	uint16_t reserved16;
 	uint32_t listener; /* id, as in EVENT_ACCEPT */
 	uint32_t flow;
-	uint32_t reserved[4];
+	uint32_t accepted; /* written by the application: the flow again, once it has taken it */
+	uint32_t reserved[3];
 };
 
 /* One index a cache line: each has one writer, and the other side only reads it. */

@@ -27,8 +27,11 @@ struct listener {
 	uint32_t generation; /* the next one's */
 	uint32_t flags; /* LISTEN_* */
 	uint32_t pressure; /* enum stack_pressure */
-	uint32_t backlog; /* embryos at most */
+	uint32_t backlog; /* embryos at most, and as many that wait to be accepted */
 	uint32_t embryos;
+	uint32_t waiting; /* for the application to accept them, at most */
+	uint32_t counted; /* how many it were at the last count */
+	uint64_t counted_at;
 	struct list_node oldest; /* embryos by age */
 	uint64_t cookies_until; /* SYN cookies may come back; 0: none was sent */
 	bool open;

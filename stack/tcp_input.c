@@ -193,6 +193,7 @@ static enum drop check_syn(struct stack *s, struct flow *f, const struct seg *se
 static void tell_accept(struct stack *s, struct flow *f)
 {
 	f->app_open = true;
+	s->listeners[CHANNEL_LISTENER_SLOT(f->listener)].waiting++;
 	f->app->nr_conns++;
 	s->nr_conns++;
 	f->accept_untold = true;

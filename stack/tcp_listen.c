@@ -218,6 +218,35 @@ static bool has_enough(const struct stack *s, const struct application *app, uin
 	return s->nr_apps > 1 && held >= s->cfg.max_flows - s->nr_conns - (held - app->nr_conns);
 }
 
+#define RECOUNT_NS (1 * NS_PER_MS)
+
+/* Which connections it has taken the application writes down, and that is read only when there
+ * seem to be too many that it has not: each was counted when it came, and none when it went. */
+static void count_waiting(struct stack *s, struct listener *l)
+{
+	l->waiting = 0;
+	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
+		const struct flow *f = &s->flows.flows[slot];
+
+		if (f->id && f->app_open && f->listener == l->id)
+			l->waiting += !application_has_accepted(l->app, slot, f->id);
+	}
+}
+
+/* Do as many connections wait for accept() as its backlog says? */
+static bool accept_queue_full(struct stack *s, struct listener *l, uint64_t now)
+{
+	/* Nobody has come since they were counted: a flood is not to have them counted each time. */
+	const bool known = l->waiting == l->counted && now - l->counted_at < RECOUNT_NS;
+
+	if (l->waiting >= l->backlog && !known) {
+		count_waiting(s, l);
+		l->counted = l->waiting;
+		l->counted_at = now;
+	}
+	return l->waiting >= l->backlog;
+}
+
 /* For a SYN. Embryos count against their application, or a burst of SYNs would be past its bound
  * before the first handshake is done; and half of what is free is kept for who has done one. */
 static struct flow *embryo_slot(struct stack *s, struct listener *l, const struct tuple *tuple)
@@ -284,7 +313,8 @@ static enum drop accept_syn(struct stack *s, struct listener *l, const struct se
 {
 	struct flow *f;
 
-	if (has_enough(s, l->app, l->app->nr_conns) || s->nr_conns == s->cfg.max_flows)
+	if (has_enough(s, l->app, l->app->nr_conns) || s->nr_conns == s->cfg.max_flows ||
+	    accept_queue_full(s, l, now))
 		return DROP_BACKLOG;
 	f = embryo_slot(s, l, &syn->tuple);
 	if (!f) {
@@ -318,7 +348,7 @@ static enum drop accept_ack(struct stack *s, struct listener *l, struct seg *ack
 		return DROP_NO_FLOW;
 	}
 	s->stats.syncookies_recv++;
-	if (has_enough(s, l->app, l->app->nr_conns))
+	if (has_enough(s, l->app, l->app->nr_conns) || accept_queue_full(s, l, now))
 		return DROP_BACKLOG; /* no RST: its data comes again, and then there may be room */
 	f = proven_slot(s, &ack->tuple);
 	if (!f)

@@ -196,6 +196,24 @@ def test_many_connections_at_once_over_two_queues(netns_pair: Any, isolate: bool
         assert settled(rt, lambda: not rt.flows())
 
 
+def test_connections_that_nobody_accepts_are_as_many_as_the_backlog_says(netns_pair: Any) -> None:
+    """A further SYN is dropped, and comes again a second later."""
+    veth = netns_pair()
+    with receiver(veth.right) as (rt, _), contextlib.ExitStack() as undo:
+        listener = undo.enter_context(rt.listen((veth.right.ip4, PORT), backlog=2))
+        pool = undo.enter_context(ThreadPoolExecutor(1))
+        for _ in range(5):  # one after the other, each accepted: that many never wait
+            undo.enter_context(dial(veth.left, listener.address))
+            undo.enter_context(listener.accept(PATIENCE))
+        for _ in range(2):
+            undo.enter_context(dial(veth.left, listener.address))
+        late = pool.submit(dial, veth.left, listener.address)
+        assert settled(rt, lambda: rt.stats().drops["BACKLOG"] > 0)
+        assert not late.done()
+        undo.enter_context(listener.accept(PATIENCE))
+        undo.enter_context(late.result(PATIENCE))
+
+
 def send_stream(end: Any, address: tuple[str, int], port: int, data: bytes) -> None:
     with dial(end, address, source_port=port) as sock:
         sock.sendall(data)

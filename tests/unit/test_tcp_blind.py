@@ -115,6 +115,16 @@ def test_row69_challenge_acks_are_limited(bench: Bench, attack: str) -> None:
     works(bench, c)
 
 
+def test_row69_challenges_of_one_connection_do_not_show_in_another(bench: Bench) -> None:
+    """CVE-2016-5696: an attacker counts those of his own to learn of somebody else's."""
+    victim, own, undisturbed = (bench.established() for _ in range(3))
+    for c in (undisturbed, victim, own):
+        for _ in range(200):
+            c.inject("R", seq=500)
+    counts = [len(c.drain()) for c in (undisturbed, victim, own)]
+    assert counts == [10, 10, 10]
+
+
 # ---- 70: what the application has after a reset ----
 
 

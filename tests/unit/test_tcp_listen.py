@@ -9,7 +9,7 @@ import pytest
 
 from devmemtcp.stack._stack import ffi, lib
 
-from .tcp.bench import LOCAL4, LOCAL6, Bench, MakeBench
+from .tcp.bench import LOCAL4, LOCAL6, Bench, MakeBench, Peer
 from .tcp.wire import Address
 
 OTHER4 = Address(bytes((192, 0, 2, 77)), 5000, LOCAL4.mac)
@@ -135,6 +135,75 @@ def test_the_backlog_bounds_embryos_not_connections(bare: Bench) -> None:
         c.inject(".", seq=1, ack=1)
     for _ in range(20):
         bare.established()
+
+
+def waiting(bench: Bench, nr: int) -> list[Peer]:
+    """Connections that are established, and that the application does not accept."""
+    bench.app.accepts = False
+    return [bench.established() for _ in range(nr)]
+
+
+def refused(bench: Bench) -> None:
+    before = bench.stats()
+    late = bench.peer()
+    late.inject("S", seq=0)
+    late.silent()
+    after = bench.stats()
+    assert after.drops("BACKLOG") == before.drops("BACKLOG") + 1
+    assert after.syncookies_sent == before.syncookies_sent
+
+
+def test_the_backlog_bounds_connections_that_nobody_accepts(bare: Bench) -> None:
+    """As the kernel's accept queue: SYNs are dropped, and come again."""
+    bare.listen(LOCAL4, backlog=4)
+    peers = waiting(bare, 4)
+    refused(bare)
+    bare.app.accept(peers[0].conn.flow)
+    bare.advance(ms=1)
+    assert bare.established().state == "ESTABLISHED"
+    refused(bare)
+    for c in peers:  # they work as ever
+        c.inject("P.", data=b"waiting")
+        c.expect_acked(8)
+
+
+def test_who_has_gone_does_not_wait_any_more(bare: Bench) -> None:
+    bare.listen(LOCAL4, backlog=4)
+    peers = waiting(bare, 4)
+    refused(bare)
+    bare.app.abort(peers[0].conn)
+    bare.turn()
+    peers[0].drain()
+    bare.advance(ms=1)
+    bare.established()
+
+
+def test_queues_of_two_listeners_are_their_own(bare: Bench) -> None:
+    bare.listen(LOCAL4, backlog=2)
+    other = Address(LOCAL4.ip, 5001, LOCAL4.mac)
+    bare.listen(other, backlog=2)
+    waiting(bare, 2)
+    refused(bare)
+    bare.established(local=other)
+
+
+def test_a_cookie_waits_for_the_accept_queue(bare: Bench) -> None:
+    bare.listen(LOCAL4, backlog=2)
+    for _ in range(2):
+        bare.peer().inject("S", seq=0)  # embryos
+    late = bare.peer()
+    late.inject("S", seq=0)
+    late.expect("S.")
+    assert bare.stats().syncookies_sent == 1
+    peers = waiting(bare, 2)
+    late.inject("P.", seq=1, ack=1, data=b"late")
+    late.silent()
+    assert bare.stats().drops("BACKLOG") == 1
+    bare.app.accept(peers[0].conn.flow)
+    bare.advance(ms=1)
+    late.inject("P.", seq=1, ack=1, data=b"late")
+    late.expect_acked(5)
+    assert late.data == b"late"
 
 
 def test_one_client_port_to_two_local_addresses(bare: Bench) -> None:

@@ -18,6 +18,7 @@ HEADER_BYTES = 512
 EVENT = struct.Struct("<IIQIIII")
 REQUEST = struct.Struct("<IIII")
 CONN = struct.Struct("<16s16sHHHxxII16x")
+CONN_ACCEPTED = 48
 U32 = struct.Struct("<I")
 EVENT_HEAD, EVENT_TAIL, REQUEST_HEAD, REQUEST_TAIL = 64, 128, 192, 256
 REPLY_BYTES = 256 * 1024
@@ -103,6 +104,7 @@ class App:
         self.past: list[Conn] = []
         self.paused = False
         self.hold = False
+        self.accepts = True  # False: connections wait in its listener's queue
         self.lent_blocks: dict[int, int] = {}  # block -> flow
 
     def _index(self, at: int) -> int:
@@ -163,12 +165,19 @@ class App:
             self._mem, self._conns_off + slot * CONN.size
         )
         assert (owner, entry_listener) == (flow, listener), "ACCEPT and the table disagree"
+        if self.accepts:
+            self.accept(flow)
         if family == 4:
             assert local[:12] == peer[:12] == bytes(10) + b"\xff\xff"
             local, peer = local[12:], peer[12:]
         else:
             assert family == 6
         return Conn(flow, listener, (local, lport), (peer, pport))
+
+    def accept(self, flow: int) -> None:
+        """Take it from its listener's queue, as the table of connections has it."""
+        slot = flow & ((1 << FLOW_SLOT_BITS) - 1)
+        U32.pack_into(self._mem, self._conns_off + slot * CONN.size + CONN_ACCEPTED, flow)
 
     def _frag(self, conn: Conn, frag: Frag) -> None:
         assert not conn.eof, "bytes after EOF"
