@@ -111,7 +111,7 @@ int stack_app_close(struct stack *s, int number)
 		return -ENOENT;
 	app = s->apps[number];
 	listeners_forget(s, app);
-	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
+	for (uint32_t slot = 1; slot < s->flows.used; slot++) {
 		struct flow *f = &s->flows.flows[slot];
 
 		if (f->id && f->app == app)

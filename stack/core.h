@@ -75,6 +75,7 @@ struct stack {
 	/* queues */
 	struct rx_queue rx[STACK_MAX_QUEUES];
 	struct tx_queue tx[STACK_MAX_QUEUES];
+	struct reply_page *reply_pages; /* by host page */
 	uint8_t *page_sent; /* by host page: queue + 1 if it is with the NIC */
 
 	/* connections */

@@ -10,13 +10,8 @@
 
 void flow_table_init(struct flow_table *t)
 {
-	for (uint32_t i = 0; i <= t->mask; i++)
-		t->buckets[i] = FLOW_NONE;
 	t->free = FLOW_NONE;
-	for (uint32_t slot = t->nr - 1; slot >= 1; slot--) {
-		t->flows[slot].hash_next = t->free;
-		t->free = slot;
-	}
+	t->used = 1;
 	t->last = NULL;
 }
 
@@ -46,17 +41,27 @@ struct flow *flow_by_id(struct flow_table *t, uint32_t id)
 	return &t->flows[slot];
 }
 
+static uint32_t take_slot(struct flow_table *t)
+{
+	const uint32_t slot = t->free;
+
+	if (slot != FLOW_NONE) {
+		t->free = t->flows[slot].hash_next;
+		return slot;
+	}
+	return t->used < t->nr ? t->used++ : FLOW_NONE;
+}
+
 struct flow *flow_new(struct flow_table *t, const struct tuple *tuple)
 {
 	const uint32_t generations = 1u << (32 - CHANNEL_FLOW_SLOT_BITS);
-	const uint32_t slot = t->free;
+	const uint32_t slot = take_slot(t);
 	struct flow *f;
 	uint32_t *bucket;
 
 	if (slot == FLOW_NONE)
 		return NULL;
 	f = &t->flows[slot];
-	t->free = f->hash_next;
 	t->live++;
 	memset(f, 0, sizeof(*f));
 	t->generation = (t->generation + 1) & (generations - 1);

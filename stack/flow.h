@@ -18,7 +18,7 @@
 #include "list.h"
 #include "wire.h"
 
-#define FLOW_NONE 0xffffffffu
+#define FLOW_NONE 0u
 
 struct listener {
 	struct stack_addr local;
@@ -37,20 +37,20 @@ struct listener {
 	bool open;
 };
 
-/* Reply bytes the peer has not acknowledged, in host pages (tcp_output.c). */
-struct reply_page {
-	netmem_ref netmem;
-	uint32_t len;
-};
-
 #define REPLY_PAGES (CHANNEL_REPLY_MAX / 4096 + 1)
 
+/* Reply bytes the peer has not acknowledged, in host pages (tcp_output.c). Most flows have none:
+ * the pages are chained in a table of the stack's, by their number. */
 struct reply_buffer {
-	struct reply_page page[REPLY_PAGES]; /* a ring */
-	uint32_t first; /* index of the oldest page */
-	uint32_t nr;
+	uint32_t first, last; /* the oldest page, and the youngest, if there are any */
+	uint32_t nr; /* pages, REPLY_PAGES at most */
 	uint32_t head; /* bytes of the oldest page already acknowledged */
 	uint32_t bytes; /* unacknowledged, all pages */
+};
+
+struct reply_page {
+	uint32_t next; /* of the same flow, younger */
+	uint32_t len; /* bytes */
 };
 
 struct flow {
@@ -164,15 +164,17 @@ struct flow {
 struct flow_table {
 	struct flow *flows; /* slot 0 is never used: id 0 means none */
 	uint32_t nr; /* slots, slot 0 included */
+	uint32_t used; /* slots from here on have never been: their memory is not touched */
 	uint32_t *buckets;
 	uint32_t mask;
-	uint32_t free; /* first free slot, chained by hash_next */
+	uint32_t free; /* first free slot below `used`, chained by hash_next */
 	uint32_t live;
 	uint32_t generation;
 	struct flow *last; /* the flow of the previous segment: bursts hit it */
 	const uint8_t *key;
 };
 
+/* flows and buckets are zeroed memory. */
 void flow_table_init(struct flow_table *t);
 
 static inline uint32_t flow_slot(const struct flow_table *t, const struct flow *f)

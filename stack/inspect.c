@@ -109,7 +109,7 @@ int stack_queue_info(const struct stack *s, uint32_t queue, struct queue_info *o
 
 int stack_flow(const struct stack *s, uint32_t from, struct flow_info *out)
 {
-	for (uint32_t slot = from ? from : 1; slot < s->flows.nr; slot++) {
+	for (uint32_t slot = from ? from : 1; slot < s->flows.used; slot++) {
 		const struct flow *f = &s->flows.flows[slot];
 
 		if (!f->id)

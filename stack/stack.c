@@ -73,6 +73,7 @@ static void lay_out(struct stack *s, const struct stack_config *c, struct arena 
 
 	at.tokens.entry = arena_take(a, (2ul * c->max_niovs + 1) * sizeof(struct token_entry));
 	at.page_sent = arena_take(a, c->nr_pages);
+	at.reply_pages = arena_take(a, c->nr_pages * sizeof(struct reply_page));
 	at.flows.flows = arena_take(a, slots * sizeof(struct flow));
 	at.flows.buckets = arena_take(a, buckets * sizeof(uint32_t));
 	at.timers.slot = arena_take(a, (slots + 1) * sizeof(uint32_t));
@@ -89,6 +90,7 @@ static void lay_out(struct stack *s, const struct stack_config *c, struct arena 
 	s->tokens.entry = at.tokens.entry;
 	s->tokens.nr = 2 * c->max_niovs + 1;
 	s->page_sent = at.page_sent;
+	s->reply_pages = at.reply_pages;
 	s->flows.flows = at.flows.flows;
 	s->flows.nr = slots;
 	s->flows.buckets = at.flows.buckets;

@@ -253,15 +253,33 @@ static bool may_have_page(const struct stack *s, const struct application *app)
 	return page_pool_available(s->tx_area->pool) > kept;
 }
 
-static netmem_ref take_reply_page(struct stack *s, struct flow *f)
+/* Another page behind the last; false when there is none for it. */
+static bool add_reply_page(struct stack *s, struct flow *f)
 {
+	struct reply_buffer *r = &f->replies;
 	netmem_ref netmem;
+	uint32_t page;
 
-	if (f->replies.nr == REPLY_PAGES || !may_have_page(s, f->app))
-		return NETMEM_NONE;
+	if (r->nr == REPLY_PAGES || !may_have_page(s, f->app))
+		return false;
 	netmem = take_page(s, f->id);
-	f->app->reply_pages += !netmem_is_none(netmem);
-	return netmem;
+	if (netmem_is_none(netmem))
+		return false;
+	f->app->reply_pages++;
+	page = area_index(netmem);
+	s->reply_pages[page] = (struct reply_page){0};
+	if (r->nr++)
+		s->reply_pages[r->last].next = page;
+	else
+		r->first = page;
+	r->last = page;
+	return true;
+}
+
+/* Where the bytes of a reply page are. */
+static uint8_t *reply_bytes(const struct stack *s, uint32_t page)
+{
+	return s->cfg.page_base + (size_t)page * PAGE_BYTES;
 }
 
 int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_t len)
@@ -271,23 +289,14 @@ int tcp_reply_add(struct stack *s, struct flow *f, const uint8_t *bytes, uint32_
 	if (len > CHANNEL_REPLY_MAX || r->bytes + len > CHANNEL_REPLY_MAX)
 		return -ENOBUFS;
 	while (len) {
-		struct reply_page *last = &r->page[(r->first + r->nr - 1) % REPLY_PAGES];
-		struct page *page;
+		struct reply_page *last;
 		uint32_t part;
 
-		if (!r->nr || last->len == PAGE_BYTES) {
-			const netmem_ref netmem = take_reply_page(s, f);
-
-			if (netmem_is_none(netmem))
-				return -ENOBUFS;
-			last = &r->page[(r->first + r->nr++) % REPLY_PAGES];
-			*last = (struct reply_page){.netmem = netmem};
-		}
-		page = netmem_to_page(last->netmem);
-		if (!page)
-			return -EFAULT;
+		if ((!r->nr || s->reply_pages[r->last].len == PAGE_BYTES) && !add_reply_page(s, f))
+			return -ENOBUFS;
+		last = &s->reply_pages[r->last];
 		part = PAGE_BYTES - last->len < len ? PAGE_BYTES - last->len : len;
-		memcpy((uint8_t *)page_address(page) + last->len, bytes, part);
+		memcpy(reply_bytes(s, r->last) + last->len, bytes, part);
 		last->len += part;
 		r->bytes += part;
 		bytes += part;
@@ -302,13 +311,15 @@ void tcp_reply_acked(struct stack *s, struct flow *f, uint32_t bytes)
 
 	r->bytes -= bytes;
 	r->head += bytes;
-	while (r->nr && r->head >= r->page[r->first].len) {
-		r->head -= r->page[r->first].len;
-		area_free(s, s->tx_area, r->page[r->first].netmem);
+	while (r->nr && r->head >= s->reply_pages[r->first].len) {
+		const uint32_t page = r->first;
+
+		r->head -= s->reply_pages[page].len;
+		r->first = s->reply_pages[page].next;
+		r->nr--;
+		area_free(s, s->tx_area, area_buffer(s->tx_area, page));
 		if (f->app)
 			f->app->reply_pages--;
-		r->first = (r->first + 1) % REPLY_PAGES;
-		r->nr--;
 	}
 }
 
@@ -318,22 +329,21 @@ void tcp_reply_free(struct stack *s, struct flow *f)
 }
 
 /* Copy reply bytes [off, off + len) from the pages into a frame. */
-static void copy_reply(const struct reply_buffer *r, uint32_t off, uint32_t len, uint8_t *to)
+static void copy_reply(const struct stack *s, const struct reply_buffer *r, uint32_t off,
+		       uint32_t len, uint8_t *to)
 {
-	uint32_t i = r->first;
+	uint32_t page = r->first;
 
-	for (off += r->head; len; i = (i + 1) % REPLY_PAGES) {
-		const struct reply_page *p = &r->page[i];
-		const struct page *page = netmem_to_page(p->netmem);
+	for (off += r->head; len; page = s->reply_pages[page].next) {
+		const uint32_t here = s->reply_pages[page].len;
 		uint32_t part;
 
-		if (off >= p->len) {
-			off -= p->len;
+		if (off >= here) {
+			off -= here;
 			continue;
 		}
-		part = p->len - off < len ? p->len - off : len;
-		if (page)
-			memcpy(to, (const uint8_t *)page_address(page) + off, part);
+		part = here - off < len ? here - off : len;
+		memcpy(to, reply_bytes(s, page) + off, part);
 		to += part;
 		len -= part;
 		off = 0;
@@ -356,7 +366,8 @@ static bool send_data(struct stack *s, struct flow *f, uint32_t len, bool fin, u
 	add_sack(f, &out);
 	if (len && off + len == f->replies.bytes)
 		out.flags |= TCPF_PSH;
-	copy_reply(&f->replies, off, len, (uint8_t *)page_address(page) + wire_headers_len(&out));
+	copy_reply(s, &f->replies, off, len,
+		   (uint8_t *)page_address(page) + wire_headers_len(&out));
 	queue_frame(s, f->queue, &out, page);
 
 	f->snd_resend = seq_add(f->snd_resend, len + fin);

@@ -396,7 +396,7 @@ void window_reclaim(struct stack *s, uint64_t now)
 	s->reclaim_at = now + RECLAIM_NS;
 	for (uint32_t q = 0; q < s->cfg.nr_queues; q++)
 		any |= is_short(s, q);
-	for (uint32_t slot = 1; any && slot < s->flows.nr; slot++) {
+	for (uint32_t slot = 1; any && slot < s->flows.used; slot++) {
 		struct flow *f = &s->flows.flows[slot];
 
 		if (f->id && may_receive(f) && is_short(s, f->queue))

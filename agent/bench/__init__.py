@@ -8,7 +8,7 @@ The files, from what is measured to what is said about it:
 * ``tcp_rx`` with ``tcp_options``, ``tcp_variants``, ``tcp_turn``, ``copies``; its processes are
   ``worker`` and what begins with that, ``plan`` says on which cores; ``stream.c``
 * ``soak`` with ``trend`` and ``soak_plot``, ``agent_rx`` with ``receiver``, ``flood`` with
-  ``syn_flood.c``, which are tests
+  ``syn_flood.c``, ``idle``, which are tests
 * who has a turn when: ``rounds``; what was seen beside it: ``machine``, ``conditions``, ``cores``,
   ``latency``, ``resident``
 * the document: ``result`` makes it of samples, ``verdict`` has the statistics, ``saved`` writes
@@ -24,6 +24,7 @@ from devmemtcp.agent.bench.verbs import (
     agent,
     every,
     flood,
+    idle,
     page_pool,
     results,
     soak,
@@ -51,6 +52,7 @@ for _name, _verb, _short in (
     ("all", every.every, "These three, one after another."),
     ("soak", soak.soak, "Receive for minutes, and look whether anything grows."),
     ("flood", flood.flood, "What a flood of SYNs does to those who are honest."),
+    ("idle", idle.idle, "What connections cost that do nothing."),
     ("agent", agent.agent_rx, "What the agent costs, and what killed applications leave."),
     ("compare", results.compare, "Hold two results of one benchmark side by side."),
     ("plot", results.plot, "Draw a result that was kept."),

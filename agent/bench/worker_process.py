@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -66,6 +67,7 @@ class _End:
 
     def __init__(self) -> None:
         self.usable = os.sched_getaffinity(0)
+        self._idle = ExitStack()
 
     def pin(self, cpu: int | None) -> None:
         """Keep the thread, and those that it starts, on a core; None: on any."""
@@ -156,6 +158,19 @@ class _End:
             stopped.set()
             resets = sum(each.result() for each in running)
         _say(resets=resets)
+
+    def do_open(self, request: Message) -> None:
+        """Connections that are kept, and say nothing."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        for _ in range(request["connections"]):
+            self._idle.enter_context(_connected(request))
+        _say()
+
+    def do_let_go(self, request: Message) -> None:
+        """Of those."""
+        self._idle.close()
+        _say()
 
     # ---- receiving ----
 

@@ -168,7 +168,7 @@ def test_row96_time_wait_ends_in_its_time(make_bench: MakeBench) -> None:
     assert ends_after(bench, bench.time_wait()) == 60_000
 
 
-# ---- keep-alives of others ----
+# ---- probes of others ----
 
 
 @pytest.mark.parametrize("data", [b"", b"\0"])

@@ -14,10 +14,11 @@ from devmemtcp.agent.document import document
 if TYPE_CHECKING:
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
     from devmemtcp.agent.bench.flood import FloodReport
+    from devmemtcp.agent.bench.idle import IdleReport
     from devmemtcp.agent.bench.progress import Progress
     from devmemtcp.agent.bench.soak import SoakReport
 
-    Judged = TypeVar("Judged", SoakReport, AgentRxReport, FloodReport)
+    Judged = TypeVar("Judged", SoakReport, AgentRxReport, FloodReport, IdleReport)
 
 
 def judged(
