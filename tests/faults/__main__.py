@@ -172,14 +172,14 @@ def outside_(rows: list[Row], chance: random.Random, _: int) -> None:
 def moments_(rows: list[Row], chance: random.Random, _: int) -> None:
     """The interface goes away, or down, also while somebody starts or ends."""
     with Nursery() as nursery:
-        for disturb in (moments.removed, moments.down_and_up):
-            what = disturb.__name__.replace("_", " ")
+        for disturbance in moments.DISTURBANCES:
+            what = f"interface {disturbance.name} at any moment"
             for where in WHERE:
-                rows.append(row := Row(f"interface {what} at any moment: {where}"))
-                args = (row, nursery, where, disturb, _MOMENTS, chance)
+                rows.append(row := Row(f"{what}: {where}"))
+                args = (row, nursery, where, disturbance, _MOMENTS, chance)
                 _attempt(row, partial(moments.disturb_receivers, *args))
-            rows.append(row := Row(f"interface {what} at any moment: agent that starts"))
-            agents = (row, nursery, disturb, _MOMENTS, chance)
+            rows.append(row := Row(f"{what}: agent that starts"))
+            agents = (row, nursery, disturbance, _MOMENTS, chance)
             _attempt(row, partial(moments.disturb_agents, *agents))
 
 

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..net.veth import Veth, VethEnd, veth_pair
@@ -27,24 +28,41 @@ _TOLD_SECONDS = 10.0
 """Within these, whatever else the machine does, and the sender's time-outs are."""
 _DOWN_SECONDS = 0.1
 
-Disturb = Callable[[VethEnd, random.Random], None]
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something that happens to the near end."""
+
+    name: str
+    happen: Callable[[VethEnd, random.Random], None]
+    passes: bool
+    """Whether a life can go on after it."""
 
 
-def removed(end: VethEnd, _: random.Random) -> None:
-    """The interface is deleted."""
+def _remove(end: VethEnd, _: random.Random) -> None:
     with end.netlink() as handle:
         handle.link("del", index=end.ifindex)
 
 
-def down_and_up(end: VethEnd, chance: random.Random) -> None:
-    """The interface is down for a while."""
+def _down_and_up(end: VethEnd, chance: random.Random) -> None:
     end.set_link(state="down")
     time.sleep(chance.uniform(0, _DOWN_SECONDS))
     end.set_link(state="up")
 
 
+DISTURBANCES = (
+    Disturbance("removed", _remove, passes=False),
+    Disturbance("down and up", _down_and_up, passes=True),
+)
+
+
 def disturb_receivers(
-    row: Row, nursery: Nursery, where: Where, disturb: Disturb, times: int, chance: random.Random
+    row: Row,
+    nursery: Nursery,
+    where: Where,
+    disturbance: Disturbance,
+    times: int,
+    chance: random.Random,
 ) -> None:
     """Receivers whose stack is in any of the three places."""
     with veth_pair() as veth, _lives(nursery, where, veth) as lives:
@@ -55,14 +73,14 @@ def disturb_receivers(
             with _lives(nursery, where, veth) as lives, ExitStack() as undo:
                 child, sender = lives.reach(undo, phase)
                 time.sleep(chance.uniform(0, lengths[phase]))
-                disturb(veth.right, chance)
+                disturbance.happen(veth.right, chance)
                 began = time.monotonic()
-                if disturb is not removed:
+                if disturbance.passes:
                     sender = sender or undo.enter_context(lives.sender())
                     sender.finish(wait=False)
                 words = child.last_words()
                 _judge(row, phase, words, time.monotonic() - began)
-                if sender and disturb is not removed and words.get("end") == "well":
+                if sender and disturbance.passes and words.get("end") == "well":
                     sender.finish()
                     row.nbytes += words["bytes"]
                     if words["bytes"] != sender.sent:
@@ -71,7 +89,7 @@ def disturb_receivers(
 
 
 def disturb_agents(
-    row: Row, nursery: Nursery, disturb: Disturb, times: int, chance: random.Random
+    row: Row, nursery: Nursery, disturbance: Disturbance, times: int, chance: random.Random
 ) -> None:
     """Agents that are starting: one that has its interface no more ends, and says why."""
     with veth_pair() as veth, ForkedAgent.folder() as folder:
@@ -87,8 +105,8 @@ def disturb_agents(
             agent = ForkedAgent(nursery, veth.right, folder)
             agent.fork()
             time.sleep(chance.uniform(0, starting))
-            disturb(veth.right, chance)
-            code = agent.code() if disturb is removed else None
+            disturbance.happen(veth.right, chance)
+            code = None if disturbance.passes else agent.code()
             agent.kill()
             row.times += 1
             if code == 0 or "--debug shows where" in agent.log:  # which is of unforeseen ones
