@@ -56,14 +56,18 @@ class RemoteDatapath:
         self._lock = threading.Lock()
         self._number = 0  # of the last call
         self._socket, theirs = control.pair()
-        with theirs, _pidfd_of_us() as pidfd, netns.entered():
-            fds = [theirs.fileno(), pidfd]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", *map(str, fds)],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C in the terminal is the application's
-            )
+        try:
+            with theirs, _pidfd_of_us() as pidfd, netns.entered():
+                fds = [theirs.fileno(), pidfd]
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "devmemtcp.agent.stackd", *map(str, fds)],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # a Ctrl-C in the terminal is the application's
+                )
+        except BaseException:
+            self._socket.close()
+            raise
         self.pid = self._process.pid
         try:
             binding = [first.dmabuf_id, list(first.queues)] if first else None

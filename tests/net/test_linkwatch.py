@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from typing import Any
 
 import pytest
 
-from devmemtcp.agent import Region, Runtime
+from devmemtcp.agent import Region, Runtime, linkwatch, netdev
 
 PORT = 5310
 PATIENCE = 60.0
@@ -95,3 +96,28 @@ def test_the_mss_follows_the_mtu(veth: Any, mode: Any) -> None:
                 with client, listener.accept(timeout=PATIENCE):
                     mss = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
             assert mss == announced - 40 - 12
+
+
+def test_what_cannot_be_asked_now_is_asked_again(
+    veth: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One call that fails, for lack of memory say, must not end the watch."""
+    near, far = veth.right, veth.left
+    with (
+        Region(4 << 20) as region,
+        Runtime(near.ifname, region, netns=near.netns) as rt,
+    ):
+        rt.listen(("0.0.0.0", PORT))
+        failures = [OSError(errno.ENOMEM, "no memory"), OSError(errno.ENOBUFS, "no buffers")]
+        ask = netdev.addresses_of
+
+        def ask_or_fail(name: str) -> Any:
+            if failures:
+                raise failures.pop()
+            return ask(name)
+
+        monkeypatch.setattr(linkwatch, "addresses_of", ask_or_fail)
+        near.run(["ip", "addr", "add", f"{LATER4}/32", "dev", near.ifname])
+        assert until_it_connects(far, LATER4)
+        assert not failures
+    assert "cannot be followed yet" in caplog.text

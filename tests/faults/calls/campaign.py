@@ -190,8 +190,8 @@ def victim(veth: Veth, options: Mapping[str, Any]) -> Iterator[Victim]:
 
 
 Call = tuple[str, int, int]
-NEVER = {("ioctl", 0x5421), ("fcntl64", 3), ("fcntl64", 2)}  # FIONBIO, F_GETFL, F_SETFD
-"""They cannot fail on an open descriptor."""
+NEVER = {("ioctl", 0x5421), ("fcntl64", 3), ("fcntl64", 2), ("read", 1)}
+"""They cannot fail on an open descriptor: FIONBIO, F_GETFL, F_SETFD, and reading a pipe."""
 
 
 def recorded(of: Victim) -> dict[Call, int]:

@@ -305,7 +305,8 @@ PASS(CALL, ssize_t, recvfrom, (int fd, void *data, size_t len, int flags, struct
      socklen_t *from_len), (fd, data, len, flags, from, from_len), flags, -1)
 PASS(CALL, ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags),
      flags, -1)
-PASS(CALL, ssize_t, read, (int fd, void *data, size_t len), (fd, data, len), 0, -1)
+PASS(CALL, ssize_t, read, (int fd, void *data, size_t len), (fd, data, len),
+     is_pipe(fd), -1)
 PASS(CALL, ssize_t, write, (int fd, const void *data, size_t len), (fd, data, len), 0, -1)
 PASS(CALL, int, poll, (struct pollfd *fds, nfds_t n, int timeout), (fds, n, timeout), n, -1)
 PASS(CALL, int, ppoll, (struct pollfd *fds, nfds_t n, const struct timespec *timeout,
