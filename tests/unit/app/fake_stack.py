@@ -139,9 +139,12 @@ class FakeStack:
         asked = self.requests()
         return [a + i for kind, _, a, b in asked if kind == DONTNEED for i in range(b)]
 
+    def replies(self) -> bytes:
+        """The ring of reply bytes as it is now, twice: what wraps is in one piece."""
+        return 2 * bytes(self.memory[self.replies_at : self.replies_at + REPLIES])
+
     def reply(self, at: int, size: int) -> bytes:
-        ring = self.memory[self.replies_at : self.replies_at + REPLIES]
-        return bytes((ring + ring)[at : at + size])
+        return self.replies()[at : at + size]
 
     def open(self) -> AppHalf:
         return AppHalf(
