@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import random
 import selectors
@@ -16,9 +17,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from devmemtcp.agent import thread
 from devmemtcp.agent.daemon import clients
 from devmemtcp.agent.daemon.clients import ControlServer
 from devmemtcp.agent.daemon.config import parse_config
@@ -290,6 +293,22 @@ def test_limits_of_connections(tmp_path: Path) -> None:
             sock.close()
     finally:
         few.close()
+
+
+def test_a_client_for_whom_there_is_no_thread_is_refused_and_the_next_served(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = thread.started
+
+    def none_left(target: Any, name: str) -> threading.Thread:
+        monkeypatch.setattr(clients, "started", threads)
+        raise BlockingIOError(errno.EAGAIN, "cannot start the thread")
+
+    monkeypatch.setattr(clients, "started", none_left)
+    with harness.connect() as sock:
+        assert sock.recv(1) == b""
+    assert len(harness.control) == 0
+    assert harness.still_serves()
 
 
 def test_garbage_is_answered_or_dropped_and_leaks_nothing(harness: Harness) -> None:
