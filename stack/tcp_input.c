@@ -98,6 +98,11 @@ static enum drop check_syn_received(struct stack *s, struct flow *f, const struc
 	return DROP_NONE;
 }
 
+static bool is_older(const struct flow *f, const struct seg *seg, uint64_t now)
+{
+	return ts_lt(seg->tsval, f->ts_recent) && now - f->ts_recent_at < PAWS_IDLE_NS;
+}
+
 /* RFC 7323 5.3 R1, and 3.2 for a segment that lost its timestamps. RSTs are exempt. */
 static enum drop check_timestamps(struct stack *s, struct flow *f, const struct seg *seg,
 				  uint64_t now)
@@ -106,7 +111,7 @@ static enum drop check_timestamps(struct stack *s, struct flow *f, const struct 
 		return DROP_NONE;
 	if (!seg->has_ts)
 		return DROP_NO_TIMESTAMP;
-	if (ts_lt(seg->tsval, f->ts_recent) && now - f->ts_recent_at < PAWS_IDLE_NS) {
+	if (is_older(f, seg, now)) {
 		answer_unacceptable(s, f, seg, now);
 		return DROP_PAWS;
 	}
@@ -252,7 +257,7 @@ static void follow_path(struct stack *s, struct flow *f, const struct seg *seg)
 /* RFC 7323 4.3: the timestamp to echo is that of the segment the next ACK answers. */
 static void note_timestamp(struct flow *f, const struct seg *seg, uint64_t now)
 {
-	if (f->ts_ok && seg->has_ts && !ts_lt(seg->tsval, f->ts_recent) &&
+	if (f->ts_ok && seg->has_ts && !is_older(f, seg, now) &&
 	    seq_leq(seg->seq, f->last_ack_sent)) {
 		f->ts_recent = seg->tsval;
 		f->ts_recent_at = now;
