@@ -36,6 +36,7 @@ from random import Random
 
 from tests.mutation import world
 from tests.mutation.schema import ROOT, Mutant
+from tests.mutation.world import RESULTS
 
 PROMISED = 85.0
 """Percent that are noticed."""
@@ -43,7 +44,6 @@ AT_A_TIME = 2
 CPU_SECONDS = 6
 """Of a native test, which take a tenth of that. More is a loop without an end."""
 EXPLAINED = ROOT / "docs/mutants.md"
-RESULTS = world.HOME / "results.jsonl"
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,8 @@ def main() -> int:
     mutants = [mutant for mutant in world.build().mutants if args.only in mutant.name]
     # In an order that says nothing, so that a run that is stopped has seen a fair share.
     mutants = Random(args.seed).sample(mutants, min(args.sample or len(mutants), len(mutants)))
-    if not (args.resume or args.survivors or args.report):
-        RESULTS.unlink(missing_ok=True)
-    verdicts = _earlier(mutants)
+    keeps = args.resume or args.survivors or args.report
+    verdicts = _earlier(mutants) if keeps else []
     if args.survivors:
         mutants = [verdict.mutant for verdict in verdicts if verdict.noticed_by is None]
         verdicts = [verdict for verdict in verdicts if verdict.noticed_by is not None]
@@ -217,7 +216,7 @@ def main() -> int:
     left = [] if args.report else [mutant for mutant in mutants if mutant.name not in done]
     begin = time.monotonic()
     if left:
-        with RESULTS.open("a") as results:
+        with RESULTS.open("a" if keeps else "w") as results:
             for verdict in judge_all(left, check_first=not args.resume):
                 verdicts.append(verdict)
                 print(json.dumps([verdict.mutant.name, verdict.noticed_by]), file=results)

@@ -386,16 +386,17 @@ class _Rewriter:
         children = self._children(cursor)
         if len(children) != 1:
             return text
-        operand, inside = self._own_text(children[0]), self._render(children[0])
+        operand = self._own_text(children[0])
         for step, other in STEPS.items():
             if text.startswith(step) or text.endswith(step):
                 after = text.replace(step, other)
                 number = self._add(cursor, "arithmetic", text, after)
+                inside = self._render(children[0])
                 whole = [t.replace(operand, inside, 1) for t in (after, text)]
                 return f"(MUTANT({number}) ? {whole[0]} : {whole[1]})"
         if text.startswith("!"):
             number = self._add(cursor, "negation", text, operand)
-            return f"(!({inside}) ^ MUTANT({number}))"
+            return f"(!({self._render(children[0])}) ^ MUTANT({number}))"
         return self._plain(cursor)
 
     # ---- statements ----

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -22,15 +23,16 @@ import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import Phase, settings
 from tests.mutation.schema import ROOT
-from tests.mutation.world import EXTENSION
+from tests.mutation.world import EXTENSION, RESULTS
 
 TESTS = (
-    *("test_tcp_receive", "test_tcp_ack", "test_tcp_opening", "test_tcp_closing", "test_tcp_blind"),
-    *("test_tcp_window", "test_tcp_timestamps", "test_tcp_retransmit", "test_tcp_channel"),
-    *("test_tcp_kinds", "test_tcp_hoarding", "test_tcp_timers", "test_tcp_states"),
-    "test_tcp_property",
+    *("unit/test_tcp_closing.py", "unit/test_tcp_opening.py", "unit/test_tcp_ack.py"),
+    *("unit/test_tcp_timers.py", "unit/test_tcp_states.py", "unit/test_tcp_kinds.py", "scenario"),
+    *("unit/test_tcp_retransmit.py", "unit/test_tcp_timestamps.py", "unit/test_tcp_receive.py"),
+    *("unit/test_tcp_blind.py", "unit/test_tcp_window.py", "unit/test_tcp_channel.py"),
+    "unit/test_tcp_property.py",
 )
-"""Of tests/unit, and the scenarios over IPv4: those that a segment's way through the core is in."""
+"""Below tests/, those that a segment's way through the core is in, the quickest first."""
 CPU_SECONDS = 10
 """Of one test, which take a tenth of that at most."""
 MODULE = "devmemtcp.stack._stack_plain"
@@ -47,12 +49,19 @@ def _load_extension() -> ctypes.CDLL:
     return ctypes.CDLL(str(EXTENSION))
 
 
+def _noticed_before() -> list[str]:
+    """By which tests, in runs before this."""
+    if not RESULTS.exists():
+        return []
+    return [str(who) for _, who in map(json.loads, RESULTS.read_text().splitlines()) if who]
+
+
 class Server:
     """A pytest plugin that runs the tests as often as it is asked to."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._noticed = Counter[str]()
+        self._noticed = Counter[str](_noticed_before())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -113,15 +122,12 @@ def main() -> int:
         database=None,
         phases=(Phase.explicit, Phase.generate),
     )
-    unit = ROOT / "tests/unit"
-    files = [str(unit / f"{name}.py") for name in TESTS]
+    files = [str(ROOT / "tests" / name) for name in TESTS]
     arguments = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:timeout", "-o", "addopts="]
     arguments += ["-p", "no:faulthandler", "-p", "no:warnings"]
     arguments += ["--import-mode=importlib", "--hypothesis-profile=mutants"]
     arguments += ["-k", "not native and not generic and not kernel and not v6"]
-    return pytest.main(
-        [*arguments, *files, str(ROOT / "tests/scenario")], plugins=[Server(library)]
-    )
+    return pytest.main([*arguments, *files], plugins=[Server(library)])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from tests.mutation.schema import ROOT, Schema
 HOME = ROOT / "build/mutants"
 COPY = HOME / "checkout"
 BUILD = HOME / "build"
+RESULTS = HOME / "results.jsonl"
+"""One line a mutant: its name, and the test that has noticed it or null."""
 EXTENSION = BUILD / "stack/_stack_plain.abi3.so"
 
 FILES = ("frag_tracker.c", "assembler.c", "tcp_input.c", "tcp_ack.c")
@@ -58,6 +60,8 @@ def build() -> Schema:
     replaced = {stack / name: schema.rewrite(stack / name).encode() for name in FILES}
     header, through = HEADER
     replaced[stack / header] = schema.rewrite(stack / header, through=stack / through).encode()
+    texts = b"".join(replaced.values()).decode()
+    assert all(f"MUTANT({mutant.number})" in texts for mutant in schema.mutants)
     listed = (stack / "meson.build").read_text()
     assert "  'application.c',\n" in listed
     listed = listed.replace("  'application.c',\n", "  'mutant.c',\n  'application.c',\n")

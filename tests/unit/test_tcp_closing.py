@@ -94,6 +94,7 @@ def test_row73_data_after_the_fin_is_neither_delivered_nor_acknowledged(bench: B
     c.inject("P.", seq=2, data=b"more")
     for s in c.drain():
         assert s.rack == 2
+    assert bench.stats().drops("AFTER_FIN") == 1
     assert c.data == b""
     assert c.state in ("CLOSE_WAIT", "CLOSED")
     assert bench.in_flight() == 0
@@ -124,7 +125,7 @@ def test_row73_data_first_then_a_fin_below_its_end(bench: Bench) -> None:
     assert c.max_ack in (12, 15, 16)
 
 
-def test_row71_a_fin_may_stand_right_behind_a_full_window(make_bench: MakeBench) -> None:
+def test_a_fin_may_stand_right_behind_a_full_window(make_bench: MakeBench) -> None:
     """It takes the number behind the window, and leaves none of less than nothing."""
     bench = make_bench(rcv_wnd_max=4000)
     c = bench.established()
@@ -136,6 +137,33 @@ def test_row71_a_fin_may_stand_right_behind_a_full_window(make_bench: MakeBench)
     assert last.rack == 4002
     assert last.win <= 4000
     assert bench.stats().rcv_wnd_promised == 0
+    c.inject("R", seq=1_000_000)
+    c.silent()
+
+
+def test_a_fin_is_no_drop(bench: Bench) -> None:
+    c = bench.established()
+    c.inject("F.", data=b"all of it")
+    c.drain()
+    assert c.conn.eof
+    assert bench.stats().dropped() == 0
+
+
+def test_a_fin_behind_the_window_is_not_believed(make_bench: MakeBench) -> None:
+    """Its place may be wrong: whoever sent it sent what we have not asked for."""
+    bench = make_bench(rcv_wnd_max=4000)
+    c = bench.established()
+    data = pattern(8000)
+    c.inject("F.", seq=1, data=data[:5000])
+    c.drain()
+    assert c.data == data[:4000]
+    bench.advance(ms=100)
+    c.drain()
+    c.inject(".", seq=4001, data=data[4000:7000])
+    bench.advance(ms=100)
+    c.drain()
+    assert c.data == data[:7000]
+    assert not c.conn.eof
 
 
 # ---- 74: FIN again ----

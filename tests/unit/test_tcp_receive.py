@@ -81,6 +81,36 @@ def test_row28_overlap_on_the_left_is_cut_off(bench: Bench) -> None:
     assert c.data == data
 
 
+def test_bytes_that_came_twice_are_counted(bench: Bench) -> None:
+    c = bench.established()
+    data = pattern(150)
+    c.inject(".", seq=1, data=data[:100])
+    c.inject(".", seq=51, data=data[50:])
+    assert bench.stats().rx_dup_bytes == 50
+    c.inject(".", seq=1, data=data[:100])
+    assert bench.stats().rx_dup_bytes == 150
+    c.inject(".", seq=201, data=data[:10])
+    c.inject(".", seq=206, data=data[:10])
+    assert bench.stats().rx_dup_bytes == 155
+    c.drain()
+
+
+def test_an_ack_at_the_right_edge_is_heard(make_bench: MakeBench) -> None:
+    """There stands who has filled the window, or thinks so; a byte further is out of it."""
+    bench = make_bench(rcv_wnd_max=4000)
+    c = bench.established()
+    bench.app.send(c.conn, b"reply")
+    bench.turn()
+    c.drain()
+    c.inject(".", seq=4002, ack=6)
+    assert bench.stats().drops("OUT_OF_WINDOW") == 1
+    c.drain()
+    c.inject(".", seq=4001, ack=6)
+    assert bench.stats().dropped() == 1
+    assert c.conn.sent == 5
+    c.silent()
+
+
 def test_row28_overlap_over_the_right_edge_is_cut_off(make_bench: MakeBench) -> None:
     bench = make_bench(rcv_wnd_max=8192)
     c = bench.established()

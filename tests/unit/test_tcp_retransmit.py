@@ -57,7 +57,7 @@ def test_row79_the_final_ack_stops_it(bench: Bench) -> None:
     c.silent()
 
 
-def test_row79_an_ack_ends_the_back_off(bench: Bench) -> None:
+def test_an_ack_ends_the_back_off(bench: Bench) -> None:
     c = bench.established()
     reply(bench, c, b"first")
     c.drain()
@@ -67,6 +67,31 @@ def test_row79_an_ack_ends_the_back_off(bench: Bench) -> None:
     reply(bench, c, b"second")
     c.drain()
     assert times(bench, c, "P", ms=10_000)[0] <= 1.2 * when[0]
+
+
+def test_each_round_trip_is_measured_by_itself(bench: Bench) -> None:
+    """RFC 6298: after some of 10 ms each, what is lost is sent again after the least time-out."""
+    c = bench.established()
+    for n in range(8):
+        reply(bench, c, b"12345")
+        c.drain()
+        bench.advance(ms=10)
+        c.inject(".", ack=1 + 5 * (n + 1))
+    reply(bench, c, b"lost")
+    c.drain()
+    assert times(bench, c, "P", ms=2000)[0] <= 300
+
+
+def test_after_a_loss_two_segments_may_be_out(bench: Bench) -> None:
+    """RFC 5681 (4): half of what is out, but no less than two full-sized segments."""
+    c = bench.established(mss=1000, ts=None)
+    reply(bench, c, pattern(600))
+    c.drain()
+    for _ in range(3):
+        c.inject(".", ack=1)
+    assert [len(s.data) for s in c.drain()] == [600], "the lost one again"
+    reply(bench, c, pattern(5000))
+    assert [len(s.data) for s in c.drain()] == [1000], "and one more"
 
 
 # ---- 80: FIN ----

@@ -75,6 +75,10 @@ class Stats:
         """Segments dropped for enum drop ``DROP_<reason>``."""
         return int(self._raw.drops[getattr(lib, f"DROP_{reason}")])
 
+    def dropped(self) -> int:
+        """Segments dropped, for whatever reason."""
+        return sum(self._raw.drops)
+
 
 class Area:
     """One area of memory: device memory with a dmabuf id, or host memory (dmabuf id 0)."""
