@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What connections cost that do nothing: memory each, and time.
 
-Real connections of the kernel's TCP at the far end of a veth, opened and then left alone. The first
-`WARM_UP` of them are not counted: with those, what any number of connections needs has been touched.
+Real connections of the kernel's TCP at the far end of a veth, opened and then left alone. The
+first `WARM_UP` of them are not counted: with those, what any number of connections needs has been
+touched.
 
 Memory is what became resident from then on, divided by the connections: private memory of the
 stack's process (flows, table, timers), and the channel's, which both processes map (addresses,
 events). Buffers of the NIC are left out: they are as many as the region has, however many
-connections there are. The application's own is reported beside it; most of that is Python's objects.
+connections there are. The application's own is reported beside it; most of that are objects of
+Python.
 
 Time is CPU time of the stack's process while nothing happens, and how often its loop woke up. No
 timer is due on an idle connection, so that is a handful of times, whatever their number.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench idle`, too short for its share of a core to be judged: memory is, and that the loop sleeps."""
+"""`bench idle`, too short for its share of a core to be judged: memory and wake-ups are."""
 
 from __future__ import annotations
 
