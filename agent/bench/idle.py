@@ -40,6 +40,8 @@ BATCH = 256
 SETTLE_SECONDS = 2.0
 """The handshakes' deadlines have passed by then, and the loop has looked at them once more."""
 
+_CPUCLOCK_SCHED = 2
+
 CPU_SHARE = 0.01
 """Of a core, for all of them."""
 BYTES_EACH = 1024
@@ -214,11 +216,8 @@ def _channel(pid: int) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process: sums of schedule(), in ns, where the kernel has them."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total * 1e-9
+    """User and system time of a process, to the ns: clock_getcpuclockid(3), which Python lacks."""
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 def _failures(report: IdleReport, flows: int) -> list[str]:

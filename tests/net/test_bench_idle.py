@@ -27,6 +27,7 @@ def test_idle_connections_take_little_memory_and_wake_nobody() -> None:
     assert 512 <= report["stack_bytes"] <= 1024
     assert report["channel_bytes"] > 0
     assert report["wake_ups"] <= 20
+    assert report["cpu_share"] > 0  # the questions that it is asked, at least
 
 
 @pytest.mark.parametrize(
