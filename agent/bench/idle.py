@@ -186,12 +186,11 @@ class Idle:
             self._progress.turn(f"idle: {len(self.connections)} connections are open")
 
     def _be_idle(self, seconds: float, report: IdleReport) -> None:
-        self._rt.stats()  # its own question is not counted
         before, cpu, start = self._rt.stats().loop, _cpu_seconds(self._rt.pid), time.monotonic()
         time.sleep(seconds)
         report.seconds = time.monotonic() - start
-        report.cpu_share = (_cpu_seconds(self._rt.pid) - cpu) / report.seconds
         report.wake_ups = self._rt.stats().loop.sleeps - before.sleeps
+        report.cpu_share = (_cpu_seconds(self._rt.pid) - cpu) / report.seconds
         self._progress.turn("idle: the time is over")
 
     def _memory(self) -> Memory:
