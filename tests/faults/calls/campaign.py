@@ -105,6 +105,8 @@ LASTING = (
 KNOWN: Mapping[tuple[str, int], str] = {
     ("mmap64", 2): "libxdp forgets a fill ring whose completion ring cannot be mapped "
     "(xsk_create_umem_rings()); the mapping goes with the process",
+    ("getsockopt", 2): "libxdp does not unmap rings whose layout it cannot ask for a second time "
+    "(XDP_MMAP_OFFSETS); the mapping goes with the process",
 }
 """Faults of libraries below us, by the name of the call and whose it is: what may be left."""
 
