@@ -16,6 +16,7 @@
 #include <errno.h>
 #include "check.h"
 #include "core.h"
+#include "stack_fixture.h"
 #include "steer.h"
 
 #ifdef __has_feature
@@ -286,24 +287,17 @@ static inline void walk_start(uint32_t pressure)
 	memset(&w, 0, sizeof(w));
 	w.pressure = pressure;
 	w.now = 1000 * MS;
-	w.cfg = (struct stack_config){
-		.max_niovs = 4 * AREA_NIOVS,
-		.max_areas = AREAS,
-		.max_apps = APPS,
-		.nr_pages = PAGES,
-		.page_base = allocate_pages(PAGES * PAGE),
-		.nr_queues = QUEUES,
-		.max_flows = FLOWS,
-		.max_listeners = 8,
-		.fill_min = 8,
-		.fill_max = FILL,
-		.mtu = 1500,
-		.rcv_wnd_max = 1 << 18,
-		.delack_ns = 40 * MS,
-		.ack_segments = 2,
-		.time_wait_ms = 300,
-		.isn_key = "a secret of ours",
-	};
+	w.cfg = stack_config_of_tests();
+	w.cfg.max_niovs = 4 * AREA_NIOVS;
+	w.cfg.max_areas = AREAS;
+	w.cfg.max_apps = APPS;
+	w.cfg.nr_pages = PAGES;
+	w.cfg.page_base = allocate_pages(PAGES * PAGE);
+	w.cfg.nr_queues = QUEUES;
+	w.cfg.max_flows = FLOWS;
+	w.cfg.max_listeners = 8;
+	w.cfg.fill_max = FILL;
+	w.cfg.time_wait_ms = 300;
 	w.stack = allocate(stack_size(&w.cfg));
 	memset(w.stack, 0, stack_size(&w.cfg));
 	CHECK_EQ(stack_init(w.stack, &w.cfg), 0);
@@ -356,18 +350,6 @@ static inline void transmit(void)
 }
 
 /* ---- segments ---- */
-
-static inline void put16(uint8_t *p, uint32_t v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
-
-static inline void put32(uint8_t *p, uint32_t v)
-{
-	put16(p, v >> 16);
-	put16(p + 2, v);
-}
 
 /* Mostly where the connection stands, sometimes around it, seldom anywhere. */
 static inline uint32_t near(uint32_t where, uint32_t spread)

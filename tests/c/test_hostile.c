@@ -18,6 +18,7 @@
 #include "channel.h"
 #include "check.h"
 #include "core.h"
+#include "stack_fixture.h"
 #include "steer.h"
 
 #define PAGE 4096u
@@ -173,24 +174,17 @@ static void start(uint64_t seed)
 	memset(&b, 0, sizeof(b));
 	b.random = seed;
 	b.now = 1000 * MS;
-	b.cfg = (struct stack_config){
-		.max_niovs = QUEUES * NIOVS,
-		.max_areas = QUEUES,
-		.max_apps = 2,
-		.nr_pages = PAGES,
-		.page_base = allocate(PAGE, PAGES * PAGE),
-		.nr_queues = QUEUES,
-		.max_flows = FLOWS,
-		.max_listeners = 2,
-		.fill_min = 8,
-		.fill_max = FILL,
-		.mtu = 1500,
-		.rcv_wnd_max = 1 << 18,
-		.delack_ns = 40 * MS,
-		.ack_segments = 2,
-		.time_wait_ms = 100,
-		.isn_key = "a secret of ours",
-	};
+	b.cfg = stack_config_of_tests();
+	b.cfg.max_niovs = QUEUES * NIOVS;
+	b.cfg.max_areas = QUEUES;
+	b.cfg.max_apps = 2;
+	b.cfg.nr_pages = PAGES;
+	b.cfg.page_base = allocate(PAGE, PAGES * PAGE);
+	b.cfg.nr_queues = QUEUES;
+	b.cfg.max_flows = FLOWS;
+	b.cfg.max_listeners = 2;
+	b.cfg.fill_max = FILL;
+	b.cfg.time_wait_ms = 100;
 	b.stack = allocate(64, stack_size(&b.cfg));
 	CHECK_EQ(stack_init(b.stack, &b.cfg), 0);
 	for (uint32_t q = 0; q < QUEUES; q++)
@@ -207,25 +201,6 @@ static uint8_t pattern(uint16_t port, uint32_t position)
 	return (uint8_t)((position * 0x9e3779b1u >> 24) + port * 31u);
 }
 
-static void put16(uint8_t *p, uint32_t v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-	put16(p, v >> 16);
-	put16(p + 2, v);
-}
-
-struct segment {
-	uint16_t peer_port, local_port;
-	uint32_t seq, ack;
-	uint8_t flags;
-	uint32_t len; /* payload, from the pattern at seq */
-};
-
 static uint32_t smaller(uint32_t a, uint32_t c)
 {
 	return a < c ? a : c;
@@ -237,27 +212,20 @@ static void put_head(uint8_t *d, const struct segment *seg, uint32_t linear)
 	const uint32_t behind = seg->len - linear;
 	const struct rx_info info = {
 		.magic = RX_INFO_MAGIC,
-		.hdr_len = 54,
+		.hdr_len = IPV4_HEADERS,
 		.l3_off = 14,
-		.l4_off = 34,
+		.l4_off = IPV4_L4,
 		.family = 4,
 		.csum = RX_CSUM_VERIFIED,
 		.grown = behind < RX_MIN_LINEAR ? (uint8_t)(RX_MIN_LINEAR - behind) : 0,
 		.payload_len = seg->len,
 		.linear = (uint8_t)linear,
 	};
-	uint8_t *eth = d - linear - info.hdr_len, *tcp = eth + info.l4_off;
+	uint8_t *eth = d - linear - info.hdr_len;
 
 	memset(d - RX_META_LEN, 0, RX_META_LEN);
 	memcpy(d - RX_META_LEN, &info, sizeof(info));
-	memcpy(eth + 26, "\xc0\x00\x02\x02\xc0\x00\x02\x01", 8);
-	put16(tcp, seg->peer_port);
-	put16(tcp + 2, seg->local_port);
-	put32(tcp + 4, seg->seq);
-	put32(tcp + 8, seg->ack);
-	tcp[12] = 0x50;
-	tcp[13] = seg->flags;
-	put16(tcp + 14, 0xffff);
+	put_ipv4_headers(eth, seg);
 	for (uint32_t i = 0; i < linear; i++)
 		(d - linear)[i] = pattern(seg->peer_port, seg->seq - ISN - 1 + i);
 }

@@ -36,33 +36,14 @@ with atheris.instrument_imports(include=["devmemtcp.netlink", "devmemtcp.agent.d
 
 from tests.fuzz.choices import Choices
 from tests.hostile.netlink_garbage import NetlinkGarbage
+from tests.unit.channel_config import CONFIG
 from tests.unit.netlink.bench import LO, NIC, answers
 from tests.unit.netlink.fake import FakeBackend
-
-from devmemtcp.agent.datapath_config import DatapathConfig
 
 CLIENTS = 3
 DATAGRAMS = 8
 ALICE, BOB = 1000, 1001
 RULES = RuleBook([EVERYBODY, Rule(users=(ALICE,), admin=True)])
-CONFIG = DatapathConfig(
-    ifname="nic0",
-    queues=4,
-    mtu=1500,
-    mode="generic",
-    multi_buffer=False,
-    csum_trust=False,
-    linear_bytes=0,
-    busy_poll=False,
-    spin_us=0,
-    cpu=None,
-    host_buffers=64,
-    max_buffers=256,
-    max_areas=8,
-    max_apps=8,
-    max_flows=16,
-    rcv_wnd_max=1 << 20,
-)
 
 
 class Datapath:

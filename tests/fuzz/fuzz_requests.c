@@ -31,33 +31,24 @@ static bool find(int app, uint32_t nth, struct flow_info *f)
 	return false;
 }
 
-static void segment(uint16_t port, uint32_t peer, uint8_t flags, const struct flow_info *f,
-		    uint32_t ahead, uint32_t len)
+static void receive_segment(const struct segment *seg)
 {
 	struct rx_packet packet = {.queue = 0};
 	struct headers h = {
 		.info =
 			{
 				.magic = RX_INFO_MAGIC,
-				.hdr_len = 54,
+				.hdr_len = IPV4_HEADERS,
 				.l3_off = 14,
-				.l4_off = 34,
+				.l4_off = IPV4_L4,
 				.family = 4,
 				.csum = RX_CSUM_VERIFIED,
-				.payload_len = len,
+				.payload_len = seg->len,
 			},
 	};
-	uint8_t *tcp = h.bytes + 34;
 
-	memcpy(h.bytes + 26, "\xc0\x00\x02\x02\xc0\x00\x02\x01", 8);
-	put16(tcp, peer);
-	put16(tcp + 2, port);
-	put32(tcp + 4, f->rcv_nxt + ahead);
-	put32(tcp + 8, f->snd_nxt);
-	tcp[12] = 0x50;
-	tcp[13] = flags;
-	put16(tcp + 14, 0xffff);
-	CHECK(take_chunks(&packet, len < RX_MIN_LINEAR ? RX_MIN_LINEAR : len));
+	put_ipv4_headers(h.bytes, seg);
+	CHECK(take_chunks(&packet, seg->len < RX_MIN_LINEAR ? RX_MIN_LINEAR : seg->len));
 	place(w.areas[w.area[0]].cfg.header_base + (packet.chunk[0].niov + 1ul) * PAGE, &h);
 	stack_rx(w.stack, &packet, w.now);
 	turn();
@@ -65,19 +56,27 @@ static void segment(uint16_t port, uint32_t peer, uint8_t flags, const struct fl
 
 static void connect_peer(int app, uint32_t nth)
 {
-	const uint16_t port = (uint16_t)(80 + app);
-	const uint32_t peer = 2000 + nth;
-	struct flow_info f = {.rcv_nxt = 999};
+	struct segment seg = {
+		.peer_port = (uint16_t)(2000 + nth),
+		.local_port = (uint16_t)(80 + app),
+		.seq = 999,
+		.flags = 0x02,
+	};
+	struct flow_info f;
 
-	segment(port, peer, 0x02, &f, 0, 0);
+	receive_segment(&seg);
 	CHECK(find(app, nth, &f));
-	segment(port, peer, 0x10, &f, 0, 0);
+	seg.seq++;
+	seg.ack = f.snd_nxt;
+	seg.flags = 0x10;
+	receive_segment(&seg);
+	seg.len = SEGMENT;
 	for (uint32_t i = 0; i < 3; i++) {
-		CHECK(find(app, nth, &f));
-		segment(port, peer, 0x18, &f, 0, SEGMENT);
+		receive_segment(&seg);
+		seg.seq += SEGMENT;
 	}
-	CHECK(find(app, nth, &f));
-	segment(port, peer, 0x18, &f, SEGMENT, SEGMENT); /* above a hole */
+	seg.seq += SEGMENT; /* above a hole */
+	receive_segment(&seg);
 }
 
 static void set_up(void)

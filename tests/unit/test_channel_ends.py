@@ -11,26 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from devmemtcp.agent.channel import Channel, ChannelFds
-from devmemtcp.agent.datapath_config import ChannelGeometry, DatapathConfig, ring_size
+from devmemtcp.agent.datapath_config import ChannelGeometry, ring_size
 
-CONFIG = DatapathConfig(
-    ifname="eth1",
-    queues=2,
-    mtu=1500,
-    mode=None,
-    multi_buffer=True,
-    csum_trust=False,
-    linear_bytes=0,
-    busy_poll=False,
-    spin_us=0,
-    cpu=None,
-    host_buffers=64,
-    max_buffers=1000,
-    max_areas=8,
-    max_apps=2,
-    max_flows=100,
-    rcv_wnd_max=1 << 20,
-)
+from .channel_config import CONFIG
 
 
 @pytest.fixture
