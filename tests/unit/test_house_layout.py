@@ -30,7 +30,7 @@ STACK_MAY_INCLUDE = {"assert", "errno", "limits", "stdatomic", "stdbool", "stdde
     "linux/types",
     "string",
 }
-STACK_BUDGET = 4300  # lines of code
+STACK_BUDGET = 4400  # lines of code
 
 BPF_LICENCE = "GPL-2.0-only OR BSD-2-Clause"
 SOURCE_SUFFIXES = {".build", ".c", ".h", ".lock", ".py", ".pyi", ".sh", ".toml", ".yaml"}
