@@ -336,17 +336,13 @@ static void copy_reply(const struct stack *s, const struct reply_buffer *r, uint
 
 	for (off += r->head; len; page = s->reply_pages[page].next) {
 		const uint32_t here = s->reply_pages[page].len;
-		uint32_t part;
+		const uint32_t skip = off < here ? off : here;
+		const uint32_t part = here - skip < len ? here - skip : len;
 
-		if (off >= here) {
-			off -= here;
-			continue;
-		}
-		part = here - off < len ? here - off : len;
-		memcpy(to, reply_bytes(s, page) + off, part);
+		memcpy(to, reply_bytes(s, page) + skip, part);
+		off -= skip;
 		to += part;
 		len -= part;
-		off = 0;
 	}
 }
 
