@@ -225,7 +225,7 @@ static bool has_enough(const struct stack *s, const struct application *app, uin
 static void count_waiting(struct stack *s, struct listener *l)
 {
 	l->waiting = 0;
-	for (uint32_t slot = 1; slot < s->flows.nr; slot++) {
+	for (uint32_t slot = 1; slot < s->flows.used; slot++) {
 		const struct flow *f = &s->flows.flows[slot];
 
 		if (f->id && f->app_open && f->listener == l->id)
