@@ -11,6 +11,7 @@ scenarios say of Linux.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -195,6 +196,7 @@ def _summary(outcomes: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     """Run all, write the page, print how many."""
+    argparse.ArgumentParser(prog="./dev conformance", allow_abbrev=False).parse_args()
     recorder = _Recorder()
     arguments = ["-q", "-ra", "--no-header", "-p", "no:cacheprovider", "-k", "row"]
     pytest.main([*arguments, str(SCENARIOS), str(ROOT / "tests/unit")], plugins=[recorder])

@@ -204,6 +204,8 @@ def main() -> int:
     parser.add_argument("--survivors", action="store_true", help="of those, survivors once more")
     parser.add_argument("--report", action="store_true", help="only show what was found before")
     args = parser.parse_args()
+    if args.sample is not None and args.sample < 1:
+        parser.error(f"--sample {args.sample}: at least 1")
     mutants = [mutant for mutant in world.build().mutants if args.only in mutant.name]
     # In an order that says nothing, so that a run that is stopped has seen a fair share.
     mutants = Random(args.seed).sample(mutants, min(args.sample or len(mutants), len(mutants)))

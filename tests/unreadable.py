@@ -239,6 +239,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--frags", type=int, default=1_000_000, help="default: %(default)s")
     frags = parser.parse_args().frags
+    if frags < 1:
+        parser.error(f"--frags {frags}: at least 1")
     results = []
     for setting in SETTINGS:
         with redirect_stdout(sys.stderr):  # the agent's log

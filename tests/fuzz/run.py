@@ -187,6 +187,8 @@ def main() -> int:
     how.add_argument("--short", action="store_true", help="5 s for each, and without MSan")
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     args = parser.parse_args()
+    if args.seconds < 1:
+        parser.error(f"--seconds {args.seconds}: at least 1")
     there = list(targets())
     if unknown := set(args.targets) - {target.name for target in there}:
         parser.error(f"no target {', '.join(sorted(unknown))} here")

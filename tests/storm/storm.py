@@ -456,6 +456,8 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=0, help="frames a second at most")
     parser.add_argument("--mode", choices=("generic", "native"), default="generic")
     options = parser.parse_args()
+    if options.frames < 1:
+        parser.error(f"--frames {options.frames}: at least 1")
     if os.environ.get("DEVMEMTCP_SANITISED"):
         return _as_sanitised(sys.argv[1:])
     storm = run(frames=options.frames, seed=options.seed, mode=options.mode, rate=options.rate)
