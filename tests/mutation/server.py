@@ -30,7 +30,7 @@ TESTS = (
     *("unit/test_tcp_timers.py", "unit/test_tcp_states.py", "unit/test_tcp_kinds.py", "scenario"),
     *("unit/test_tcp_retransmit.py", "unit/test_tcp_timestamps.py", "unit/test_tcp_receive.py"),
     *("unit/test_tcp_blind.py", "unit/test_tcp_window.py", "unit/test_tcp_channel.py"),
-    "unit/test_tcp_property.py",
+    *("unit/test_tcp_syncookies.py", "unit/test_tcp_property.py"),
 )
 """Below tests/, those that a segment's way through the core is in, the quickest first."""
 CPU_SECONDS = 10

@@ -115,6 +115,15 @@ def test_row69_challenge_acks_are_limited(bench: Bench, attack: str) -> None:
     works(bench, c)
 
 
+def test_challenges_are_limited_for_half_a_second_each_time(bench: Bench) -> None:
+    c = bench.established()
+    for _ in range(3):
+        for _ in range(20):
+            c.inject("R", seq=1000)
+        assert len(c.drain()) == 10
+        bench.advance(ms=500)
+
+
 def test_row69_challenges_of_one_connection_do_not_show_in_another(bench: Bench) -> None:
     """CVE-2016-5696: an attacker counts those of his own to learn of somebody else's."""
     victim, own, undisturbed = (bench.established() for _ in range(3))

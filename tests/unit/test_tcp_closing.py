@@ -335,6 +335,7 @@ def test_data_after_close_resets(bench: Bench) -> None:
     c.expect("F.", seq=1, ack=1)
     c.inject("P.", ack=2, data=b"anybody there?")
     assert any("R" in s.flags for s in c.drain())
+    assert bench.stats().drops("CLOSED") == 1
     assert c.state == "CLOSED"
     assert bench.in_flight() == 0
 

@@ -73,6 +73,23 @@ def test_row38_window_update_once_the_application_reads_again(
     assert c.data == data + more
 
 
+def test_after_the_fin_no_window_is_told_of(make_bench: MakeBench) -> None:
+    bench = make_bench(niovs=64, fill=32)
+    c = bench.established()
+    bench.app.hold = True
+    fill(bench, c)
+    assert c.window < MSS, "more would be of use"
+    before = bench.stats().tx_window_updates
+    c.inject("F.")
+    c.drain()
+    assert c.state == "CLOSE_WAIT"
+    bench.app.hold = False
+    bench.app.give_back(c.conn)
+    bench.turn()
+    bench.advance(ms=1000)
+    assert bench.stats().tx_window_updates == before
+
+
 @pytest.mark.parametrize("size", [100, MSS])
 def test_row36_the_window_reopens_in_steps_worth_a_segment(
     make_bench: MakeBench, size: int
