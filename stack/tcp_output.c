@@ -62,10 +62,12 @@ static bool emit(struct stack *s, uint32_t queue, const struct out_seg *out)
 }
 
 /* What anybody can ask for, with any address as the sender's, leaves pages to those whose
- * connections are open: a SYN-ACK or RST that is not sent is asked for again. */
+ * connections are open: a SYN-ACK or RST that is not sent is asked for again. What is left are the
+ * quarter that is for frames (may_have_page()) and one for replies, or a connection whose
+ * application keeps within its share would be reset because of strangers. */
 static bool emit_to_stranger(struct stack *s, uint32_t queue, const struct out_seg *out)
 {
-	if (page_pool_available(s->tx_area->pool) > s->cfg.nr_pages / 4)
+	if (page_pool_available(s->tx_area->pool) > s->cfg.nr_pages / 2)
 		return emit(s, queue, out);
 	s->stats.tx_no_page++;
 	return false;

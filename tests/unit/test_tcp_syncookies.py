@@ -402,10 +402,27 @@ def test_answers_to_strangers_leave_pages_to_connections(make_bench: MakeBench, 
         stranger = bench.peer(port=2000 + n)
         stranger.inject(flags, seq=0)
         stranger.drain()
-    assert bench.stats().pages_free == 64 // 4
+    assert bench.stats().pages_free == 64 // 2
     works(c)
     bench.hold_tx = False
     bench.tx_complete()
+
+
+def test_answers_to_strangers_leave_pages_to_replies(make_bench: MakeBench) -> None:
+    """A reply that finds no page would end its connection."""
+    bench = make_bench(pages=64, flows=256)
+    c = bench.established()
+    bench.hold_tx = True
+    for _ in range(200):
+        stranger = bench.peer()
+        stranger.forgotten = True
+        stranger.inject("S", seq=0)
+    bench.app.send(c.conn, b"hello")
+    bench.turn()
+    bench.hold_tx = False
+    bench.turn()
+    assert c.state == "ESTABLISHED"
+    assert c.take().data == b"hello"
 
 
 def test_a_client_is_in_at_once_whatever_the_rate(full: Bench) -> None:
