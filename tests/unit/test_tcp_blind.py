@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from .tcp.bench import Bench, Peer, pattern
+from .tcp.bench import Bench, MakeBench, Peer, pattern
 
 
 def works(bench: Bench, c: Peer, text: bytes = b"alive") -> None:
@@ -99,6 +99,16 @@ def test_row68_syn_in_a_synchronized_state_is_challenged(
     assert c.state == "ESTABLISHED"
     c.seq = 6
     works(bench, c)
+
+
+def test_a_reset_at_the_right_edge_is_out_of_the_window(make_bench: MakeBench) -> None:
+    """There a bare ACK may stand, and nothing else."""
+    bench = make_bench(rcv_wnd_max=4000)
+    c = bench.established()
+    c.inject("R.", seq=4001, ack=1)
+    c.silent()
+    assert bench.stats().drops("RST_OUT_OF_WINDOW") == 1
+    assert c.state == "ESTABLISHED"
 
 
 # ---- 69: rate ----

@@ -113,6 +113,16 @@ def test_row73_data_that_crosses_a_queued_fin(bench: Bench) -> None:
     assert bench.in_flight() == 0
 
 
+def test_what_lies_behind_a_queued_fin_is_counted_as_that(bench: Bench) -> None:
+    c = bench.established()
+    c.inject("FP.", seq=6, data=b"world")
+    c.inject(".", seq=12, data=b"behind")
+    assert bench.stats().drops("AFTER_FIN") == 1
+    c.inject(".", seq=1, data=b"hello")
+    assert c.data == b"helloworld"
+    c.drain()
+
+
 def test_row73_data_first_then_a_fin_below_its_end(bench: Bench) -> None:
     c = bench.established()
     c.inject(".", seq=6, data=b"worldmore")
@@ -244,6 +254,15 @@ def test_row76_closing_ignores_an_ack_below_the_fin(bench: Bench) -> None:
 
 
 # ---- 77: TIME-WAIT ----
+
+
+def test_only_a_fin_makes_time_wait_begin_anew(bench: Bench) -> None:
+    c = bench.time_wait()
+    bench.advance(ms=bench.time_wait_ms // 2)
+    c.inject(".", seq=0, ack=2)
+    c.inject("P.", seq=0, ack=2, data=b"o")
+    bench.advance(ms=bench.time_wait_ms // 2 + 1)
+    assert c.state == "CLOSED"
 
 
 def test_row77_newer_syn_may_reopen(bench: Bench) -> None:

@@ -104,6 +104,7 @@ def test_an_ack_at_the_right_edge_is_heard(make_bench: MakeBench) -> None:
     c.drain()
     c.inject(".", seq=4002, ack=6)
     assert bench.stats().drops("OUT_OF_WINDOW") == 1
+    assert c.conn.sent == 0, "the ACK of a segment out of the window is not heard"
     c.drain()
     c.inject(".", seq=4001, ack=6)
     assert bench.stats().dropped() == 1

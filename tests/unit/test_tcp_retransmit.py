@@ -104,6 +104,16 @@ def test_after_a_time_out_sending_goes_on_behind_what_has_arrived(bench: Bench) 
     assert [s.rseq for s in c.drain()] == [3001, 4001]
 
 
+def test_slow_start_sends_two_segments_for_each_that_has_arrived(bench: Bench) -> None:
+    c = bench.established(mss=1000, ts=None)
+    reply(bench, c, pattern(60_000))
+    assert len(c.drain()) == 10, "RFC 6928: the initial window"
+    c.inject(".", ack=1001)
+    assert len(c.drain()) == 2
+    c.inject(".", ack=3001)
+    assert len(c.drain()) == 3, "RFC 5681 (2): a segment for each ACK, however much it is for"
+
+
 def test_after_a_loss_two_segments_may_be_out(bench: Bench) -> None:
     """RFC 5681 (4): half of what is out, but no less than two full-sized segments."""
     c = bench.established(mss=1000, ts=None)
@@ -112,8 +122,15 @@ def test_after_a_loss_two_segments_may_be_out(bench: Bench) -> None:
     for _ in range(3):
         c.inject(".", ack=1)
     assert [len(s.data) for s in c.drain()] == [600], "the lost one again"
-    reply(bench, c, pattern(5000))
+    reply(bench, c, pattern(20_000))
     assert [len(s.data) for s in c.drain()] == [1000], "and one more"
+    # From here on one segment more a round trip, RFC 5681 (3).
+    at, out = 1601, []
+    for _ in range(5):
+        c.inject(".", ack=at)
+        out.append(len(c.drain()))
+        at += 1000 * out[-1]
+    assert out == [2, 2, 3, 3, 3]
 
 
 # ---- 80: FIN ----

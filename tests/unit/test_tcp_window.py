@@ -73,6 +73,26 @@ def test_row38_window_update_once_the_application_reads_again(
     assert c.data == data + more
 
 
+def test_an_ack_without_its_flag_is_not_heard_by_a_shut_window(make_bench: MakeBench) -> None:
+    bench = make_bench(rcv_wnd_max=4000, blocks=1)
+    bench.app.hold = True
+    c = bench.established()
+    fill(bench, c)
+    c.inject(".", data=pattern(c.window))
+    bench.app.send(c.conn, b"reply")
+    bench.turn()
+    c.drain()
+    assert c.window == 0
+    at = c.seq
+    c.inject("P", seq=at, raw_ack=c.irs + 6, data=b"x")
+    assert c.conn.sent == 0
+    c.inject("P.", seq=at, ack=6, data=b"x")
+    assert c.conn.sent == 5
+    bench.app.hold = False
+    bench.app.give_back(c.conn)
+    c.drain()
+
+
 def test_after_the_fin_no_window_is_told_of(make_bench: MakeBench) -> None:
     bench = make_bench(niovs=64, fill=32)
     c = bench.established()
