@@ -6,6 +6,7 @@
 #include <linux/if_ether.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "frame.h"
 
@@ -14,6 +15,17 @@ struct wire wire = {.mtu = 1500};
 uint32_t rcv_nxt(void)
 {
 	return atomic_load_explicit(&wire.honest->rcv_nxt, memory_order_relaxed);
+}
+
+uint32_t tsval_now(void)
+{
+	static time_t start;
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	if (!start)
+		start = ts.tv_sec;
+	return wire.tsval + (uint32_t)(ts.tv_sec - start) * 1000 + (uint32_t)(ts.tv_nsec / 1000000);
 }
 
 uint32_t limit(void)

@@ -49,7 +49,7 @@ struct wire {
 	uint8_t ip6_from[16], ip6_to[16];
 	uint16_t port_from, port_to;
 	uint32_t snd_nxt; /* of the receiver: it sends nothing, so this is all it ever sent */
-	uint32_t tsval; /* of the sender, at most a quarter of an hour after its SYN */
+	uint32_t tsval; /* of the sender at the start, at most a quarter of an hour after its SYN */
 	uint32_t mtu;
 	struct honest *honest;
 };
@@ -58,6 +58,8 @@ extern struct wire wire;
 
 uint32_t rcv_nxt(void);
 uint32_t limit(void);
+/* The sender's clock, which ticks in milliseconds as Linux's does. */
+uint32_t tsval_now(void);
 
 struct frame {
 	uint8_t b[FRAME_MAX];

@@ -41,7 +41,7 @@ static void flipped(struct frame *f)
 	uint32_t n = between(1, 8);
 
 	as_honest(f, in_window(), wire.snd_nxt, data_flags());
-	add_timestamps(f, wire.tsval + below(1u << 16));
+	add_timestamps(f, tsval_now() + below(1u << 16));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 	while (n--) {
@@ -54,7 +54,7 @@ static void flipped(struct frame *f)
 static void wrong_checksum(struct frame *f)
 {
 	as_honest(f, in_window(), wire.snd_nxt, data_flags());
-	add_timestamps(f, wire.tsval + below(1u << 16));
+	add_timestamps(f, tsval_now() + below(1u << 16));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 	put16(tcp_of(f) + 16, rnd());
@@ -66,7 +66,7 @@ static void old_data(struct frame *f)
 	const uint32_t back = between(1, below(2) ? NEAR : SPAN);
 
 	as_honest(f, rcv_nxt() - back, wire.snd_nxt, data_flags() & (uint8_t)~FIN);
-	add_timestamps(f, wire.tsval + below(1u << 16));
+	add_timestamps(f, tsval_now() + below(1u << 16));
 	add_payload(f, back);
 	finish(f);
 }
@@ -74,7 +74,7 @@ static void old_data(struct frame *f)
 static void beyond_window(struct frame *f)
 {
 	as_honest(f, limit() + FAR + below(SPAN), wire.snd_nxt, data_flags());
-	add_timestamps(f, wire.tsval + below(1u << 16));
+	add_timestamps(f, tsval_now() + below(1u << 16));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 }
@@ -98,7 +98,7 @@ static void old_timestamp(struct frame *f)
 static void future_ack(struct frame *f)
 {
 	as_honest(f, in_window(), wire.snd_nxt + between(1, FAR), data_flags());
-	add_timestamps(f, wire.tsval + below(FAR));
+	add_timestamps(f, tsval_now() + below(FAR));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 }
@@ -106,7 +106,7 @@ static void future_ack(struct frame *f)
 static void ancient_ack(struct frame *f)
 {
 	as_honest(f, in_window(), wire.snd_nxt - FAR - below(SPAN), data_flags());
-	add_timestamps(f, wire.tsval + below(FAR));
+	add_timestamps(f, tsval_now() + below(FAR));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 }
@@ -114,7 +114,7 @@ static void ancient_ack(struct frame *f)
 static void no_ack(struct frame *f)
 {
 	as_honest(f, in_window(), 0, any_flags() & (uint8_t)~(SYN | RST | ACK));
-	add_timestamps(f, wire.tsval + below(1u << 16));
+	add_timestamps(f, tsval_now() + below(1u << 16));
 	add_payload(f, UINT32_MAX);
 	finish(f);
 }

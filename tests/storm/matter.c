@@ -82,6 +82,14 @@ static bool is_beyond(uint32_t seq)
 	return ahead >= FAR - WINDOW_MAX && ahead <= FAR + SPAN;
 }
 
+/* And not so long before that, as time goes on, it would be from the future (RFC 7323 5.2). */
+static bool is_from_before(uint32_t tsval)
+{
+	const uint32_t behind = wire.tsval - tsval;
+
+	return behind >= 1u << 20 && behind <= FAR;
+}
+
 /*
  * Could the receiver's rules let this frame have an effect on the transfer? The rules by which it
  * has none, in the order of RFC 9293 3.10.7.4:
@@ -115,7 +123,7 @@ bool may_matter(const struct frame *f)
 		return false;
 	if (!find_timestamp(tcp + TCP, doff - TCP, &value))
 		return false;
-	if ((int32_t)(value - (wire.tsval - (1u << 20))) <= 0)
+	if (is_from_before(value))
 		return false;
 	if (!(flags & ACK))
 		return false;

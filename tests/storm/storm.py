@@ -10,7 +10,8 @@ the way:
     asked for ─► taken by the kernel, or refused
     at egress: the storm's, and all others' (the honest sender, the kernel)  (tally.bpf.c)
       ─► received by the interface, or dropped by the veth
-      ─► one verdict of the XDP program each
+      ─► one verdict of the XDP program each, as have the few that the receiver's kernel sends to
+         groups it is in itself, and gets back
            redirected ─► delivered by AF_XDP, or dropped there: no buffer, no room in the ring
                            ─► a segment that the stack accepted, or a reason why not
 """
@@ -55,10 +56,11 @@ MTU = 5000
 REGION = 64 << 20
 PACE = 100 << 20
 """Bytes a second of the transfer: a neighbour of the storm, not a storm itself."""
-_CLSACT, _EGRESS = 0xFFFF0000, 0xFFFFFFF3
+_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # of clsact: TC_H_MIN_INGRESS, _EGRESS
 _SO_MAX_PACING_RATE = 47
 _TCP_TIMESTAMP = 24
 _SETTLE_SECONDS = 30.0
+_STILL_SECONDS = 0.25
 _STORM_SECONDS = 3600.0
 
 # What nobody must be counted under here: programs, sockets and headers are all in order.
@@ -74,6 +76,8 @@ class Reading(NamedTuple):
     others: int
     dropped_by_veth: int
     received: int
+    looped: int
+    """Of the receiver's own, to groups that it is in itself: its kernel gives them back to it."""
     verdicts: dict[str, int]
     no_buffer: int
     ring_full: int
@@ -122,7 +126,10 @@ class Storm:
                 *("storm + others at egress", b.storm + b.others),
                 *("received + dropped by the veth", b.received + b.dropped_by_veth),
             ),
-            ("received", b.received, "XDP verdicts", sum(_verdicts(b.verdicts).values())),
+            (
+                *("received + looped back by the receiver", b.received + b.looped),
+                *("XDP verdicts", sum(_verdicts(b.verdicts).values())),
+            ),
             (
                 *("redirected", b.verdicts["redirect"]),
                 *("delivered + no buffer + ring full", b.delivered + b.no_buffer + b.ring_full),
@@ -175,7 +182,7 @@ class _Instruments:
 
     def _once(self) -> Reading:
         tally = [int.from_bytes(value, sys.byteorder) for _, value in self._tally.items()]
-        storm, whole, cut = tally
+        storm, whole, cut, looped = tally
         stats = self._rt.stats()
         tx = _link(self._sender, self._veth.left)
         rx = _link(self._receiver, self._veth.right)
@@ -184,6 +191,7 @@ class _Instruments:
             others=cut if self._rt.mode == "native" else whole,  # native: no offloads at the peer
             dropped_by_veth=tx["tx_dropped"],
             received=rx["rx_packets"],
+            looped=looped,
             verdicts=stats.steer,
             no_buffer=sum(s.rx_dropped for s in stats.sockets),
             ring_full=sum(s.rx_ring_full for s in stats.sockets),
@@ -197,13 +205,14 @@ class _Instruments:
         )
 
     def read(self) -> Reading:
-        """Twice the same, some time apart: then nothing is on its way."""
+        """When they have not moved for a while: a busy machine may leave frames in a backlog."""
         deadline = time.monotonic() + _SETTLE_SECONDS
-        before = self._once()
+        before, still = self._once(), 0
         while True:
-            time.sleep(0.05)
+            time.sleep(_STILL_SECONDS / 5)
             now = self._once()
-            if now == before:
+            still = still + 1 if now == before else 0
+            if still == 5:
                 return now
             before = now
             assert time.monotonic() < deadline, "the counters never come to rest"
@@ -215,24 +224,26 @@ def _link(handle: NetNS, end: VethEnd) -> dict[str, int]:
 
 
 @contextmanager
-def _tallied(handle: NetNS, end: VethEnd, program: Path) -> Iterator[Any]:
-    """The counts of what leaves this end, as a BPF map."""
-    with BpfObject.open(program).load() as obj:
-        handle.tc("add", "clsact", end.ifindex)
-        try:
+def _tallied(sender: NetNS, receiver: NetNS, veth: Veth, program: Path) -> Iterator[Any]:
+    """The counts of what leaves the sender's end, and of what never leaves the receiver's."""
+    with BpfObject.open(program).load() as obj, ExitStack() as undo:
+        for handle, end, name, parent in (
+            (sender, veth.left, "count", _EGRESS),
+            (receiver, veth.right, "looped", _INGRESS),
+        ):
+            handle.tc("add", "clsact", end.ifindex)
+            undo.callback(handle.tc, "del", "clsact", end.ifindex)
             handle.tc(
                 "add-filter",
                 "bpf",
                 end.ifindex,
-                fd=obj.programs["count"].fd,
-                name="count",
-                parent=_EGRESS,
+                fd=obj.programs[name].fd,
+                name=name,
+                parent=parent,
                 direct_action=True,
                 prio=1,
             )
-            yield obj.maps["tally"]
-        finally:
-            handle.tc("del", "clsact", end.ifindex)
+        yield obj.maps["tally"]
 
 
 class Bounds:
@@ -374,7 +385,7 @@ def run(*, frames: int, seed: int = 1, mode: str = "generic", rate: int = 0) -> 
         program = compile_generator(folder)
         veth = undo.enter_context(veth_pair(mtu=MTU))
         sender, receiver = (undo.enter_context(NetNS(end.netns)) for end in (veth.left, veth.right))
-        tally = undo.enter_context(_tallied(sender, veth.left, compile_bpf(folder, "tally")))
+        tally = undo.enter_context(_tallied(sender, receiver, veth, compile_bpf(folder, "tally")))
         region = undo.enter_context(Region(REGION))
         view = undo.enter_context(region.map())
         rt = undo.enter_context(

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * tally.bpf.c - how many frames leave an interface (tc, clsact, egress): those of a socket with the
+ * tally.bpf.c - how many frames leave an interface (tc, clsact): those of a socket with the
  * mark, and all others; of these also how many they are when the interface has them cut to size, which
  * comes after.
  */
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
@@ -14,6 +15,7 @@ enum tally {
 	MARKED,
 	OTHERS,
 	OTHERS_CUT,
+	LOOPED,
 	NR_TALLIES,
 };
 
@@ -41,6 +43,15 @@ int count(struct __sk_buff *skb)
 	}
 	add(OTHERS, 1);
 	add(OTHERS_CUT, skb->gso_segs ? skb->gso_segs : 1);
+	return TC_ACT_OK;
+}
+
+/* Ingress: what this host has sent to a group, and gets back itself (dev_loopback_xmit()). */
+SEC("tc")
+int looped(struct __sk_buff *skb)
+{
+	if (skb->pkt_type == PACKET_LOOPBACK)
+		add(LOOPED, 1);
 	return TC_ACT_OK;
 }
 
