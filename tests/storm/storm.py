@@ -10,8 +10,8 @@ the way:
     asked for ─► taken by the kernel, or refused
     at egress: the storm's, and all others' (the honest sender, the kernel)  (tally.bpf.c)
       ─► received by the interface, or dropped by the veth
-      ─► one verdict of the XDP program each, as have the few that the receiver's kernel sends to
-         groups it is in itself, and gets back
+      ─► one verdict of the XDP program each, as have (generic mode) the few that the receiver's
+         kernel sends to groups it is in itself, and gets back
            redirected ─► delivered by AF_XDP, or dropped there: no buffer, no room in the ring
                            ─► a segment that the stack accepted, or a reason why not
 """
@@ -183,15 +183,16 @@ class _Instruments:
     def _once(self) -> Reading:
         tally = [int.from_bytes(value, sys.byteorder) for _, value in self._tally.items()]
         storm, whole, cut, looped = tally
+        native = self._rt.mode == "native"
         stats = self._rt.stats()
         tx = _link(self._sender, self._veth.left)
         rx = _link(self._receiver, self._veth.right)
         return Reading(
             storm=storm,
-            others=cut if self._rt.mode == "native" else whole,  # native: no offloads at the peer
+            others=cut if native else whole,  # native: no offloads at the peer
             dropped_by_veth=tx["tx_dropped"],
             received=rx["rx_packets"],
-            looped=looped,
+            looped=0 if native else looped,  # native: the driver never sees these
             verdicts=stats.steer,
             no_buffer=sum(s.rx_dropped for s in stats.sockets),
             ring_full=sum(s.rx_ring_full for s in stats.sockets),
