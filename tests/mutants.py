@@ -166,7 +166,9 @@ def explanations() -> dict[str, str]:
     if not EXPLAINED.exists():
         return {}
     text = EXPLAINED.read_text()
-    rows = re.findall(r"^\* (\S+: `.+?` -> `.+?`(?: #\d+)?): (.+?)(?=^\*|^$|\Z)", text, re.M | re.S)
+    rows = re.findall(
+        r"^\* (\S+: `.+?` -> `.+?`(?: #\d+)?):\s+(.+?)(?=^\*|^$|\Z)", text, re.M | re.S
+    )
     return {" ".join(name.split()): " ".join(why.split()) for name, why in rows}
 
 

@@ -101,6 +101,18 @@ def test_row68_syn_in_a_synchronized_state_is_challenged(
     works(bench, c)
 
 
+@pytest.mark.parametrize("flags", ["R.", "S."])
+def test_what_is_challenged_is_not_heard_otherwise(bench: Bench, flags: str) -> None:
+    c = bench.established()
+    bench.app.send(c.conn, b"reply")
+    bench.turn()
+    c.drain()
+    c.inject(flags, seq=500, ack=6)
+    assert bench.stats().drops("CHALLENGE") == 1
+    assert c.conn.sent == 0
+    c.drain()
+
+
 def test_a_reset_at_the_right_edge_is_out_of_the_window(make_bench: MakeBench) -> None:
     """There a bare ACK may stand, and nothing else."""
     bench = make_bench(rcv_wnd_max=4000)
