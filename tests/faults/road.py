@@ -37,12 +37,11 @@ from typing import NamedTuple
 
 from devmemtcp.pyxdp import BpfObject
 
+from ..net.clsact import EGRESS, INGRESS, clsact
 from ..net.veth import VethEnd
 from .damage import damaged
 
 _MARK = 0x1A9A  # IMPAIR_MARK
-_CLSACT = 0xFFFF0000
-_INGRESS, _EGRESS = _CLSACT | 0xFFF2, _CLSACT | 0xFFF3  # TC_H_MIN_INGRESS, _EGRESS
 _ETH_P_ALL = 3
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15  # checksum and segmentation offload in front of each packet
@@ -188,21 +187,8 @@ def bad_road(end: VethEnd, program: Path, chances: Chances) -> Iterator[BadRoad]
             source = undo.enter_context(closing(_packet_socket(end, f"{name}1", _ETH_P_ALL)))
             undo.enter_context(Detour(source, target, mac, hold, treat))
         obj.maps["config"].set(struct.pack("=I", 0), _config(chances, detours))
-        with end.netlink() as handle:
-            handle.tc("add", "clsact", end.ifindex)
-        undo.callback(end.run, ["tc", "qdisc", "delete", "dev", end.ifname, "clsact"])
-        for name, parent in (("worsen", _EGRESS), ("lose_acks", _INGRESS)):
-            with end.netlink() as handle:
-                handle.tc(
-                    "add-filter",
-                    "bpf",
-                    end.ifindex,
-                    fd=obj.programs[name].fd,
-                    name=name,
-                    parent=parent,
-                    direct_action=True,
-                    prio=1,
-                )
+        programs = {EGRESS: obj.programs["worsen"], INGRESS: obj.programs["lose_acks"]}
+        undo.enter_context(clsact(end, programs))
         yield BadRoad(obj)
 
 

@@ -44,6 +44,7 @@ from devmemtcp.agent.socket import Listener
 from devmemtcp.pyxdp import BpfObject
 
 from ..checked_stream import PATIENCE, Application, Stream
+from ..net.clsact import EGRESS, INGRESS, clsact
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import Veth, VethEnd, veth_pair
 from ..sanitised import sanitised
@@ -56,7 +57,6 @@ MTU = 5000
 REGION = 64 << 20
 PACE = 100 << 20
 """Bytes a second of the transfer: a neighbour of the storm, not a storm itself."""
-_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # of clsact: TC_H_MIN_INGRESS, _EGRESS
 _SO_MAX_PACING_RATE = 47
 _TCP_TIMESTAMP = 24
 _SETTLE_SECONDS = 30.0
@@ -225,25 +225,13 @@ def _link(handle: NetNS, end: VethEnd) -> dict[str, int]:
 
 
 @contextmanager
-def _tallied(sender: NetNS, receiver: NetNS, veth: Veth, program: Path) -> Iterator[Any]:
+def _tallied(veth: Veth, program: Path) -> Iterator[Any]:
     """The counts of what leaves the sender's end, and of what never leaves the receiver's."""
-    with BpfObject.open(program).load() as obj, ExitStack() as undo:
-        for handle, end, name, parent in (
-            (sender, veth.left, "count", _EGRESS),
-            (receiver, veth.right, "looped", _INGRESS),
-        ):
-            handle.tc("add", "clsact", end.ifindex)
-            undo.callback(handle.tc, "del", "clsact", end.ifindex)
-            handle.tc(
-                "add-filter",
-                "bpf",
-                end.ifindex,
-                fd=obj.programs[name].fd,
-                name=name,
-                parent=parent,
-                direct_action=True,
-                prio=1,
-            )
+    with (
+        BpfObject.open(program).load() as obj,
+        clsact(veth.left, {EGRESS: obj.programs["count"]}),
+        clsact(veth.right, {INGRESS: obj.programs["looped"]}),
+    ):
         yield obj.maps["tally"]
 
 
@@ -386,7 +374,7 @@ def run(*, frames: int, seed: int = 1, mode: str = "generic", rate: int = 0) -> 
         program = compile_generator(folder)
         veth = undo.enter_context(veth_pair(mtu=MTU))
         sender, receiver = (undo.enter_context(NetNS(end.netns)) for end in (veth.left, veth.right))
-        tally = undo.enter_context(_tallied(sender, receiver, veth, compile_bpf(folder, "tally")))
+        tally = undo.enter_context(_tallied(veth, compile_bpf(folder, "tally")))
         region = undo.enter_context(Region(REGION))
         view = undo.enter_context(region.map())
         rt = undo.enter_context(
