@@ -15,9 +15,9 @@ The files, from the interface to the command line:
   ``linkwatch`` (addresses and MTU), ``netdev``, ``way_out`` (where default routes lead),
   ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a datapath into a process of
   its own
-* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks), ``snapshot``
-  (what can be looked at) and ``readability`` (who can read payload), ``socket``, ``errors``,
-  ``closing``, ``thread``
+* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks, each a
+  ``refusal``), ``snapshot`` (what can be looked at) and ``readability`` (who can read payload),
+  ``socket``, ``errors``, ``closing``, ``thread``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_messages``, ``devmem_stream``, ``devmem_abi``; ``provider`` is what
   they need of a runtime

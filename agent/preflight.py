@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process, this machine and this interface lack, found before anything is changed."""
+"""What this process, this machine and this interface lack, found before anything is changed.
+
+Each rule is here once. `*_refusals()` tell what does not hold, which `devmemtcp doctor` shows all
+of; `check_*()` raise the first.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import resource
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from devmemtcp.agent._loop import FORM, lib
 from devmemtcp.agent.datapath_config import DatapathConfig, umem_size
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.netdev import NetDev
+from devmemtcp.agent.refusal import Refusal, raise_first
 from devmemtcp.agent.region import PAGE_SIZE
+from devmemtcp.pyxdp import AttachedProgram, Mode
 from devmemtcp.pyxdp.features import Features
 from devmemtcp.xdp_prog import PROGRAM_FRAGS, PROGRAM_LINEAR
 
@@ -33,35 +42,160 @@ def _effective_capabilities() -> int:
     return 0
 
 
-def check_capabilities() -> None:
-    """Raises PermissionError that names the capabilities this process lacks."""
+def locks_without_limit() -> bool:
+    """Whether RLIMIT_MEMLOCK is no limit for this process (CAP_IPC_LOCK, or it is infinite)."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return limit == resource.RLIM_INFINITY or bool(_effective_capabilities() >> _CAP_IPC_LOCK & 1)
+
+
+def capability_refusals() -> Iterator[Refusal]:
+    """For a process that takes an interface; applications of an agent need no capability."""
     have = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not have >> bit & 1]
     if have >> _CAP_SYS_ADMIN & 1:
         missing = [name for name in missing if name not in _IN_SYS_ADMIN]
     if missing:
-        raise PermissionError(errno.EPERM, f"it needs {', '.join(missing)}")
+        yield Refusal(
+            "capabilities",
+            f"it needs {', '.join(missing)}",
+            "be root, or receive through an agent, which needs none (--agent)",
+        )
+
+
+def check_capabilities() -> None:
+    """Raises PermissionError that names the capabilities this process lacks."""
+    for refusal in capability_refusals():
+        raise PermissionError(errno.EPERM, refusal.found)
 
 
 def check_device_memory() -> None:
     """Raises ConfigError (EOPNOTSUPP) where regions cannot be bound, whatever they are."""
+    raise_first(device_memory_refusals())
+
+
+def device_memory_refusals() -> Iterator[Refusal]:
+    """For a build that cannot have any."""
     if FORM == "off":
-        raise ConfigError(
-            "this build has no device memory (NET_DEVMEM=n): receive into host memory, or set "
-            "DEVMEMTCP_NETMEM_CHECK to plain or static",
-            errno.EOPNOTSUPP,
+        yield Refusal(
+            "device memory",
+            "this build has no device memory (NET_DEVMEM=n)",
+            "receive into host memory, or set DEVMEMTCP_NETMEM_CHECK to plain or static",
+            kind=partial(ConfigError, errno=errno.EOPNOTSUPP),
         )
 
 
-def check_features(can: Features, config: DatapathConfig) -> None:
-    """Raises Unsupported for what this kernel or driver cannot do and the configuration needs."""
+def feature_refusals(can: Features) -> Iterator[Refusal]:
+    """For a kernel or a driver without what every mode needs."""
     for name, what in (("af_xdp", "AF_XDP"), ("unaligned_chunks", "unaligned UMEM chunks")):
         if getattr(can, name) is False:
-            raise Unsupported(f"{can.ifname} cannot have {what}: {can.reasons.get(name)}")
-    if not config.multi_buffer and (config.mode == "generic" or config.mtu > LINEAR_MTU):
-        raise Unsupported(
-            f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG); without "
-            f"it only native mode with an MTU of at most {LINEAR_MTU} works"
+            yield Refusal(
+                what,
+                f"{can.ifname} cannot have {what}",
+                can.reasons.get(name, "no reason is known"),
+                kind=Unsupported,
+            )
+
+
+def buffer_refusals(
+    can: Features, mode: Literal["native", "generic"] | None, mtu: int, *, multi_buffer: bool
+) -> Iterator[Refusal]:
+    """For packets that are longer than a buffer, where a packet has but one."""
+    if not multi_buffer and (mode == "generic" or mtu > LINEAR_MTU):
+        yield Refusal(
+            "MTU",
+            f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG)",
+            f"without it only native mode with an MTU of at most {LINEAR_MTU} works",
+            f"ip link set {can.ifname} mtu {LINEAR_MTU}" if mtu > LINEAR_MTU else None,
+            kind=Unsupported,
+        )
+
+
+def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:
+    """For an interface that should not be taken or has nothing to take.
+
+    `force`: even if the default route leaves by it.
+    """
+    name = dev.features.ifname
+    if dev.default_route and not force:
+        yield Refusal(
+            "default route",
+            f"the default route leaves by {name}",
+            "taking it may cut this machine off; choose another interface, or insist "
+            "(force=True, --force)",
+        )
+    if dev.loopback:
+        yield Refusal(
+            "link",
+            f"{name} is the loopback device",
+            "no packet of another host comes by it; choose a NIC, or one end of a veth pair as "
+            "`devmemtcp demo` makes it",
+        )
+    if not dev.up:
+        yield Refusal("link", f"{name} is down", "it receives nothing", f"ip link set {name} up")
+    if not MIN_MTU <= mtu <= MAX_MTU:
+        yield Refusal(
+            "MTU",
+            f"{name} has an MTU of {mtu}",
+            f"{MIN_MTU} to {MAX_MTU} work",
+            f"ip link set {name} mtu {min(max(mtu, MIN_MTU), MAX_MTU)}",
+        )
+
+
+def queue_refusals(name: str, queues: int) -> Iterator[Refusal]:
+    """For an interface with more queues than a stack can have."""
+    if queues > lib.STACK_MAX_QUEUES:
+        yield Refusal(
+            "queues",
+            f"{name} has {queues} RX queues",
+            f"{lib.STACK_MAX_QUEUES} are possible",
+            f"ethtool -L {name} combined {lib.STACK_MAX_QUEUES}",
+        )
+
+
+def program_refusals(name: str, programs: Collection[AttachedProgram]) -> Iterator[Refusal]:
+    """For an interface that has an XDP program already."""
+    for program in programs:
+        if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR):
+            # Ours are held by a link, which `ip` cannot take off.
+            means = (
+                "another agent or receiver has the interface, `bpftool link show` tells its process"
+            )
+            mend = None
+        else:
+            means = "there can be one; or `bpftool link detach`, if a link holds it"
+            where = "xdpgeneric" if program.mode is Mode.GENERIC else "xdpdrv"
+            mend = f"ip link set {name} {where} off"
+        yield Refusal("XDP program", f"{name} has an XDP program already: {program}", means, mend)
+
+
+def memory_refusals(name: str, buffers: int, queues: int) -> Iterator[Refusal]:
+    """For more buffers than one stack can count."""
+    if buffers > lib.STACK_MAX_NIOVS:
+        yield Refusal(
+            "memory",
+            f"{name}: {buffers * PAGE_SIZE >> 20} MiB to receive into, in device memory "
+            f"and in host memory of {queues} queues",
+            f"they are more than the {lib.STACK_MAX_NIOVS * PAGE_SIZE >> 20} MiB that one "
+            "interface can have",
+        )
+
+
+def cpu_refusals(dev: NetDev, config: DatapathConfig) -> Iterator[Refusal]:
+    """For CPUs that the loop or NAPI cannot be on."""
+    name = config.ifname
+    for cpu in (config.cpu, config.napi_cpu):
+        if cpu is not None and cpu not in os.sched_getaffinity(0):
+            yield Refusal(
+                "CPU",
+                f"{name}: CPU {cpu} is not among those this process may run on",
+                f"those are {sorted(os.sched_getaffinity(0))}",
+            )
+    if config.napi_cpu is not None and (config.mode, dev.features.driver) != ("native", "veth"):
+        yield Refusal(
+            "CPU",
+            f"NAPI of {name} cannot be moved to CPU {config.napi_cpu}",
+            "that is for a veth in native mode; a NIC's follows its interrupts, see "
+            "/proc/irq/*/smp_affinity",
         )
 
 
@@ -70,80 +204,56 @@ def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None
 
     Raises ConfigError, Unsupported.
     """
-    name = config.ifname
-    if dev.default_route and not force:
-        raise ConfigError(
-            f"the default route leaves by {name}: taking it may cut this machine off; "
-            "choose another interface, or insist (force=True, --force)"
-        )
-    if dev.loopback:
-        raise ConfigError(
-            f"{name} is the loopback device, which no packet of another host comes by; choose "
-            "a NIC, or one end of a veth pair as `devmemtcp demo` makes it"
-        )
-    if not dev.up:
-        raise ConfigError(f"{name} is down; `ip link set {name} up`")
-    if not MIN_MTU <= config.mtu <= MAX_MTU:
-        raise ConfigError(f"{name} has an MTU of {config.mtu}; {MIN_MTU} to {MAX_MTU} work")
-    for cpu in (config.cpu, config.napi_cpu):
-        if cpu is not None and cpu not in os.sched_getaffinity(0):
-            raise ConfigError(f"{name}: CPU {cpu} is not among those this process may run on")
-    if config.napi_cpu is not None and (config.mode, dev.features.driver) != ("native", "veth"):
-        raise ConfigError(
-            f"NAPI of {name} cannot be moved to CPU {config.napi_cpu}: that is for a veth in "
-            "native mode; a NIC's follows its interrupts, see /proc/irq/*/smp_affinity"
-        )
-    if config.max_buffers > lib.STACK_MAX_NIOVS:
-        raise ConfigError(
-            f"{name}: {config.max_buffers * PAGE_SIZE >> 20} MiB to receive into, in device memory "
-            f"and in host memory of {config.queues} queues, are more than the "
-            f"{lib.STACK_MAX_NIOVS * PAGE_SIZE >> 20} MiB that one interface can have"
-        )
-    if config.queues > lib.STACK_MAX_QUEUES:
-        raise ConfigError(
-            f"{name} has {config.queues} RX queues, {lib.STACK_MAX_QUEUES} are possible; "
-            f"see `ethtool -L {name}`"
-        )
-    if dev.features.programs:
-        program = dev.features.programs[0]
-        # Ours are held by a link, which `ip` cannot take off.
-        what_to_do = (
-            "another agent or receiver has the interface, `bpftool link show` tells its process"
-            if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR)
-            else f"`ip link set {name} xdp off` takes it off"
-        )
-        raise ConfigError(f"{name} has an XDP program already: {program}; {what_to_do}")
-    check_features(dev.features, config)
+    name, can = config.ifname, dev.features
+    raise_first(link_refusals(dev, config.mtu, force=force))
+    raise_first(cpu_refusals(dev, config))
+    raise_first(memory_refusals(name, config.max_buffers, config.queues))
+    raise_first(queue_refusals(name, config.queues))
+    raise_first(program_refusals(name, can.programs))
+    raise_first(feature_refusals(can))
+    raise_first(buffer_refusals(can, config.mode, config.mtu, multi_buffer=config.multi_buffer))
 
 
-def check_mappings(buffers: int) -> None:
-    """Until it is sealed, each page of a region is a mapping, and its header page another.
-
-    Raises ConfigError when there are too many.
-    """
+def mapping_refusals(buffers: int) -> Iterator[Refusal]:
+    """Until it is sealed, each page of a region is a mapping, and its header page another."""
     limit = int(Path("/proc/sys/vm/max_map_count").read_text())
     others = len(Path("/proc/self/maps").read_text().splitlines()) + 64
     needed = lib.mosaic_mappings(buffers) + others
     if needed > limit:
         most = (limit - others) // 2 * PAGE_SIZE >> 20
-        raise ConfigError(
+        yield Refusal(
+            "max_map_count",
             f"a region of {buffers * PAGE_SIZE} bytes needs {needed} mappings while it is "
-            f"set up, vm.max_map_count allows {limit}: take at most {most} MiB, or "
-            f"`sysctl -w vm.max_map_count={needed}`"
+            f"set up, vm.max_map_count allows {limit}",
+            f"take at most {most} MiB, or more mappings",
+            f"sysctl -w vm.max_map_count={needed}",
+        )
+
+
+def check_mappings(buffers: int) -> None:
+    """Raises ConfigError when a region of so many buffers has too many mappings."""
+    raise_first(mapping_refusals(buffers))
+
+
+def memlock_refusals(areas: list[int]) -> Iterator[Refusal]:
+    """For more UMEM than this process may lock (xdp_umem_account_pages())."""
+    if locks_without_limit():
+        return
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    needed = sum(map(umem_size, areas))
+    if needed > limit:
+        yield Refusal(
+            "memlock",
+            f"{sum(areas) * PAGE_SIZE} bytes to receive into need {needed} bytes of locked "
+            f"memory, the limit is {limit}",
+            "CAP_IPC_LOCK, which root has, is another way",
+            "ulimit -l unlimited",
         )
 
 
 def check_memlock(areas: list[int]) -> None:
     """For areas of so many buffers each.
 
-    Raises ConfigError for more UMEM than this process may lock (xdp_umem_account_pages()).
+    Raises ConfigError for more UMEM than this process may lock.
     """
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit == resource.RLIM_INFINITY or _effective_capabilities() >> _CAP_IPC_LOCK & 1:
-        return
-    needed = sum(map(umem_size, areas))
-    if needed > limit:
-        raise ConfigError(
-            f"{sum(areas) * PAGE_SIZE} bytes to receive into need {needed} bytes of locked "
-            f"memory, the limit is {limit}: `ulimit -l unlimited`, or run it as root"
-        )
+    raise_first(memlock_refusals(areas))
