@@ -34,4 +34,3 @@ def raise_first(refusals: Iterable[Refusal]) -> None:
     """Raise the first as an error, if there is one."""
     for refusal in refusals:
         raise refusal.error()
-

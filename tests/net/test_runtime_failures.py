@@ -129,7 +129,7 @@ def test_a_taken_interface_is_refused(veth: Any, region: Region) -> None:
         with (
             Region(4 * MIB) as other,
             pytest.raises(
-                ConfigError, match=r"already: steer_frags \(.*\); XX
+                ConfigError, match=r"already: steer_frags \(.*\): another agent or receiver has"
             ),
             Runtime(veth.right.ifname, other, netns=veth.right.netns),
         ):
@@ -145,7 +145,11 @@ def test_a_region_too_small_for_the_queues_is_refused(netns_pair: Any) -> None:
 
 def test_a_region_with_too_many_pages_is_refused_with_the_way_out(veth: Any) -> None:
     with Region(128 * MIB) as large:
-        refused(veth.right, r"take at most 12\d MiB, or more mappings; `sysctl -w vm.max_map_count=", large)
+        refused(
+            veth.right,
+            r"take at most 12\d MiB, or more mappings; `sysctl -w vm.max_map_count=",
+            large,
+        )
 
 
 def test_a_closed_region_is_refused(veth: Any, region: Region) -> None:
