@@ -385,6 +385,8 @@ class XskFlags(IntFlag):
 class EthtoolCmd(IntEnum):
     """ETHTOOL_MSG_*, from user to kernel. Answers have numbers of their own."""
 
+    FEATURES_GET = 11
+    FEATURES_SET = 12
     RINGS_GET = 15
     RINGS_SET = 16
     CHANNELS_GET = 17

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a devmem host sets with ethtool: rings with header split, channels, RSS.
+"""What a devmem host sets with ethtool: rings with header split, channels, RSS, features.
 
 The steps of ``Documentation/networking/devmem.rst``: turn tcp-data-split on with hds-thresh 0,
 keep other traffic off the queues with RSS, and steer flows to them (``flow_rules``).
@@ -7,7 +7,7 @@ keep other traffic off the queues with RSS, and steer flows to them (``flow_rule
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from devmemtcp.netlink.constants import (
 from devmemtcp.netlink.errors import ProtocolError
 from devmemtcp.netlink.ethtool_messages import (
     ethtool_channels_msg,
+    ethtool_features_msg,
     ethtool_rings_msg,
     ethtool_rss_msg,
 )
@@ -89,6 +90,17 @@ class Rss(Record):
     """The indirection table: the queue of each hash bucket."""
     hkey: bytes | None = None
     input_xfrm: int | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One bit of the set "features", as ``ethtool -k`` shows it."""
+
+    active: bool
+    wanted: bool
+    """What was asked for last; the driver, or another feature, may keep it from being active."""
+    changeable: bool
+    """Whether it can be asked for; ``ethtool`` says "fixed" of the others."""
 
 
 class Ethtool:
@@ -188,6 +200,36 @@ class Ethtool:
         }
         self._do(EthtoolCmd.RSS_SET, ethtool_rss_msg, device, values)
 
+    def features_get(self, device: int | str) -> dict[str, Feature]:
+        """Offloads and the like, by the kernel's names: "rx-lro" (``ethtool -k``)."""
+        answer = self._get(EthtoolCmd.FEATURES_GET, ethtool_features_msg, device)
+        sets = {
+            kind: dict(_bits(answer.get_attr(f"ETHTOOL_A_FEATURES_{kind}")))
+            for kind in ("HW", "WANTED", "ACTIVE", "NOCHANGE")
+        }
+        return {
+            # Of the sets only this one has a mask, so it names all bits and the others those set.
+            name: Feature(
+                active=name in sets["ACTIVE"],
+                wanted=name in sets["WANTED"],
+                changeable=changeable and name not in sets["NOCHANGE"],
+            )
+            for name, changeable in sets["HW"].items()
+        }
+
+    def features_set(self, device: int | str, wanted: Mapping[str, bool]) -> None:
+        """Ask for features, or for them to be off (``ethtool -K``).
+
+        That it succeeds does not say that they are active then: a driver may fix what it gets
+        (``ndo_fix_features``), and what is fixed is left. EOPNOTSUPP for a name that is unknown.
+        """
+        bits = [
+            ("ETHTOOL_A_BITSET_BITS_BIT", {"attrs": _bit(name, on)}) for name, on in wanted.items()
+        ]
+        bitset = {"attrs": [("ETHTOOL_A_BITSET_BITS", {"attrs": bits})]}
+        values = {"ETHTOOL_A_FEATURES_WANTED": bitset}
+        self._do(EthtoolCmd.FEATURES_SET, ethtool_features_msg, device, values)
+
     def _get(
         self,
         command: EthtoolCmd,
@@ -212,3 +254,20 @@ class Ethtool:
         attrs = [(f"{message_class.prefix}HEADER", header)]
         attrs += [(name, value) for name, value in values.items() if value is not None]
         return self._genl.do(command, message_class, attrs, spec_name(command))
+
+
+def _bits(bitset: Any) -> Iterator[tuple[str, bool]]:
+    """Names of a verbose bitset, and whether they are set: all are, where there is no mask."""
+    bits = bitset and bitset.get_attr("ETHTOOL_A_BITSET_BITS")
+    every = bitset and bitset.get_attr("ETHTOOL_A_BITSET_NOMASK") is not None
+    for bit in bits.get_attrs("ETHTOOL_A_BITSET_BITS_BIT") if bits else ():
+        name = bit.get_attr("ETHTOOL_A_BITSET_BIT_NAME")
+        if name is None:
+            raise ProtocolError("a bit of a bitset has no name")
+        yield name, every or bit.get_attr("ETHTOOL_A_BITSET_BIT_VALUE") is not None
+
+
+def _bit(name: str, on: bool) -> list[tuple[str, Any]]:
+    """A bit of a bitset that has a mask: without the flag it is to be cleared."""
+    flag = [("ETHTOOL_A_BITSET_BIT_VALUE", True)] if on else []
+    return [("ETHTOOL_A_BITSET_BIT_NAME", name), *flag]

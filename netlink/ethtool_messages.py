@@ -3,13 +3,14 @@
 """Messages of the ``ethtool`` family (Linux 6.18) that pyroute2 lacks or has in part.
 
 Written like those in ``pyroute2.netlink.generic.ethtool``, for the same reason and in the same
-way as :mod:`devmemtcp.netlink.messages`. pyroute2's rings end before HDS_THRESH; channels and RSS
-it does not have. Source: ``Documentation/netlink/specs/ethtool.yaml``.
+way as :mod:`devmemtcp.netlink.messages`. pyroute2's rings end before HDS_THRESH; channels, RSS and
+features it does not have. Source: ``Documentation/netlink/specs/ethtool.yaml``.
 """
 
 from __future__ import annotations
 
 from pyroute2.netlink import NLA_F_NESTED, genlmsg, nla
+from pyroute2.netlink.generic.ethtool import ethtoolbitset
 
 
 class ethtoolheader(nla):
@@ -99,3 +100,22 @@ class ethtool_rss_msg(genlmsg):
     )
 
     ethtoolheader = ethtoolheader
+
+
+class ethtool_features_msg(genlmsg):
+    """The set "features": features-get, features-set, features-ntf."""
+
+    __slots__ = ()
+
+    prefix = "ETHTOOL_A_FEATURES_"
+    nla_map = (
+        ("ETHTOOL_A_FEATURES_UNSPEC", "none"),
+        ("ETHTOOL_A_FEATURES_HEADER", "ethtoolheader"),
+        ("ETHTOOL_A_FEATURES_HW", "ethtoolbitset"),
+        ("ETHTOOL_A_FEATURES_WANTED", "ethtoolbitset"),
+        ("ETHTOOL_A_FEATURES_ACTIVE", "ethtoolbitset"),
+        ("ETHTOOL_A_FEATURES_NOCHANGE", "ethtoolbitset"),
+    )
+
+    ethtoolheader = ethtoolheader
+    ethtoolbitset = ethtoolbitset

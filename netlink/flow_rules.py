@@ -7,18 +7,13 @@ Source: ``include/uapi/linux/ethtool.h``, struct ethtool_rxnfc and what it holds
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import socket
+import errno
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
-from devmemtcp.netlink.target import NetNs, socket_in
-
-_SIOCETHTOOL = 0x8946
-_IFNAMSIZ = 16
-_IFREQ = struct.Struct(f"{_IFNAMSIZ}sP16x")
+from devmemtcp.netlink.ethtool_ioctl import EthtoolIoctl
 
 _GRXCLSRLCNT = 0x2E
 _GRXCLSRULE = 0x2F
@@ -29,6 +24,7 @@ _SRXCLSRLINS = 0x32
 _TCP_V4_FLOW = 0x01
 _TCP_V6_FLOW = 0x05
 _LOC_ANY = 0xFFFFFFFF  # the driver chooses
+_LOC_SPECIAL = 0x80000000  # in the answer to _GRXCLSRLCNT: it can choose
 
 # struct ethtool_tcpip4_spec and ethtool_tcpip6_spec: addresses, ports, type of service.
 _SPEC = {4: struct.Struct(">4s4sHHB"), 6: struct.Struct(">16s16sHHB")}
@@ -99,7 +95,7 @@ class FlowRule:
             return None
         src, dst, src_port, dst_port, _ = _SPEC[version].unpack_from(bytes(fs.h_u))
         mask = _SPEC[version].unpack_from(bytes(fs.m_u))
-        return cls(
+        rule = cls(
             version,
             fs.ring_cookie,
             src=ip_address(src) if any(mask[0]) else None,
@@ -107,22 +103,19 @@ class FlowRule:
             src_port=src_port if mask[2] else None,
             dst_port=dst_port if mask[3] else None,
         )
+        # A mask that lets some bits be anything is more than a rule of ours can say.
+        return rule if rule._packed()[1] == _SPEC[version].pack(*mask) else None
 
 
-class FlowRules:
+class FlowRules(EthtoolIoctl):
     """The rules of one interface. Raises OSError: EOPNOTSUPP where the driver has none."""
 
-    def __init__(self, ifname: str, netns: NetNs | None = None) -> None:
-        """Open a socket in the interface's namespace; see :mod:`devmemtcp.netlink.target`."""
-        if len(ifname.encode()) >= _IFNAMSIZ:
-            raise ValueError(f"{ifname!r} is too long for an interface's name")
-        self._ifname = ifname
-        self._sock = socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM)
-
     def insert(self, rule: FlowRule, location: int | None = None) -> int:
-        """Insert a rule at a place of the table, or where the driver likes; returns the place.
+        """Insert a rule at a place of the table, or at a free one; returns the place.
 
-        A rule that is there already is replaced. EPERM without CAP_NET_ADMIN.
+        A driver that can chooses the free one itself; else it is the last, as ethtool(8) has it,
+        for earlier rules win. What is at the place is replaced. EPERM without CAP_NET_ADMIN,
+        ENOSPC for a full table.
         """
         nfc = _RxNfc(cmd=_SRXCLSRLINS)
         nfc.fs.flow_type = _TCP_V4_FLOW if rule.version == 4 else _TCP_V6_FLOW
@@ -130,48 +123,52 @@ class FlowRules:
         ctypes.memmove(nfc.fs.h_u, value, len(value))
         ctypes.memmove(nfc.fs.m_u, mask, len(mask))
         nfc.fs.ring_cookie = rule.queue
-        nfc.fs.location = _LOC_ANY if location is None else location
-        self._ioctl(nfc, "insert a flow rule")
+        nfc.fs.location = self._free_place() if location is None else location
+        self.call(nfc, "insert a flow rule")
         return int(nfc.fs.location)
 
     def delete(self, location: int) -> None:
         """Delete the rule at a place. ENOENT where there is none."""
         nfc = _RxNfc(cmd=_SRXCLSRLDEL)
         nfc.fs.location = location
-        self._ioctl(nfc, f"delete flow rule {location}")
+        self.call(nfc, f"delete flow rule {location}")
 
     def dump(self) -> dict[int, FlowRule | None]:
-        """Return the rules by place; None stands for one that is not about TCP over IP."""
+        """Return the rules by place; None stands for one that a FlowRule cannot say.
+
+        Such is one that is not about TCP, has a mask of single bits, or minds VLANs.
+        """
+        places, _ = self._places(self._count().rule_cnt)
+        return {place: self._rule(place) for place in places}
+
+    def _count(self) -> _RxNfc:
         count = _RxNfc(cmd=_GRXCLSRLCNT)
-        self._ioctl(count, "count flow rules")
-        size = max(_RULE_LOCS + 4 * count.rule_cnt, ctypes.sizeof(_RxNfc))
+        self.call(count, "count flow rules")
+        return count
+
+    def _places(self, count: int) -> tuple[list[int], int]:
+        """Places of the rules, and how many the table has."""
+        size = max(_RULE_LOCS + 4 * count, ctypes.sizeof(_RxNfc))
         room = ctypes.create_string_buffer(size)
         every = _RxNfc.from_buffer(room)
-        every.cmd, every.rule_cnt = _GRXCLSRLALL, count.rule_cnt
-        self._ioctl(every, "list flow rules")
-        locations = struct.unpack_from(f"={every.rule_cnt}I", room, _RULE_LOCS)
-        return {location: self._rule(location) for location in locations}
+        every.cmd, every.rule_cnt = _GRXCLSRLALL, count
+        self.call(room, "list flow rules")
+        return list(struct.unpack_from(f"={every.rule_cnt}I", room, _RULE_LOCS)), every.data
 
-    def close(self) -> None:
-        """Close the socket; the rules stay."""
-        self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def _free_place(self) -> int:
+        count = self._count()
+        if count.data & _LOC_SPECIAL:
+            return _LOC_ANY
+        taken, size = self._places(count.rule_cnt)
+        free = set(range(size)) - set(taken)
+        if not free:
+            raise OSError(
+                errno.ENOSPC, f"{self._ifname}: all {size} places for flow rules are taken"
+            )
+        return max(free)
 
     def _rule(self, location: int) -> FlowRule | None:
         nfc = _RxNfc(cmd=_GRXCLSRULE)
         nfc.fs.location = location
-        self._ioctl(nfc, f"read flow rule {location}")
+        self.call(nfc, f"read flow rule {location}")
         return FlowRule._unpacked(nfc.fs)
-
-    def _ioctl(self, nfc: _RxNfc, what: str) -> None:
-        request = _IFREQ.pack(self._ifname.encode(), ctypes.addressof(nfc))
-        try:
-            fcntl.ioctl(self._sock, _SIOCETHTOOL, request)
-        except OSError as error:
-            reason = f"{self._ifname}: cannot {what}: {error.strerror}"
-            raise OSError(error.errno, reason) from error

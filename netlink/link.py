@@ -28,6 +28,11 @@ class Link:
     ifindex: int
     ifname: str
     mtu: int
+    min_mtu: int
+    """What the driver allows; 0: nothing is said."""
+    max_mtu: int
+    perm_address: str | None
+    """The MAC address that the hardware came with; None where there is no hardware."""
     up: bool
     """Whether it is set up (IFF_UP)."""
     carrier: bool
@@ -49,6 +54,9 @@ class Link:
             ifindex=message["index"],
             ifname=message.get_attr("IFLA_IFNAME"),
             mtu=message.get_attr("IFLA_MTU"),
+            min_mtu=message.get_attr("IFLA_MIN_MTU") or 0,
+            max_mtu=message.get_attr("IFLA_MAX_MTU") or 0,
+            perm_address=message.get_attr("IFLA_PERM_ADDRESS"),
             up=bool(message["flags"] & _IFF_UP),
             carrier=bool(message["flags"] & _IFF_LOWER_UP),
             loopback=bool(message["flags"] & _IFF_LOOPBACK),

@@ -31,7 +31,7 @@ from devmemtcp.netlink.constants import (
     TcpDataSplit,
 )
 from devmemtcp.netlink.errors import NetlinkError, NotificationsLost
-from devmemtcp.netlink.ethtool import Ethtool
+from devmemtcp.netlink.ethtool import Ethtool, Feature
 from devmemtcp.netlink.flow_rules import FlowRule, FlowRules
 from devmemtcp.netlink.link import Links
 from devmemtcp.netlink.netdev import Netdev
@@ -373,6 +373,24 @@ def test_channels_of_a_veth(end: VethEnd) -> None:
         error = refusal(lambda: ethtool.channels_set(end.ifindex, rx=QUEUES + 1))
         assert error.extack == "requested channel count exceeds maximum"
         assert error.bad_attr_name == "rx-count"
+
+
+def test_features_are_read_and_asked_for(end: VethEnd) -> None:
+    with Ethtool(netns=end.netns) as ethtool:
+        before = ethtool.features_get(end.ifname)
+        assert before["rx-vlan-hw-parse"] == Feature(active=True, wanted=True, changeable=True)
+        assert not before["rx-lro"].changeable
+        ethtool.features_set(end.ifindex, {"rx-vlan-hw-parse": False, "rx-lro": True})
+        # What is fixed is left, without a word.
+        off = Feature(active=False, wanted=False, changeable=True)
+        assert ethtool.features_get(end.ifindex) == {**before, "rx-vlan-hw-parse": off}
+        shown = end.run(["ethtool", "-k", end.ifname], capture_output=True, text=True).stdout
+        assert "rx-vlan-offload: off\n" in shown
+        ethtool.features_set(end.ifname, {"rx-vlan-hw-parse": True})
+        assert ethtool.features_get(end.ifname) == before
+        error = refusal(lambda: ethtool.features_set(end.ifname, {"no-such-thing": True}))
+        assert error.errno == errno.EOPNOTSUPP
+        assert error.extack == "bit name not found"
 
 
 def test_a_device_that_ethtool_does_not_find(end: VethEnd) -> None:
