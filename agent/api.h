@@ -43,6 +43,9 @@ struct loop_config {
 	int cpu; /* CPU to run on, or -1 */
 	uint32_t spin_us; /* poll the rings up to that long before sleeping */
 	uint32_t busy_poll; /* never sleep, and drive NAPI from the loop */
+	uint32_t header_path; /* enum header_path of the XDP program */
+	const void *heads; /* nr_heads struct rx_slot, mapped until loop_close(); or NULL */
+	uint32_t nr_heads; /* HEADERS_SLOT: the program's slot_mask + 1 */
 };
 
 struct loop_stats {

@@ -37,15 +37,15 @@ from devmemtcp.agent.area import Area, check, region_buffers
 from devmemtcp.agent.channel import ChannelFds
 from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, ChannelGeometry, DatapathConfig
 from devmemtcp.agent.errors import Unsupported, XdpError
+from devmemtcp.agent.header_path import Heads, configure, header_path, map_heads
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
 from devmemtcp.agent.readability import descriptors_of, mappings_of
 from devmemtcp.agent.thread import started
-from devmemtcp.pyxdp import BpfObject, Mode, Program, Sharing, XskMap, XskSocket, attach
+from devmemtcp.pyxdp import BpfObject, Mode, Sharing, XskMap, XskSocket, attach
 
 _END_SECONDS = 1.0
-_XDP_PASS = 2
 _FOREIGN_SECONDS = 0.5
 """How long a queue is tried at the start: a socket that was just closed is gone by then."""
 _RESTART_SECONDS = 3.0
@@ -59,15 +59,6 @@ class Binding(NamedTuple):
     """At least 1."""
     queues: Sequence[int]
     region_fd: int
-
-
-def require_metadata(probe: Program) -> None:
-    """Raises Unsupported where XDP metadata cannot hold record and headers (before Linux 6.8)."""
-    if probe.test_run(bytes(64)).retval != _XDP_PASS:
-        raise Unsupported(
-            "this kernel takes too few bytes of XDP metadata for the header split; "
-            "Linux 6.8 or later is needed"
-        )
 
 
 class Datapath:
@@ -101,13 +92,13 @@ class Datapath:
     def _set_up(self, undo: ExitStack, first: Binding | None) -> None:
         c = self.config
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
-        programs = [program, xdp_prog.PROGRAM_PROBE, xdp_prog.PROGRAM_DEAF]
+        path = c.header_path or header_path()
         self._object = undo.enter_context(
-            BpfObject.open(str(xdp_prog.object_path()), programs=programs)
+            BpfObject.open(str(xdp_prog.object_path()), programs=[program, xdp_prog.PROGRAM_DEAF])
         )
+        configure(self._object, path, c.max_buffers)
         self._object.load()
-        require_metadata(self._object.programs[xdp_prog.PROGRAM_PROBE])
-        self._open_loop(undo)
+        self._open_loop(undo, map_heads(self._object, path, undo))
         undo.callback(self._release_areas)
         if first is not None:
             area = self._new_area(region_buffers(first.region_fd), first.dmabuf_id, first.region_fd)
@@ -149,7 +140,7 @@ class Datapath:
         threads = undo.enter_context(NapiThreads(self.config.ifname))
         return partial(threads.move, self.config.napi_cpu)
 
-    def _open_loop(self, undo: ExitStack) -> None:
+    def _open_loop(self, undo: ExitStack, heads: Heads) -> None:
         c = self.config
         self._tx_fd = os.memfd_create("devmemtcp-tx", os.MFD_CLOEXEC)
         undo.callback(os.close, self._tx_fd)
@@ -162,6 +153,9 @@ class Datapath:
             "cpu": -1 if c.cpu is None else c.cpu,
             "spin_us": c.spin_us,
             "busy_poll": c.busy_poll,
+            "header_path": heads.header_path,
+            "heads": heads.heads,
+            "nr_heads": heads.nr_heads,
         }
         stack = c.stack_config()
         stack.page_base = ffi.from_buffer("uint8_t[]", pages)

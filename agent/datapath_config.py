@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 
 PAGE = 4096
@@ -111,6 +112,8 @@ class DatapathConfig:
     napi_cpu: int | None = None
     """Of a veth in native mode: NAPI in a thread of its own, on this CPU."""
     driver: str | None = None
+    header_path: HeaderPath | None = None
+    """How headers get from the XDP program to the stack; None: as this kernel has room for."""
     synack_retries: int = TcpTimeouts.synack_retries
     user_timeout: float = TcpTimeouts.user_timeout
     fin_timeout: float = TcpTimeouts.fin_timeout

@@ -313,7 +313,7 @@ int loop_open(struct loop **out, const struct loop_config *config, const struct 
 	int err;
 
 	*out = NULL;
-	if (!stack->nr_queues || stack->nr_queues > STACK_MAX_QUEUES)
+	if (!stack->nr_queues || stack->nr_queues > STACK_MAX_QUEUES || !heads_ok(config))
 		return -EINVAL;
 	l = calloc(1, sizeof(*l));
 	if (!l)
@@ -323,6 +323,9 @@ int loop_open(struct loop **out, const struct loop_config *config, const struct 
 	l->notice_fd = config->notice_fd;
 	l->cpu = config->cpu;
 	l->busy_poll = config->busy_poll;
+	l->header_path = config->header_path;
+	l->heads = config->heads;
+	l->nr_heads = config->nr_heads;
 	l->spin_max = l->spin = config->spin_us * 1000ull;
 	l->link_fd = l->events = l->mail.fd = -1;
 	err = mailbox_open(&l->mail);

@@ -16,6 +16,7 @@
 #include "channel.h"
 #include "stack.h"
 #include "api.h"
+#include "steer.h"
 
 #define LOOP_BATCH 128 /* packets a turn of a queue; also buffers, frames, completions a step */
 
@@ -37,7 +38,7 @@ struct loop_mail {
  * needs. What changes with each packet comes last. */
 struct queue_pair {
 	struct loop_queue rings;
-	const uint8_t *header_base;
+	uint8_t *header_base;
 	uint64_t tx_base; /* UMEM address of transmission page 0 */
 	uint32_t nr_niovs;
 	bool attached;
@@ -49,7 +50,7 @@ struct queue_pair {
 struct loop_area {
 	void *mem; /* the stack's; NULL: no such area */
 	size_t size;
-	const uint8_t *header_base;
+	uint8_t *header_base;
 	uint64_t tx_base;
 	uint32_t nr_niovs;
 	bool is_device;
@@ -81,6 +82,11 @@ struct loop {
 	uint32_t nr_attached, nr_open;
 
 	int link_fd; /* rtnetlink: links of this network namespace come and go */
+	/* how headers come, see heads.c */
+	enum header_path header_path;
+	const struct rx_slot *heads; /* the XDP program writes them; NULL: there are none */
+	uint32_t nr_heads;
+
 	int notice_fd; /* eventfd: an area has drained */
 	uint32_t drained; /* of stack_areas_drained(), as noticed last */
 
@@ -118,6 +124,11 @@ void rings_receive_last(struct loop *l, struct queue_pair *qp, uint64_t now);
 void rings_refill(struct loop *l, struct queue_pair *qp);
 uint32_t rings_send(struct loop *l, struct queue_pair *qp); /* frames sent */
 bool rings_sent(const struct queue_pair *qp); /* the kernel has taken all of them */
+
+/* heads.c */
+bool heads_ok(const struct loop_config *config);
+/* Record and headers of qp->packet are where stack_rx() looks for them; false: they are lost. */
+bool heads_take(const struct loop *l, const struct queue_pair *qp);
 
 /* members.c */
 void members_end(struct loop *l); /* tell the applications that the loop has ended */

@@ -21,7 +21,6 @@
 
 #include "loop.h"
 #include "mosaic.h"
-#include "steer.h"
 
 #ifndef XDP_PKT_CONTD
 #define XDP_PKT_CONTD (1 << 0)
@@ -56,6 +55,7 @@ static inline bool desc_to_chunk(const struct queue_pair *qp, const struct xdp_d
 	if (niov >= qp->nr_niovs || base != mosaic_fill(niov))
 		return false;
 	chunk->niov = niov;
+	chunk->off = 0;
 	chunk->len = desc->len;
 	*usable = data == mosaic_device(niov) && desc->len <= STACK_CHUNK_DATA;
 	return true;
@@ -64,7 +64,7 @@ static inline bool desc_to_chunk(const struct queue_pair *qp, const struct xdp_d
 static void give_up(struct loop *l, struct queue_pair *qp)
 {
 	if (qp->packet.nr_chunks)
-		stack_rx_discard(l->stack, &qp->packet);
+		stack_rx_discard(l->stack, &qp->packet, DROP_TRUNCATED);
 	qp->packet.nr_chunks = 0;
 	qp->discard = true;
 }
@@ -98,7 +98,10 @@ static void packet_complete(struct loop *l, struct queue_pair *qp, uint64_t now)
 		return;
 	}
 	l->stats.rx_packets++;
-	stack_rx(l->stack, &qp->packet, now);
+	if (heads_take(l, qp))
+		stack_rx(l->stack, &qp->packet, now);
+	else
+		stack_rx_discard(l->stack, &qp->packet, DROP_NO_HEAD);
 	qp->packet.nr_chunks = 0;
 }
 

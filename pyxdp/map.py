@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,23 @@ class Map:
             raise ValueError(f"map {self.name}: its object is closed")
         result = lib.bpf_map__set_initial_value(self._handle, value, len(value))
         check(result, f"cannot set the initial value of {self.name}")
+
+    def resize(self, entries: int) -> None:
+        """Have room for so many entries, before loading; :class:`XdpError` EBUSY once loaded."""
+        if self._handle is None:
+            raise ValueError(f"map {self.name}: its object is closed")
+        result = lib.bpf_map__set_max_entries(self._handle, entries)
+        check(result, f"cannot make room for {entries} entries in map {self.name}")
+        self.max_entries = entries
+
+    def mapped(self) -> mmap.mmap:
+        """The values of a loaded BPF_F_MMAPABLE array, one behind the other, to be read only.
+
+        Each takes a multiple of 8 bytes. The mapping outlives the map. Raises OSError, EPERM or
+        ENOTSUPP for a map of another kind.
+        """
+        step = (self.value_size + 7) // 8 * 8
+        return mmap.mmap(self.fd, self.max_entries * step, prot=mmap.PROT_READ)
 
     def delete(self, key: bytes) -> None:
         """Remove ``key``; :class:`XdpError` ENOENT when it is not there."""

@@ -191,7 +191,9 @@ int stack_unlisten(struct stack *s, int listener);
 struct rx_chunk {
 	uint32_t
 		niov; /* index of the buffer that holds the bytes, in the area of the packet's queue */
-	uint32_t len; /* bytes, from the start of the buffer */
+	uint32_t
+		off; /* of the first byte, from the start of the buffer; off + len <= STACK_CHUNK */
+	uint32_t len; /* bytes */
 };
 
 struct rx_packet {
@@ -200,13 +202,13 @@ struct rx_packet {
 	struct rx_chunk chunk[STACK_MAX_CHUNKS];
 };
 
-/* Take one packet. The record and headers are read from the header page of chunk[0].
- * Ownership of all chunks passes to the stack. */
+/* Take one packet. The record and headers are read from the header page of chunk[0]: the end of
+ * it, as steer.h draws it, whichever way they came. Ownership of all chunks passes to the stack. */
 void stack_rx(struct stack *s, const struct rx_packet *packet, uint64_t now);
 /* The batch is over: send the ACKs it called for. */
 void stack_rx_end(struct stack *s, uint64_t now);
-/* Chunks that came back without a packet (a truncated multi-buffer packet). */
-void stack_rx_discard(struct stack *s, const struct rx_packet *packet);
+/* Chunks that came back without a packet. `reason`: DROP_TRUNCATED or DROP_NO_HEAD. */
+void stack_rx_discard(struct stack *s, const struct rx_packet *packet, uint32_t reason);
 
 /* Buffers for the fill ring of `queue`, by their index in its area: writes at most `max` indices,
  * returns how many. None for a queue without an area. */
@@ -250,6 +252,7 @@ enum drop {
 	DROP_NONE,
 	DROP_RECORD, /* the record of the XDP program does not hold together */
 	DROP_TRUNCATED, /* a packet whose chunks did not all come */
+	DROP_NO_HEAD, /* a packet whose headers had been overwritten when they were looked for */
 	DROP_ADDRESS, /* a source or destination that cannot be a connection's */
 	DROP_MALFORMED, /* TCP header or data offset */
 	DROP_NO_LISTENER,
@@ -273,7 +276,7 @@ enum drop {
 };
 
 struct stack_stats {
-	uint64_t rx_segments; /* each is in one of: accepted, drops but TRUNCATED */
+	uint64_t rx_segments; /* each is in one of: accepted, drops but TRUNCATED and NO_HEAD */
 	uint64_t rx_accepted;
 	uint64_t
 		rx_payload_bytes; /* delivered to applications, in order: the next three together */

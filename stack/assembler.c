@@ -81,7 +81,7 @@ static uint32_t cut_chunk(struct frag_pool *pool, struct payload *p, uint32_t i,
 	const uint32_t len = p->len[i] - from < bytes ? p->len[i] - from : bytes;
 	struct rx_frag *f = frag_new(pool);
 
-	f->frag = (skb_frag_t){.netmem = p->chunk[i], .len = len, .offset = from};
+	f->frag = (skb_frag_t){.netmem = p->chunk[i], .len = len, .offset = p->off[i] + from};
 	f->source = p->source;
 	p->uses[i]++;
 	frag_list_push(list, f);

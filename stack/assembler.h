@@ -84,6 +84,7 @@ struct payload {
 	uint32_t head; /* bytes */
 	uint32_t nr;
 	netmem_ref chunk[STACK_MAX_CHUNKS];
+	uint32_t off[STACK_MAX_CHUNKS]; /* of the first byte, from the start of the buffer */
 	uint32_t len[STACK_MAX_CHUNKS];
 	uint16_t uses[STACK_MAX_CHUNKS];
 	bool settled; /* stack_settle_payload() has been here */

@@ -244,6 +244,7 @@ static void claim_chunks(struct stack *s, const struct rx_packet *packet, struct
 		a->fill_queue[chunk->niov] = STACK_NO_QUEUE; /* it has come: once */
 		s->rx[packet->queue].fill--;
 		p->chunk[p->nr] = netmem;
+		p->off[p->nr] = chunk->off;
 		p->len[p->nr] = chunk->len;
 		p->uses[p->nr++] = 0;
 	}
@@ -312,14 +313,14 @@ void stack_rx(struct stack *s, const struct rx_packet *packet, uint64_t now)
 		stack_settle_payload(s, NULL, &p, FRAG_FREE);
 }
 
-void stack_rx_discard(struct stack *s, const struct rx_packet *packet)
+void stack_rx_discard(struct stack *s, const struct rx_packet *packet, uint32_t reason)
 {
 	struct payload p;
 
 	if (packet->queue >= s->cfg.nr_queues)
 		return;
 	claim_chunks(s, packet, &p);
-	s->stats.drops[DROP_TRUNCATED]++;
+	s->stats.drops[reason < DROP_REASONS ? reason : DROP_TRUNCATED]++;
 	stack_settle_payload(s, NULL, &p, FRAG_FREE);
 }
 

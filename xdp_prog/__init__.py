@@ -2,7 +2,7 @@
 """The XDP program: where its object is, and how to speak to its maps.
 
 The object holds two programs with the same logic, ``steer_frags`` (multi-buffer
-packets, ``xdp.frags``) and ``steer_linear``, two small ones beside, and six maps for userspace:
+packets, ``xdp.frags``) and ``steer_linear``, two small ones beside, and maps for userspace:
 
 ============ ============ ================================== ===========================
 map          type         key                                value
@@ -13,8 +13,10 @@ closed_ports ARRAY        word, u32: :func:`closed_ports`    the same
 mac          ARRAY        0, u32                             :func:`mac_value`
 addresses    HASH         :func:`address_key`                u32, not used
 counters     PERCPU_ARRAY index into :data:`COUNTERS`, u32   u64 for each possible CPU
+heads        ARRAY        slot, u32                          ``struct rx_slot``, to be mapped
 ============ ============ ================================== ===========================
 
+``.rodata.headers`` takes a ``struct header_config`` before loading.
 ``steer.h``, which is installed beside this file, is the authority on all layouts.
 """
 

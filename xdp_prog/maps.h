@@ -2,8 +2,8 @@
 /*
  * maps.h - what userspace fills in, and where the program keeps its accounts.
  *
- * Userspace writes xsks, listeners, closed_ports, mac and addresses and reads counters. The program writes
- * only counters (its own CPU's column) and scratch.
+ * Userspace writes xsks, listeners, closed_ports, mac and addresses and reads counters and heads.
+ * The program writes only counters (its own CPU's column), heads, and scratch.
  */
 #ifndef DEVMEMTCP_MAPS_H
 #define DEVMEMTCP_MAPS_H
@@ -67,6 +67,21 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+/*
+ * Which way the headers go. Userspace sets it before it loads the programs; the verifier knows
+ * it then, and leaves the code of the other ways out.
+ */
+const volatile struct header_config headers SEC(".rodata.headers") = {.path = HEADERS_METADATA};
+
+/* Userspace makes it as large as the path takes, and maps it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rx_slot);
+} heads SEC(".maps");
 
 /*
  * Payload on its way through the checksum. Too large for the stack, and per CPU

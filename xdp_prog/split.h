@@ -19,6 +19,7 @@
 #define DEVMEMTCP_SPLIT_H
 
 #include "parse.h"
+#include "slot.h"
 
 #define SHORT_FRAME_MAX 160 /* at least RX_HDR_MAX + RX_MIN_LINEAR, a multiple of 8 */
 
@@ -91,6 +92,23 @@ static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u3
 	       bpf_xdp_store_bytes(ctx, 0, s->words, filled_len);
 }
 
+static __always_inline struct rx_info describe(struct xdp_md *ctx, const struct segment *seg,
+					       enum rx_csum csum, __u32 grown)
+{
+	return (struct rx_info){
+		.magic = RX_INFO_MAGIC,
+		.hdr_len = seg->hdr_len,
+		.l3_off = seg->l3_off,
+		.l4_off = seg->l4_off,
+		.family = seg->dst.family,
+		.csum = csum,
+		.grown = grown,
+		.payload_len = seg->payload_len,
+		.queue = ctx->rx_queue_index,
+		.linear = seg->linear,
+	};
+}
+
 /*
  * Fills in the metadata up to the head. The bytes between the record and the head
  * are headroom, where the last user of the page may have left anything, another
@@ -106,18 +124,7 @@ static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *se
 
 	if (meta + RX_META_LEN > (void *)(long)ctx->data)
 		return -1;
-	*info = (struct rx_info){
-		.magic = RX_INFO_MAGIC,
-		.hdr_len = seg->hdr_len,
-		.l3_off = seg->l3_off,
-		.l4_off = seg->l4_off,
-		.family = seg->dst.family,
-		.csum = csum,
-		.grown = grown,
-		.payload_len = seg->payload_len,
-		.queue = ctx->rx_queue_index,
-		.linear = seg->linear,
-	};
+	*info = describe(ctx, seg, csum, grown);
 	for (off = RX_INFO_LEN; off < RX_HDR_MAX && off + 4 <= unused_end; off += 4)
 		*(volatile __u32 *)(meta + off) = 0;
 	if (unused_end & 2) {
@@ -129,6 +136,50 @@ static __always_inline int write_metadata(struct xdp_md *ctx, struct segment *se
 	return 0;
 }
 
+/* HEADERS_METADATA: the head stays where it is, and becomes metadata. */
+static __always_inline enum steer_counter head_to_metadata(struct xdp_md *ctx, struct segment *seg,
+							   enum rx_csum csum, __u32 grown)
+{
+	if (bpf_xdp_adjust_head(ctx, head_len(seg)) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
+	    write_metadata(ctx, seg, csum, grown))
+		return STEER_drop_adjust_failed;
+	return STEER_redirect;
+}
+
+/* The metadata of a packet whose head is in a slot. It overwrites the end of the head. */
+static __always_inline int write_slot_ref(struct xdp_md *ctx, __u64 seq)
+{
+	struct rx_slot_ref *ref;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*ref)))
+		return -1;
+	ref = (void *)(long)ctx->data_meta;
+	if ((void *)(ref + 1) > (void *)(long)ctx->data)
+		return -1;
+	*ref = (struct rx_slot_ref){.magic = RX_INFO_MAGIC, .seq = seq};
+	return 0;
+}
+
+/* HEADERS_SLOT: the head is copied, and metadata says where to. */
+static __always_inline enum steer_counter head_to_slot(struct xdp_md *ctx, struct segment *seg,
+						       enum rx_csum csum, __u32 grown)
+{
+	struct rx_info info = describe(ctx, seg, csum, grown);
+	struct rx_slot *slot;
+	__u64 seq;
+
+	slot = slot_claim(&seq);
+	if (!slot)
+		return STEER_drop_slot_busy;
+	if (slot_fill(ctx, slot, &info) || bpf_xdp_adjust_head(ctx, head_len(seg)) ||
+	    write_slot_ref(ctx, seq)) {
+		slot_abandon(slot);
+		return STEER_drop_adjust_failed;
+	}
+	slot_publish(slot, seq);
+	return STEER_redirect;
+}
+
 static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, struct segment *seg,
 							enum rx_csum csum, __u32 linear)
 {
@@ -136,11 +187,16 @@ static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, stru
 
 	if (linear)
 		seg->linear = linear_len(ctx, seg, linear);
-	if (drop_old_metadata(ctx) || cut_padding(ctx, seg) || fill_up(ctx, seg, &grown) ||
-	    bpf_xdp_adjust_head(ctx, head_len(seg)) || bpf_xdp_adjust_meta(ctx, -RX_META_LEN) ||
-	    write_metadata(ctx, seg, csum, grown))
+	if (drop_old_metadata(ctx) || cut_padding(ctx, seg) || fill_up(ctx, seg, &grown))
 		return STEER_drop_adjust_failed;
-	return STEER_redirect;
+	switch (headers.path) {
+	case HEADERS_METADATA:
+		return head_to_metadata(ctx, seg, csum, grown);
+	case HEADERS_SLOT:
+		return head_to_slot(ctx, seg, csum, grown);
+	default:
+		return STEER_drop_adjust_failed;
+	}
 }
 
 #endif

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * steer.h - what the XDP program and userspace agree on: the record in front of
- * the split-off headers, the flow keys, and the reasons behind each verdict.
+ * the split-off headers, the ways they take, the flow keys, and the reasons behind
+ * each verdict.
  *
- * A received packet, seen from userspace (D is the start of a device page):
+ * A received packet, seen from userspace (D is the start of a device page), where
+ * the kernel takes as much metadata:
  *
  *      D - 160               D - linear - hdr_len   D - linear   D
  *   ...| rx_info |  unused   | Ethernet, IP, TCP    | payload    | payload ...
@@ -48,6 +50,43 @@ struct rx_info {
 	__u8 zero;
 };
 
+/* How record and head get to userspace: a constant of the loaded program. */
+enum header_path {
+	HEADERS_METADATA, /* in front of the payload, as drawn above: Linux 6.8 */
+	HEADERS_SLOT, /* in a slot of the map `heads`, which less metadata names */
+	HEADERS_CHUNK, /* in that slot of `heads` whose number is the payload's chunk's: zero-copy */
+};
+
+struct header_config {
+	__u32 path; /* enum header_path */
+	__u32 slot_mask; /* HEADERS_SLOT: slots - 1, which are a power of two */
+};
+
+/*
+ * Record and head of one packet, in an array that userspace has mapped. HEADERS_SLOT: packets
+ * are numbered, and take the slot of their number modulo the slots, from whoever had it:
+ *
+ *   program    seq = RX_SLOT_WRITING   info, head   seq = number
+ *   userspace       seq == number?   info, head   seq == number?
+ *
+ * Only hdr_len + linear bytes of the head are this packet's. What is behind them an earlier one
+ * has left.
+ */
+struct rx_slot {
+	__u64 seq; /* 0: never written */
+	struct rx_info info;
+	__u8 head[RX_HDR_MAX]; /* headers, and `linear` bytes of payload */
+} __attribute__((aligned(64))); /* whole cache lines: no two packets share one */
+
+#define RX_SLOT_WRITING (~0ULL) /* no packet's number */
+
+/* HEADERS_SLOT: the metadata, just before D. Linux takes 32 bytes of it since 5.10 (and before). */
+struct rx_slot_ref {
+	__u32 magic; /* RX_INFO_MAGIC */
+	__u32 zero;
+	__u64 seq;
+};
+
 /* A listening address. IPv4 as ::ffff:a.b.c.d; the unspecified address stands for all of ours. */
 struct steer_key {
 	__u8 addr[16];
@@ -74,29 +113,30 @@ struct steer_value {
  * those for XDP_DROP. Each packet counts once among these; what follows them
  * tells more about the redirected ones.
  */
-#define STEER_COUNTERS(X)                                                                          \
-	X(redirect) /* to the XSK of its queue */                                                  \
-	X(pass_not_unicast) /* a group address, Ethernet's or IP's */                              \
-	X(pass_other_host) /* to another's Ethernet address */                                     \
-	X(pass_not_ip)                                                                             \
-	X(pass_vlan) /* tagged, VID 0 too: the kernel knows whose it is */                         \
-	X(pass_not_tcp)                                                                            \
-	X(pass_malformed) /* so much so that no destination port can be told */                    \
-	X(pass_no_listener)                                                                        \
-	X(pass_ip_fragment)                                                                        \
-	X(pass_ipv6_routing) /* segments left: we are not the last destination */                  \
-	X(pass_no_socket) /* no XSK on this queue */                                               \
-	X(pass_headers_too_long) /* more than RX_HDR_MAX, or too many IPv6 extensions */           \
-	X(drop_ip_malformed) /* IP length beyond the frame */                                      \
-	X(drop_ip_csum)                                                                            \
-	X(drop_tcp_malformed) /* TCP header cut short, or its length impossible */                 \
-	X(drop_tcp_csum)                                                                           \
-	X(drop_adjust_failed) /* no room for the metadata, or a kernel that allows less */         \
-	X(drop_redirect_failed)                                                                    \
-	X(csum_verified) /* the redirected ones by enum rx_csum, in its order */                   \
-	X(csum_partial)                                                                            \
-	X(csum_trusted)                                                                            \
-	X(redirect_bytes) /* payload bytes redirected */                                           \
+#define STEER_COUNTERS(X)                                                                            \
+	X(redirect) /* to the XSK of its queue */                                                    \
+	X(pass_not_unicast) /* a group address, Ethernet's or IP's */                                \
+	X(pass_other_host) /* to another's Ethernet address */                                       \
+	X(pass_not_ip)                                                                               \
+	X(pass_vlan) /* tagged, VID 0 too: the kernel knows whose it is */                           \
+	X(pass_not_tcp)                                                                              \
+	X(pass_malformed) /* so much so that no destination port can be told */                      \
+	X(pass_no_listener)                                                                          \
+	X(pass_ip_fragment)                                                                          \
+	X(pass_ipv6_routing) /* segments left: we are not the last destination */                    \
+	X(pass_no_socket) /* no XSK on this queue */                                                 \
+	X(pass_headers_too_long) /* more than RX_HDR_MAX, or too many IPv6 extensions */             \
+	X(drop_ip_malformed) /* IP length beyond the frame */                                        \
+	X(drop_ip_csum)                                                                              \
+	X(drop_tcp_malformed) /* TCP header cut short, or its length impossible */                   \
+	X(drop_tcp_csum)                                                                             \
+	X(drop_adjust_failed) /* no room for the metadata, or a kernel that allows less */           \
+	X(drop_slot_busy) /* an earlier packet is still being written to its slot, by another CPU */ \
+	X(drop_redirect_failed)                                                                      \
+	X(csum_verified) /* the redirected ones by enum rx_csum, in its order */                     \
+	X(csum_partial)                                                                              \
+	X(csum_trusted)                                                                              \
+	X(redirect_bytes) /* payload bytes redirected */                                             \
 	X(linear_bytes) /* those of them that were left with the headers */
 
 enum steer_counter {

@@ -509,7 +509,7 @@ static inline void receive(void)
 	if (!take_chunks(&packet, rest < RX_MIN_LINEAR ? RX_MIN_LINEAR : rest))
 		return;
 	if (one_in(50)) {
-		stack_rx_discard(w.stack, &packet);
+		stack_rx_discard(w.stack, &packet, DROP_TRUNCATED);
 		return;
 	}
 	build(&h, payload, linear);

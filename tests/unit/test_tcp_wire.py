@@ -299,7 +299,7 @@ def test_descriptors_that_the_nic_was_never_given_are_nobodys(bench: Bench, how:
         packet.chunk[n].niov, packet.chunk[n].len = niov, 100
     lib.stack_rx(bench.stack, packet, bench.now)
     bench.check()
-    lib.stack_rx_discard(bench.stack, packet)
+    lib.stack_rx_discard(bench.stack, packet, lib.DROP_TRUNCATED)
     bench.check()
     assert bench.stats().niovs_lent == 1
     assert bytes(bench.region[lent.offset : lent.offset + lent.length]) == before
@@ -307,7 +307,7 @@ def test_descriptors_that_the_nic_was_never_given_are_nobodys(bench: Bench, how:
     for niov in held if how != "too many" else []:  # what is left of them comes as it should
         packet.nr_chunks, packet.queue = 1, 0
         packet.chunk[0].niov = niov
-        lib.stack_rx_discard(bench.stack, packet)
+        lib.stack_rx_discard(bench.stack, packet, lib.DROP_TRUNCATED)
     bench.turn()
     assert bench.in_flight() == 1
 

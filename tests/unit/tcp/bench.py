@@ -476,7 +476,7 @@ class Bench:
         for n in range(chunks):
             niov = self.take_niov(queue)
             packet.chunk[n].niov, packet.chunk[n].len = niov, CHUNK_DATA
-        lib.stack_rx_discard(self.stack, packet)
+        lib.stack_rx_discard(self.stack, packet, lib.DROP_TRUNCATED)
         self.turn()
 
     def _transmit(self) -> int:
