@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./dev vm`: run a command under another kernel, with other NICs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from . import kernels, machine, nics, qemu
+from .failure import BadUsage, Failure
+
+_ROOT = Path(__file__).resolve().parents[2]
+_KEPT = ("LANG", "LC_ALL", "LOGNAME", "TERM", "TZ", "USER")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadUsage(message)
+
+
+def _say(text: str) -> None:
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Of the command line, refused in one line.
+
+    Raises:
+        BadUsage: what is wrong with it.
+    """
+    parser = _Parser(
+        prog="./dev vm",
+        usage="%(prog)s [options] -- COMMAND [ARG ...]",
+        description="Boots a packaged kernel under QEMU with this host's files as its root (read "
+        "only, below an overlay), runs the command there as root, and gives its exit status. 125: "
+        "no guest ran; 124: it took too long.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--kernel", default="6.12", metavar="|".join(kernels.SUITES))
+    parser.add_argument("--nic", default="veth", metavar="|".join(nics.NAMES))
+    parser.add_argument("--cpus", type=_positive, default=2, metavar="N")
+    parser.add_argument("--memory", type=_positive, default=2048, metavar="MIB")
+    parser.add_argument("--timeout", type=_positive, default=1200, metavar="SECONDS")
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="a folder that the guest may write to"
+    )
+    parser.add_argument(
+        "--console", type=Path, metavar="FILE", help="gets what the guest's kernel says"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="fetch the kernel again: there may be a newer one"
+    )
+    parser.add_argument("command", nargs="*", metavar="COMMAND")
+    options = parser.parse_args(words)
+    kernels.check(options.kernel)
+    nics.check(options.nic)
+    if not options.command:
+        raise BadUsage("no command; ./dev vm [options] -- COMMAND")
+    if options.results and not options.results.is_dir():
+        raise BadUsage(f"--results {options.results}: no such folder")
+    return options
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def environment() -> dict[str, str]:
+    """Of the guest's command: a shell's, in which this checkout is built and its tools come first.
+
+    What is the host's business alone, such as sockets of agents, stays there.
+    """
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    path = f"{_ROOT / '.venv/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {**kept, "HOME": "/root", "PATH": path, "DEVMEMTCP_BUILD": "current"}
+
+
+def main() -> int:
+    """Run one command; its status, or the one that a failure has."""
+    try:
+        options = parse(sys.argv[1:])
+        kernel = kernels.fetch(options.kernel, _say, again=options.update)
+        emulator = qemu.fetch(_say)
+        return machine.run(
+            machine.Machine(kernel, options.nic, options.cpus, options.memory),
+            emulator,
+            machine.Task(
+                options.command,
+                Path.cwd(),
+                environment(),
+                options.timeout,
+                options.results and options.results.resolve(),
+                options.console and options.console.absolute(),
+            ),
+        )
+    except Failure as failure:
+        _say(str(failure))
+        return failure.status
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
