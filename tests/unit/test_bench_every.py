@@ -204,7 +204,8 @@ def test_a_log_gets_a_line_now_and_then(
     ]
 
 
-def test_a_terminal_gets_a_bar_that_goes_away() -> None:
+def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets none
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Bar(console) as bar:
         bar.expect("xdp-drop", 2, 3.0)
