@@ -20,7 +20,7 @@ from .failure import Failure
 
 MIRROR = "http://deb.debian.org/debian"
 MIRROR_VARIABLE = "DEVMEMTCP_DEBIAN_MIRROR"
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 _CONFIGURATION = """\
 APT::Architecture "amd64";
@@ -51,9 +51,9 @@ class Suite:
     def _environment(self) -> dict[str, str]:
         """For an apt that knows this suite alone; fetches its package lists."""
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-        if missing or not _KEYRING.exists():
+        if missing or not KEYRING.exists():
             raise Failure(
-                f"cannot fetch packages of Debian without {missing[0] if missing else _KEYRING}: "
+                f"cannot fetch packages of Debian without {missing[0] if missing else KEYRING}: "
                 "install apt, dpkg and debian-archive-keyring"
             )
         for name in ("lists/partial", "cache/archives/partial"):
@@ -61,7 +61,7 @@ class Suite:
         (self.folder / "status").touch()
         mirror = os.environ.get(MIRROR_VARIABLE, MIRROR)
         (self.folder / "sources.list").write_text(
-            f"deb [signed-by={_KEYRING}] {mirror} {self.name} main\n"
+            f"deb [signed-by={KEYRING}] {mirror} {self.name} main\n"
         )
         configuration = self.folder / "apt.conf"
         configuration.write_text(_CONFIGURATION.format(folder=self.folder))
