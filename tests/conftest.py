@@ -7,6 +7,8 @@ examples are for whoever looks for them: `pytest --hypothesis-profile=explore te
 And for how long the hostile clients go on: a second each, or as long as is asked for. And
 whether tests run that take minutes, which are those that use the fixture `slow`.
 
+And for how long a test may go on: longer, where the machine is slow.
+
 And Ctrl-C is heard: a shell without job control starts what runs in the background with SIGINT
 ignored, and that is inherited by the programs that tests interrupt.
 """
@@ -17,6 +19,8 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .slowness import SLOWNESS
 
 AT_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -40,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow", action="store_true", help="those tests, too, that take minutes: soak, all faults"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("timeout", None) is None and SLOWNESS != 1:
+        config.option.timeout = float(config.getini("timeout")) * SLOWNESS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

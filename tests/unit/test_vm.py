@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..vm import __main__ as command_line
-from ..vm import apt, cache, initramfs, kernels, machine, nics, qemu
+from ..vm import apt, cache, initramfs, kernels, machine, matrix, nics, outcome, qemu, tier
 from ..vm.failure import BadUsage, Failure, TimedOut
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,3 +287,115 @@ def test_a_killed_runner_takes_its_guest_along(kernel: kernels.Kernel, tmp_path:
 
 def test_usage_and_other_failures_have_the_customary_statuses() -> None:
     assert [kind("").status for kind in (Failure, BadUsage, TimedOut)] == [125, 2, 124]
+
+
+# ---- all guests, and what came of their tests ----
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.net.test_a" name="test_one"/>
+<testcase classname="tests.net.test_a" name="test_2"><skipped message="needs netkit"/></testcase>
+<testcase classname="tests.net.test_a" name="test_3"><skipped message="needs netkit"/></testcase>
+<testcase classname="tests.net.test_b" name="test_4[x]">
+<failure message="assert 1 == 2&#10;more"/></testcase>
+<testcase classname="tests.net.test_b" name="test_5"><error message="no veth"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_an_outcome_is_what_the_report_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "xml").write_text(REPORT)
+    (tmp_path / "console").write_text("[ 1.0] eth0: up\n[ 2.0] WARNING: CPU: 0 at net/x.c:1 f()\n")
+    made = outcome.Outcome("6.12.1", "veth", seconds=61.7)
+    made.read(tmp_path / "xml")
+    made.listen(tmp_path / "console")
+    assert outcome.finish([made], {"tests/net/test_soak.py": "time"}) == 1
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if "6.12.1" in line)
+    assert row.replace("│", "").split() == ["6.12.1", "veth", "1", "2", "2", "1", "62"]
+    assert "skipped: needs netkit (6.12.1 veth: 2)" in said
+    assert "left to the host: tests/net/test_soak.py: time" in said
+    assert "FAILED tests/net/test_b.py::test_4[x]: assert 1 == 2\n" in said
+    assert "FAILED tests/net/test_b.py::test_5: no veth" in said
+    assert "kernel: WARNING: CPU: 0 at net/x.c:1 f()" in said
+    made.failed.clear()
+    assert outcome.finish([made], {}) == 0
+
+
+def guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: dict[str, Any]) -> list[Any]:
+    """What the matrix boots: by NIC the status that its guest ends with, or what is raised."""
+    booted = []
+
+    def run(made: machine.Machine, _: qemu.Qemu, task: machine.Task) -> int:
+        booted.append((made.kernel.series, made.nic, task.command))
+        end = ends[made.nic]
+        if isinstance(end, Failure):
+            raise end
+        report = next(word for word in task.command if word.startswith("--junitxml="))
+        Path(report.partition("=")[2]).write_text("<testsuites><testcase name='x'/></testsuites>")
+        return int(end)
+
+    def fetch(series: str, _: Callable[[str], None]) -> kernels.Kernel:
+        (tmp_path / series / "lib/modules" / f"{series}.9").mkdir(parents=True)
+        return kernels.Kernel(series, tmp_path / series)
+
+    monkeypatch.setattr(machine, "run", run)
+    monkeypatch.setattr(kernels, "fetch", fetch)
+    monkeypatch.setattr(qemu, "fetch", lambda _: None)
+    return booted
+
+
+def test_each_kernel_is_booted_with_each_nic(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    booted = guests(monkeypatch, tmp_path, {"veth": 0, "igb": 0})
+    words = ["--kernel", "6.1", "--kernel", "7.3", "--nic", "veth", "--nic", "igb", "-x"]
+    assert matrix.run_all(words) == 0
+    assert [guest[:2] for guest in booted] == [
+        ("6.1", "veth"),
+        ("6.1", "igb"),
+        ("7.3", "veth"),
+        ("7.3", "igb"),
+    ]
+    for _, nic, command in booted:
+        assert set(tier.TESTS[nic]) < set(command)
+        assert "-x" in command
+        assert "--deselect=tests/net/test_soak.py" in command
+    assert "left to the host: tests/net/test_soak.py" in capsys.readouterr().out
+
+
+def test_tests_that_are_named_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    booted = guests(monkeypatch, tmp_path, {"veth": 0})
+    assert matrix.run_all(["--kernel=6.1", "--nic=veth", "tests/net/test_demo.py", "-v"]) == 0
+    assert booted[0][2][-2:] == ["tests/net/test_demo.py", "-v"]
+    assert not any(word.startswith("--deselect") for word in booted[0][2])
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [(TimedOut("too late"), "FAILED too late"), (3, "FAILED pytest ended with status 3")],
+)
+def test_a_guest_that_goes_wrong_fails_and_the_next_is_booted(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    end: object,
+    told: str,
+) -> None:
+    booted = guests(monkeypatch, tmp_path, {"veth": end, "igb": 0})
+    assert matrix.run_all(["--kernel=6.1", "--nic=veth", "--nic=igb"]) == 1
+    assert len(booted) == 2
+    assert told in capsys.readouterr().out
+
+
+def test_what_is_left_to_the_host_exists() -> None:
+    for place in tier.LEFT_TO_THE_HOST:
+        path, _, test = place.partition("::")
+        assert (ROOT / path).exists()
+        assert f"def {test}(" in (ROOT / path).read_text() if test else True
+
+
+@pytest.mark.parametrize("words", [["--kernel", "5.10"], ["--nic", "e1000"], ["--limit", "0"]])
+def test_bad_usage_of_the_matrix_is_refused(words: list[str]) -> None:
+    with pytest.raises(BadUsage):
+        matrix.parse(words)

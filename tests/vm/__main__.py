@@ -4,25 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from . import kernels, machine, nics, qemu
-from .failure import BadUsage, Failure
-
-_ROOT = Path(__file__).resolve().parents[2]
-_KEPT = ("LANG", "LC_ALL", "LOGNAME", "TERM", "TZ", "USER")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadUsage(message)
-
-
-def _say(text: str) -> None:
-    print(f"vm: {text}", file=sys.stderr, flush=True)
+from .command_line import Parser, environment, positive, run_and_tell, say
+from .failure import BadUsage
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -31,7 +18,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     Raises:
         BadUsage: what is wrong with it.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="./dev vm",
         usage="%(prog)s [options] -- COMMAND [ARG ...]",
         description="Boots a packaged kernel under QEMU with this host's files as its root (read "
@@ -41,9 +28,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--kernel", default="6.12", metavar="|".join(kernels.SUITES))
     parser.add_argument("--nic", default="veth", metavar="|".join(nics.NAMES))
-    parser.add_argument("--cpus", type=_positive, default=2, metavar="N")
-    parser.add_argument("--memory", type=_positive, default=2048, metavar="MIB")
-    parser.add_argument("--timeout", type=_positive, default=1200, metavar="SECONDS")
+    parser.add_argument("--cpus", type=positive, default=2, metavar="N")
+    parser.add_argument("--memory", type=positive, default=2048, metavar="MIB")
+    parser.add_argument("--timeout", type=positive, default=1200, metavar="SECONDS")
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="a folder that the guest may write to"
     )
@@ -64,47 +51,23 @@ def parse(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def environment() -> dict[str, str]:
-    """Of the guest's command: a shell's, in which this checkout is built and its tools come first.
-
-    What is the host's business alone, such as sockets of agents, stays there.
-    """
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    path = f"{_ROOT / '.venv/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {**kept, "HOME": "/root", "PATH": path, "DEVMEMTCP_BUILD": "current"}
-
-
-def main() -> int:
-    """Run one command; its status, or the one that a failure has."""
-    try:
-        options = parse(sys.argv[1:])
-        kernel = kernels.fetch(options.kernel, _say, again=options.update)
-        emulator = qemu.fetch(_say)
-        return machine.run(
-            machine.Machine(kernel, options.nic, options.cpus, options.memory),
-            emulator,
-            machine.Task(
-                options.command,
-                Path.cwd(),
-                environment(),
-                options.timeout,
-                options.results and options.results.resolve(),
-                options.console and options.console.absolute(),
-            ),
-        )
-    except Failure as failure:
-        _say(str(failure))
-        return failure.status
-    except KeyboardInterrupt:
-        return 130
+def _boot() -> int:
+    options = parse(sys.argv[1:])
+    kernel = kernels.fetch(options.kernel, say, again=options.update)
+    emulator = qemu.fetch(say)
+    return machine.run(
+        machine.Machine(kernel, options.nic, options.cpus, options.memory),
+        emulator,
+        machine.Task(
+            options.command,
+            Path.cwd(),
+            environment(),
+            options.timeout,
+            options.results and options.results.resolve(),
+            options.console and options.console.absolute(),
+        ),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_and_tell(_boot))
