@@ -24,7 +24,7 @@ The files, from the interface to the command line:
   they need of a runtime
 * the agent is ``daemon/``; ``session`` is the application's side of it
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
-  ``agent_cli``, ``bench/``
+  ``agent_cli``, ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot)
 * what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
   ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """

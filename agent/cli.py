@@ -32,6 +32,7 @@ import typer
 
 from devmemtcp.agent import agent_cli, netdev_cli
 from devmemtcp.agent import bench as bench_verbs
+from devmemtcp.agent.doctor import verb as doctor_verb
 from devmemtcp.agent.document import document, failure
 from devmemtcp.agent.options import (
     DEFAULT_PERIOD,
@@ -60,6 +61,7 @@ app.add_typer(bench_verbs.app, name="bench")
 app.add_typer(netdev_cli.app, name="netdev")
 app.command("agent")(agent_cli.agent)
 app.command("status")(agent_cli.status)
+app.command("doctor")(doctor_verb.doctor)
 
 
 class PressureChoice(StrEnum):

@@ -89,8 +89,11 @@ class NetDev:
     """Whether a default route of this namespace leaves by it, or by something on top of it."""
 
     @classmethod
-    def find(cls, name: str) -> Self:
-        """Ask the kernel. Raises ConfigError when there is no such interface."""
+    def find(cls, name: str, *, try_zero_copy: bool = False) -> Self:
+        """Ask the kernel. Raises ConfigError when there is no such interface.
+
+        `try_zero_copy`: that, too, where it is said to be there, which resets a queue of the NIC.
+        """
         try:
             ifindex = socket.if_nametoindex(name)
         except (OSError, OverflowError) as error:
@@ -99,7 +102,7 @@ class NetDev:
             ) from error
         flags = _flags(name)
         return cls(
-            features=features(name),
+            features=features(name, disruptive=try_zero_copy),
             up=bool(flags & _IFF_UP),
             loopback=bool(flags & _IFF_LOOPBACK),
             default_route=ifindex in ways_out(),

@@ -33,6 +33,7 @@ _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_BPF": 39, "CAP_PER
 _CAP_SYS_ADMIN = 21
 _IN_SYS_ADMIN = {"CAP_BPF", "CAP_PERFMON"}
 _CAP_IPC_LOCK = 14
+_CAP_SYS_RESOURCE = 24
 
 
 def _effective_capabilities() -> int:
@@ -137,34 +138,37 @@ def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:
             "MTU",
             f"{name} has an MTU of {mtu}",
             f"{MIN_MTU} to {MAX_MTU} work",
-            f"ip link set {name} mtu {min(max(mtu, MIN_MTU), MAX_MTU)}",
+            f"ip link set {name} mtu 1500",
         )
 
 
-def queue_refusals(name: str, queues: int) -> Iterator[Refusal]:
+def queue_refusals(can: Features, queues: int) -> Iterator[Refusal]:
     """For an interface with more queues than a stack can have."""
     if queues > lib.STACK_MAX_QUEUES:
+        kind = "combined" if can.combined_queues else "rx"
         yield Refusal(
             "queues",
-            f"{name} has {queues} RX queues",
+            f"{can.ifname} has {queues} RX queues",
             f"{lib.STACK_MAX_QUEUES} are possible",
-            f"ethtool -L {name} combined {lib.STACK_MAX_QUEUES}",
+            f"ethtool -L {can.ifname} {kind} {lib.STACK_MAX_QUEUES}",
         )
 
 
 def program_refusals(name: str, programs: Collection[AttachedProgram]) -> Iterator[Refusal]:
     """For an interface that has an XDP program already."""
     for program in programs:
+        where = "xdpgeneric" if program.mode is Mode.GENERIC else "xdpdrv"
+        mend: str | None = f"ip link set {name} {where} off"
         if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR):
-            # Ours are held by a link, which `ip` cannot take off.
             means = (
                 "another agent or receiver has the interface, `bpftool link show` tells its process"
             )
             mend = None
+        elif program.link_id is not None:  # `ip` cannot take it off
+            means = "an interface has one; `bpftool link show` tells whose this is"
+            mend = f"bpftool link detach id {program.link_id}"
         else:
-            means = "there can be one; or `bpftool link detach`, if a link holds it"
-            where = "xdpgeneric" if program.mode is Mode.GENERIC else "xdpdrv"
-            mend = f"ip link set {name} {where} off"
+            means = "an interface has one"
         yield Refusal("XDP program", f"{name} has an XDP program already: {program}", means, mend)
 
 
@@ -208,24 +212,34 @@ def check_interface(dev: NetDev, config: DatapathConfig, *, force: bool) -> None
     raise_first(link_refusals(dev, config.mtu, force=force))
     raise_first(cpu_refusals(dev, config))
     raise_first(memory_refusals(name, config.max_buffers, config.queues))
-    raise_first(queue_refusals(name, config.queues))
+    raise_first(queue_refusals(can, config.queues))
     raise_first(program_refusals(name, can.programs))
     raise_first(feature_refusals(can))
     raise_first(buffer_refusals(can, config.mode, config.mtu, multi_buffer=config.multi_buffer))
 
 
+def _mappings() -> tuple[int, int]:
+    """How many this process may have, and how many of them are none of a region's."""
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    return limit, len(Path("/proc/self/maps").read_text().splitlines()) + 64
+
+
+def most_buffers() -> int:
+    """That a region may have here, for vm.max_map_count."""
+    limit, others = _mappings()
+    return (limit - others) // 2
+
+
 def mapping_refusals(buffers: int) -> Iterator[Refusal]:
     """Until it is sealed, each page of a region is a mapping, and its header page another."""
-    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
-    others = len(Path("/proc/self/maps").read_text().splitlines()) + 64
+    limit, others = _mappings()
     needed = lib.mosaic_mappings(buffers) + others
     if needed > limit:
-        most = (limit - others) // 2 * PAGE_SIZE >> 20
         yield Refusal(
             "max_map_count",
             f"a region of {buffers * PAGE_SIZE} bytes needs {needed} mappings while it is "
             f"set up, vm.max_map_count allows {limit}",
-            f"take at most {most} MiB, or more mappings",
+            f"take at most {most_buffers() * PAGE_SIZE >> 20} MiB, or more mappings",
             f"sysctl -w vm.max_map_count={needed}",
         )
 
@@ -246,9 +260,19 @@ def memlock_refusals(areas: list[int]) -> Iterator[Refusal]:
             "memlock",
             f"{sum(areas) * PAGE_SIZE} bytes to receive into need {needed} bytes of locked "
             f"memory, the limit is {limit}",
-            "CAP_IPC_LOCK, which root has, is another way",
-            "ulimit -l unlimited",
+            "raise it, or have CAP_IPC_LOCK, as root has",
+            _raise_memlock(needed),
         )
+
+
+def _raise_memlock(needed: int) -> str | None:
+    """What this shell may do, if that is enough: up to the hard limit, or past it by privilege."""
+    hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    if hard == resource.RLIM_INFINITY:
+        return "ulimit -S -l unlimited"
+    if needed > hard and not _effective_capabilities() >> _CAP_SYS_RESOURCE & 1:
+        return None
+    return f"ulimit {'-S ' if needed <= hard else ''}-l {-(-needed // 1024)}"
 
 
 def check_memlock(areas: list[int]) -> None:

@@ -48,6 +48,16 @@ Where = Literal["inside", "isolated", "agent"]
 """The stack's process: the application's own, one for it alone, or the agent."""
 
 
+PROMISES: Mapping[Where, str] = {
+    "inside": "the application's own process runs the stack, and can read the region",
+    "isolated": "the stack's process has no mapping and no descriptor of the region, and at each "
+    "start a child of it is seen to die of reading a device page",
+    "agent": "the agent's process has no mapping and no descriptor of the region, as it says of "
+    "itself; applications need no privilege",
+}
+"""What follows for payload from where the stack runs, if all else is right."""
+
+
 def judge(seen: Mapping[str, int], where: Where) -> Unreadable:
     """What follows from the evidence of `Datapath.probe()`; `signal` is not asked of an agent."""
     pid, mappings, descriptors = seen["pid"], seen["mappings"], seen["descriptors"]

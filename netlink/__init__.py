@@ -8,7 +8,7 @@ The client, from the socket to the methods:
 * ``messages`` describes netdev's messages, ``records`` is what they say; ``netdev`` asks and
   ``notifications`` listens, with ``agent_messages`` where an agent's socket needs them
 * ``ethtool`` (with ``ethtool_messages``), ``flow_rules`` and ``rss_table`` (by ``ethtool_ioctl``),
-  and ``link``: what else a host is set up with
+  and ``link``: what else a host is set up with; ``xdp_diag``: who has AF_XDP sockets
 
 The server, which the agent stands behind, from the bytes to the data path:
 

@@ -44,6 +44,12 @@ class Link:
     num_tx_queues: int
     xdp_prog_id: int | None
     """The XDP program's, if one is attached in one mode only."""
+    master: int | None = None
+    """The bridge or bond that it is a port of."""
+    lower: int | None = None
+    """What it is made on or, of a veth, its peer: an index in the namespace `lower_netns`."""
+    lower_netns: int | None = None
+    """Which the interface's own namespace knows by this number; None: it is that itself."""
 
     @classmethod
     def of(cls, message: Any) -> Self:
@@ -64,6 +70,9 @@ class Link:
             num_rx_queues=message.get_attr("IFLA_NUM_RX_QUEUES"),
             num_tx_queues=message.get_attr("IFLA_NUM_TX_QUEUES"),
             xdp_prog_id=xdp and xdp.get_attr("IFLA_XDP_PROG_ID"),
+            master=message.get_attr("IFLA_MASTER"),
+            lower=message.get_attr("IFLA_LINK"),
+            lower_netns=message.get_attr("IFLA_LINK_NETNSID"),
         )
 
 

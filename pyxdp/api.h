@@ -99,6 +99,8 @@ struct pyxdp_attached {
 int pyxdp_query(int ifindex, struct pyxdp_attached *attached);
 /* Name of the program with this id; `name` has room for BPF_OBJ_NAME_LEN (16) bytes. */
 int pyxdp_program_name(uint32_t id, char *name, size_t size);
+/* Id of the bpf_link that has this program on this interface. -ENOENT: none has; -EPERM. */
+int pyxdp_link_of(uint32_t prog_id, int ifindex, uint32_t *link_id);
 
 /* ---- dispatcher.c: libxdp's multi-program dispatcher ---- */
 

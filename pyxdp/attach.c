@@ -63,3 +63,35 @@ int pyxdp_program_name(uint32_t id, char *name, size_t size)
 	name[size - 1] = '\0';
 	return 0;
 }
+
+static int link_info(uint32_t id, struct bpf_link_info *info)
+{
+	uint32_t len = sizeof(*info);
+	int fd = bpf_link_get_fd_by_id(id);
+	int err;
+
+	if (fd < 0)
+		return fd;
+	memset(info, 0, sizeof(*info));
+	err = bpf_obj_get_info_by_fd(fd, info, &len);
+	close(fd);
+	return err;
+}
+
+/* The link that holds a program on an interface. A link that ends meanwhile is none. */
+int pyxdp_link_of(uint32_t prog_id, int ifindex, uint32_t *link_id)
+{
+	struct bpf_link_info info;
+	uint32_t id = 0;
+	int err;
+
+	while (!(err = bpf_link_get_next_id(id, &id))) {
+		if (link_info(id, &info) || info.type != BPF_LINK_TYPE_XDP)
+			continue;
+		if (info.prog_id == prog_id && info.xdp.ifindex == (uint32_t)ifindex) {
+			*link_id = id;
+			return 0;
+		}
+	}
+	return err;
+}

@@ -50,6 +50,7 @@ class AttachedProgram:
     id: int
     name: str  # up to 15 bytes of it; "" if the caller may not know
     mode: Mode  # NATIVE or GENERIC; offloaded programs count as native
+    link_id: int | None = None  # of the bpf_link that holds it; None: none, or not to be known
 
     def __str__(self) -> str:
         return f"{self.name or 'a program'} (id {self.id}, {self.mode.value})"
@@ -65,7 +66,16 @@ def attached_programs(interface: str | int) -> list[AttachedProgram]:
         (raw.generic_id, Mode.GENERIC),
         (raw.offload_id, Mode.NATIVE),
     )
-    return [AttachedProgram(prog, _program_name(prog), where) for prog, where in found if prog]
+    return [
+        AttachedProgram(prog, _program_name(prog), where, _link_of(prog, ifindex))
+        for prog, where in found
+        if prog
+    ]
+
+
+def _link_of(program_id: int, ifindex: int) -> int | None:
+    link_id = ffi.new("uint32_t *")
+    return None if lib.pyxdp_link_of(program_id, ifindex, link_id) else int(link_id[0])
 
 
 def _program_name(program_id: int) -> str:

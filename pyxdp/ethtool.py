@@ -34,6 +34,7 @@ class Channels:
     tx: int
     max_rx: int
     max_tx: int
+    combined: bool  # whether a queue does both, which is what `ethtool -L` is to be told
 
 
 def mtu(ifname: str) -> int:
@@ -52,7 +53,13 @@ def channels(ifname: str) -> Channels:
     """How many queues. :class:`Unsupported` if the driver does not tell."""
     raw = _ethtool(ifname, _ETHTOOL_GCHANNELS, _CHANNELS.size)
     _, max_rx, max_tx, _, max_combined, rx, tx, _, combined = _CHANNELS.unpack(raw)
-    return Channels(rx + combined, tx + combined, max_rx + max_combined, max_tx + max_combined)
+    return Channels(
+        rx=rx + combined,
+        tx=tx + combined,
+        max_rx=max_rx + max_combined,
+        max_tx=max_tx + max_combined,
+        combined=bool(max_combined),
+    )
 
 
 def _ethtool(ifname: str, command: int, size: int) -> bytes:

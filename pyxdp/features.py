@@ -38,6 +38,7 @@ class Features:
     tx_queues: int | None
     max_rx_queues: int | None
     max_tx_queues: int | None
+    combined_queues: bool | None  # a queue receives and transmits
     programs: list[AttachedProgram]
     native_xdp: bool | None  # the driver runs programs
     generic_xdp: bool  # the stack does, for any driver (kernel 4.12)
@@ -76,6 +77,7 @@ def features(interface: str | int, *, queue: int = 0, disruptive: bool = False) 
         tx_queues=counts.tx if counts else None,
         max_rx_queues=counts.max_rx if counts else None,
         max_tx_queues=counts.max_tx if counts else None,
+        combined_queues=counts.combined if counts else None,
         programs=attached_programs(ifindex),
         native_xdp=bool(netdev.xdp & XdpAct.BASIC) if netdev else None,
         generic_xdp=True,
@@ -103,8 +105,9 @@ def _channels(ifname: str, reasons: dict[str, str]) -> Channels | None:
     try:
         return channels(ifname)
     except Unsupported as error:
-        for name in ("rx_queues", "tx_queues", "max_rx_queues", "max_tx_queues"):
-            reasons[name] = str(error)
+        for name in Channels.__dataclass_fields__:
+            field = f"{name}_queues"
+            reasons[field] = str(error)
         return None
 
 
@@ -127,7 +130,7 @@ def _busy_poll(reasons: dict[str, str]) -> bool | None:
         with socket.socket(_AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as probe:
             probe.setsockopt(socket.SOL_SOCKET, _SO_PREFER_BUSY_POLL, 1)
     except OSError as error:
-        reasons["busy_poll"] = str(error)
+        reasons["busy_poll"] = error.strerror or str(error)
         return False if error.errno in (errno.ENOPROTOOPT, errno.EAFNOSUPPORT) else None
     return True
 
@@ -139,17 +142,25 @@ class _Probe:
     ifindex: int
     queue: int
     reasons: dict[str, str]
+    in_the_way: str = ""  # why no socket can be bound, whatever is asked of it
 
     def bind(self, name: str, flags: BindFlags, *, unaligned: bool = False) -> bool | None:
         """Can a socket be bound like this? None: something else is in the way."""
+        if self.in_the_way:
+            self.reasons[name] = self.in_the_way
+            return None
         try:
             self._try(flags, unaligned)
         except Unsupported as error:
             self.reasons[name] = str(error)
             return False
         except XdpError as error:
-            self.reasons[name] = str(error)
-            return False if error.errno == errno.EINVAL else None
+            self.reasons[name] = error.strerror or str(error)
+            if error.errno == errno.EINVAL:
+                return False
+            if error.errno in (errno.EBUSY, errno.EPERM, errno.ENETDOWN):
+                self.in_the_way = self.reasons[name]
+            return None
         return True
 
     def zero_copy(self, netdev: NetdevFeatures | None, disruptive: bool) -> bool | None:

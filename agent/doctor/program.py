@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BPF, tried: the XDP program is loaded and verified, and its metadata probe is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from devmemtcp import xdp_prog
+from devmemtcp.agent.doctor.look import one_line
+from devmemtcp.agent.doctor.record import Check, fail, note, ok, warn
+from devmemtcp.agent.errors import XdpError
+from devmemtcp.agent.header_path import HeaderPath, header_path
+from devmemtcp.pyxdp import BpfObject
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of it."""
+
+    frags: bool = False
+    """Of packets of several buffers."""
+    linear: bool = False
+    jited: bool = False
+    path: HeaderPath | None = None
+    """How headers come up."""
+    reason: str = ""
+    """Why it is not all of that."""
+    denied: bool = False
+    """Whether that is for want of a privilege."""
+
+
+def tried() -> Loaded:
+    """Load and unload. Nothing is attached, so no packet meets it."""
+    reasons: list[str] = []
+    frags, jited = _load(xdp_prog.PROGRAM_FRAGS, reasons)
+    linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, reasons)
+    path = _path(reasons) if frags or linear else None
+    return Loaded(
+        frags=frags,
+        linear=linear,
+        jited=jited or jited_linear,
+        path=path,
+        reason="; ".join(dict.fromkeys(reasons)),
+        denied=any("CAP_BPF" in reason for reason in reasons),
+    )
+
+
+def _load(name: str, reasons: list[str]) -> tuple[bool, bool]:
+    """Whether the program could be loaded, and whether it became machine code."""
+    try:
+        with _opened(name) as loaded:
+            return True, bool(loaded.programs[name].size()[1])
+    except XdpError as error:
+        reasons.append(one_line(error))
+        return False, False
+
+
+def _path(reasons: list[str]) -> HeaderPath | None:
+    try:
+        return header_path()
+    except XdpError as error:
+        reasons.append(one_line(error))
+        return None
+
+
+def _opened(name: str) -> BpfObject:
+    return BpfObject.open(str(xdp_prog.object_path()), programs=[name]).load()
+
+
+def checks(loaded: Loaded) -> Iterator[Check]:
+    """What it means."""
+    if not loaded.frags and not loaded.linear:
+        mean = "no mode works" if not loaded.denied else "it could not be tried without"
+        yield (note if loaded.denied else fail)("XDP program", loaded.reason, mean)
+        return
+    yield ok("XDP program", "loads and is verified", "as it would be to receive")
+    yield _multi_buffer(loaded)
+    yield _jit(loaded)
+    yield _header_path(loaded)
+
+
+def _multi_buffer(loaded: Loaded) -> Check:
+    if loaded.frags:
+        return ok("XDP multi-buffer", "the xdp.frags program loads", "packets of several buffers")
+    return warn("XDP multi-buffer", loaded.reason, "packets of one buffer alone")
+
+
+def _jit(loaded: Loaded) -> Check:
+    if loaded.jited:
+        return ok("BPF JIT", "on", "the program becomes machine code")
+    return warn(
+        "BPF JIT",
+        "off",
+        "the program is interpreted, for each packet",
+        "sysctl -w net.core.bpf_jit_enable=1",
+    )
+
+
+def _header_path(loaded: Loaded) -> Check:
+    match loaded.path:
+        case "metadata":
+            return ok("XDP metadata", "160 bytes", "record and headers travel as metadata")
+        case "slot":
+            return warn("XDP metadata", "32 bytes at most", "headers travel in a map instead")
+        case None:
+            return fail("XDP metadata", loaded.reason, "headers have no way up")

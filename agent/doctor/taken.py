@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does somebody else have the interface: an XDP program, or AF_XDP sockets on its queues?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from devmemtcp.agent import preflight
+from devmemtcp.agent.doctor import holders
+from devmemtcp.agent.doctor.look import looked, named
+from devmemtcp.agent.doctor.record import Check, fail, ok
+from devmemtcp.netlink.constants import QueueType
+from devmemtcp.netlink.errors import Unsupported
+from devmemtcp.netlink.netdev import Netdev
+from devmemtcp.netlink.xdp_diag import xdp_sockets
+from devmemtcp.pyxdp import AttachedProgram, Features
+
+
+def checks(can: Features, *, served: bool) -> Iterator[Check]:
+    """Of one interface. `served`: by an agent of ours, which is as it should be."""
+    yield from looked("XDP program on it", lambda: _program(can, served))
+    yield from looked("AF_XDP users", lambda: _sockets(can, served))
+
+
+def _program(can: Features, served: bool) -> Iterator[Check]:
+    name = "XDP program on it"
+    if not can.programs:
+        yield ok(name, "none", "the place is free")
+    elif served:
+        yield ok(name, named(map(str, can.programs)), "the agent's")
+    else:
+        who = [_holders(program) for program in can.programs]
+        refusals = preflight.program_refusals(can.ifname, can.programs)
+        for refusal, by in zip(refusals, who, strict=True):
+            check = Check.of(refusal)
+            yield dataclasses.replace(check, name=name, found=check.found + by)
+
+
+def _holders(program: AttachedProgram) -> str:
+    if program.link_id is None:
+        return ""
+    who = holders.holders_of_link(program.link_id)
+    return f", by {named(map(str, who))}" if who else ", by a pinned link, or out of sight"
+
+
+def _sockets(can: Features, served: bool) -> Iterator[Check]:
+    name = "AF_XDP users"
+    try:
+        found = [each for each in xdp_sockets() if each.ifindex == can.ifindex]
+        queues: Sequence[int] = sorted({each.queue for each in found})
+        who = holders.holders_of_sockets([each.inode for each in found]) if found else []
+    except Unsupported:
+        queues = _queues_with_sockets(can.ifindex)
+        who = holders.with_xdp_sockets() if queues else []
+    if not queues:
+        yield ok(name, "none", "its queues are free")
+        return
+    what = f"queues {', '.join(map(str, queues))}" if len(queues) > 1 else f"queue {queues[0]}"
+    by = named(map(str, who)) if who else "a process that cannot be seen from here"
+    if served:
+        yield ok(name, f"{what}: {by}", "the agent's")
+        return
+    mend = f"kill {who[0].pid}" if len(who) == 1 else None
+    yield fail(name, f"{what}: {by}", "a queue has one AF_XDP socket's memory; it must end", mend)
+
+
+def _queues_with_sockets(ifindex: int) -> list[int]:
+    """By the netdev family, for kernels that do not list sockets. Raises Unsupported."""
+    with Netdev() as netdev:
+        queues = netdev.queue_get(ifindex)
+    return sorted({queue.id or 0 for queue in queues if queue.xsk and queue.type is QueueType.RX})

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`devmemtcp doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from devmemtcp.agent.options import Debug, Json, RegionSize
+
+
+def doctor(
+    interface: Annotated[
+        str | None,
+        typer.Option("--interface", "-i", metavar="IF", help="Interface to receive on."),
+    ] = None,
+    region_size: RegionSize = "64M",
+    try_zero_copy: Annotated[
+        bool,
+        typer.Option(
+            "--try-zero-copy",
+            help="Bind a zero-copy socket for a moment, too: that resets a queue of the NIC.",
+        ),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine and an interface can do, and what mends what they cannot.
+
+    Changes nothing, and needs no privilege: what it may not look at it says. Without an interface
+    it looks at the machine, and shortly at each interface. Exit code 1: nothing can be received.
+    """
+    from devmemtcp.agent.doctor.examine import examine, examine_host
+    from devmemtcp.agent.doctor.render import show
+    from devmemtcp.agent.document import document
+    from devmemtcp.agent.errors import ConfigError
+    from devmemtcp.agent.sizes import parse_size
+
+    size = parse_size(region_size, what="--region-size")
+    if interface is not None:
+        report = examine(interface, region_size=size, try_zero_copy=try_zero_copy)
+    elif try_zero_copy:
+        raise ConfigError("--try-zero-copy is for one interface: -i IF")
+    else:
+        report = examine_host(region_size=size)
+    exit_code = 0 if report.ok else 1
+    if as_json:
+        print(document(report, exit_code))
+    else:
+        show(report)
+    raise typer.Exit(exit_code)
