@@ -24,9 +24,10 @@ The files, from the interface to the command line:
   they need of a runtime
 * the agent is ``daemon/``; ``session`` is the application's side of it
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
-  ``agent_cli``, ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot)
-* what the verbs need: ``lab``, ``journal``, ``namespaces``, ``process``, ``signals``,
-  ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
+  ``agent_cli``, ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot),
+  ``nic/`` (sets a NIC up for our flows, and puts it back)
+* what the verbs need: ``lab``, ``journal`` and ``journal_file``, ``namespaces``, ``process``,
+  ``signals``, ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from devmemtcp.agent import agent_cli, netdev_cli
 from devmemtcp.agent import bench as bench_verbs
 from devmemtcp.agent.doctor import verb as doctor_verb
 from devmemtcp.agent.document import document, failure
+from devmemtcp.agent.nic import verbs as nic_verbs
 from devmemtcp.agent.options import (
     DEFAULT_PERIOD,
     CsumChoice,
@@ -59,6 +60,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_verbs.app, name="bench")
 app.add_typer(netdev_cli.app, name="netdev")
+app.add_typer(nic_verbs.app, name="nic")
 app.command("agent")(agent_cli.agent)
 app.command("status")(agent_cli.status)
 app.command("doctor")(doctor_verb.doctor)

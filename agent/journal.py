@@ -7,8 +7,8 @@ the thing, in one file of its own that it keeps locked (flock) while it lives:
 
     /run/devmemtcp-lab/<pid>.journal        "netns devmemtcp-<pid>-near\\n" ...
 
-The lock, not the pid, tells the living from the dead: the kernel drops it with
-the process. sweep() undoes what unlocked journals list.
+The lock, not the pid, tells the living from the dead (`journal_file`). sweep()
+undoes what unlocked journals list.
 
 A journal is read as if an enemy had written it: only a plain file of our own in
 a directory that nobody else can write to, only lines of exactly the form above,
@@ -18,19 +18,22 @@ is to leave something behind.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import logging
 import os
 import re
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from devmemtcp.agent import namespaces
-from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.journal_file import (
+    create_locked,
+    entries,
+    locked_if_dead,
+    open_directory,
+    read_lines,
+    remove_if_empty,
+)
 
 RUN_DIRECTORY = Path("/run/devmemtcp-lab")
 MAX_BYTES = 64 * 1024
@@ -51,7 +54,7 @@ class Journal:
         live run has this pid's journal (another pid namespace that shares /run).
         """
         self.path = directory / f"{os.getpid()}.journal"
-        self._fd = _create_locked(self.path)
+        self._fd = create_locked(self.path)
         self._names: list[str] = []
 
     def __enter__(self) -> Self:
@@ -92,7 +95,7 @@ class Journal:
                 _remove_netns(self._names[-1])
                 self._names.pop()
             self.path.unlink()
-            _remove_if_empty(self.path.parent)
+            remove_if_empty(self.path.parent)
         finally:
             os.close(fd)
 
@@ -104,13 +107,13 @@ def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
     the log and left where it is. Raises ConfigError when the directory is not ours alone.
     """
     removed: list[str] = []
-    _open_directory(directory)
-    for entry in sorted(_entries(directory)):
+    open_directory(directory)
+    for entry in entries(directory):
         match = _FILE.fullmatch(entry.name)
         if match is None:
             log.warning("%s is not a journal; left alone", entry)
             continue
-        with _locked_if_dead(entry) as fd:
+        with locked_if_dead(entry) as fd:
             if fd is None:
                 continue
             try:
@@ -120,91 +123,14 @@ def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
                 entry.unlink()
             except OSError as error:
                 log.warning("%s: %s; will be tried again by the next run", entry, error)
-    _remove_if_empty(directory)
+    remove_if_empty(directory)
     return removed
-
-
-def _open_directory(directory: Path) -> None:
-    """Make sure that `directory` exists and that nobody but this user can put files into it."""
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
-    try:
-        status = directory.lstat()
-    except FileNotFoundError:
-        return  # removed since: who needs it makes it again
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise ConfigError(
-            f"{directory} must be a directory of this user with mode 0700; remove it and run again"
-        )
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def _remove_if_empty(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError as error:
-        # ENOENT: another run was quicker.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            raise
-
-
-def _create_locked(path: Path) -> int:
-    """Create `path`, and its directory when it is missing, and lock it; returns the descriptor."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    while True:
-        _open_directory(path.parent)
-        try:
-            fd = os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            continue  # a run that ended just now took the empty directory with it
-        # A sweep may have met the file between its creation and the lock and removed it as
-        # an empty journal of a dead run: only a locked file that still has its name counts.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink == 1:
-            return fd
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _locked_if_dead(path: Path) -> Iterator[int | None]:
-    """Yield the locked descriptor of a dead run's journal, or None when it must be left alone."""
-    try:
-        # O_NONBLOCK: a FIFO under a journal's name must not stop us.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.ENOENT:  # ENOENT: its run ended just now
-            log.warning("%s cannot be read (%s); left alone", path, error.strerror)
-        yield None
-        return
-    try:
-        yield fd if _is_dead(fd, path) else None
-    finally:
-        os.close(fd)
-
-
-def _is_dead(fd: int, path: Path) -> bool:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        log.warning("%s is not a plain file of this user; left alone", path)
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return os.fstat(fd).st_nlink == 1
 
 
 def _read_names(fd: int, *, pid: str, path: Path) -> list[str]:
     """Return the names to remove, last made first."""
     names: list[str] = []
-    text = os.read(fd, MAX_BYTES).decode("utf-8", "replace")
-    for line in text.split("\n"):
+    for line in read_lines(fd, MAX_BYTES):
         match = _LINE.fullmatch(line)
         if match is not None and match.group(2) == pid:
             names.insert(0, match.group(1))

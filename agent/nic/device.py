@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A NIC as its settings see it: what can be read and written, and which NIC it is."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from devmemtcp.netlink.ethtool import Channels, Ethtool, Feature, Rings
+from devmemtcp.netlink.flow_rules import FlowRule, FlowRules
+from devmemtcp.netlink.link import Link, Links
+from devmemtcp.netlink.rss_table import RssTable
+
+_SO_NETNS_COOKIE = 71
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which NIC it is, whatever it is called by now."""
+
+    netns: int
+    """The namespace's cookie: unlike its inode number it is not given again until a reboot."""
+    ifindex: int
+    perm_address: str | None
+    """Tells it from one that was made with the index of one that is gone. None: it has none."""
+
+
+class Nic(Protocol):
+    """What the settings ask of a NIC. All raise OSError: EOPNOTSUPP for what it does not have."""
+
+    def channels(self) -> Channels:
+        """Numbers of queues."""
+
+    def set_channels(self, kind: str, count: int) -> None:
+        """Set the number of "combined" or "rx" channels."""
+
+    def rings(self) -> Rings:
+        """Ring sizes, tcp-data-split and hds-thresh."""
+
+    def set_rx_ring(self, descriptors: int) -> None:
+        """Set the size of each RX ring."""
+
+    def features(self) -> dict[str, Feature]:
+        """Offloads by the kernel's names."""
+
+    def set_feature(self, name: str, wanted: bool) -> None:
+        """Ask for one, or for it to be off."""
+
+    def rss(self) -> tuple[int, ...]:
+        """The indirection table."""
+
+    def set_rss(self, table: Sequence[int]) -> None:
+        """Write the indirection table."""
+
+    def reset_rss(self) -> None:
+        """Have the kernel's default written."""
+
+    def rules(self) -> dict[int, FlowRule | None]:
+        """Flow rules by their places."""
+
+    def insert_rule(self, rule: FlowRule) -> int:
+        """Insert a rule at a free place; returns the place."""
+
+    def delete_rule(self, place: int) -> None:
+        """Delete the rule at a place."""
+
+    def link(self) -> Link:
+        """Name, MTU and its limits."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the MTU, in bytes."""
+
+
+class KernelNic:
+    """A NIC of the calling thread's network namespace, held by its index; it may be renamed."""
+
+    def __init__(self, ifindex: int) -> None:
+        """Open sockets to the kernel. Raises OSError, ENODEV: there is no such interface."""
+        self._ifindex = ifindex
+        self._ethtool = Ethtool()
+        self._links = Links()
+        try:
+            self.identity = Identity(netns_cookie(), ifindex, self.link().perm_address)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._links.close()
+        self._ethtool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def channels(self) -> Channels:
+        """Numbers of queues."""
+        return self._ethtool.channels_get(self._ifindex)
+
+    def set_channels(self, kind: str, count: int) -> None:
+        """Set the number of "combined" or "rx" channels."""
+        self._ethtool.channels_set(self._ifindex, **{kind: count})
+
+    def rings(self) -> Rings:
+        """Ring sizes, tcp-data-split and hds-thresh."""
+        return self._ethtool.rings_get(self._ifindex)
+
+    def set_rx_ring(self, descriptors: int) -> None:
+        """Set the size of each RX ring."""
+        self._ethtool.rings_set(self._ifindex, rx=descriptors)
+
+    def features(self) -> dict[str, Feature]:
+        """Offloads by the kernel's names."""
+        return self._ethtool.features_get(self._ifindex)
+
+    def set_feature(self, name: str, wanted: bool) -> None:
+        """Ask for one, or for it to be off."""
+        self._ethtool.features_set(self._ifindex, {name: wanted})
+
+    def rss(self) -> tuple[int, ...]:
+        """The indirection table."""
+        with self._rss_table() as rss:
+            return rss.get()
+
+    def set_rss(self, table: Sequence[int]) -> None:
+        """Write the indirection table."""
+        with self._rss_table() as rss:
+            rss.set(table)
+
+    def reset_rss(self) -> None:
+        """Have the kernel's default written."""
+        with self._rss_table() as rss:
+            rss.reset()
+
+    def rules(self) -> dict[int, FlowRule | None]:
+        """Flow rules by their places."""
+        with self._flow_rules() as rules:
+            return rules.dump()
+
+    def insert_rule(self, rule: FlowRule) -> int:
+        """Insert a rule at a free place; returns the place."""
+        with self._flow_rules() as rules:
+            return rules.insert(rule)
+
+    def delete_rule(self, place: int) -> None:
+        """Delete the rule at a place."""
+        with self._flow_rules() as rules:
+            rules.delete(place)
+
+    def link(self) -> Link:
+        """Name, MTU and its limits."""
+        return self._links.get(self._ifindex)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the MTU, in bytes."""
+        self._links.set(self._ifindex, mtu=mtu)
+
+    def _rss_table(self) -> RssTable:
+        return RssTable(self.link().ifname)
+
+    def _flow_rules(self) -> FlowRules:
+        return FlowRules(self.link().ifname)
+
+
+def netns_cookie() -> int:
+    """Of the calling thread's namespace (Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(raw, sys.byteorder)

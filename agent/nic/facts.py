@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan is made from: a NIC's settings, and how the XDP program will be attached to it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+from devmemtcp.agent.datapath_config import attach_mode
+from devmemtcp.agent.netdev import NetDev
+from devmemtcp.agent.nic.device import Nic
+from devmemtcp.netlink.ethtool import Channels, Feature, Rings
+from devmemtcp.netlink.flow_rules import FlowRule
+from devmemtcp.netlink.link import Link
+from devmemtcp.pyxdp.netdev import XdpAct
+
+NTUPLE = "rx-ntuple-filter"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How the XDP program will see packets; nothing that is set here changes it."""
+
+    driver: str | None
+    mode: Literal["native", "generic"]
+    multi_buffer: bool
+    """Whether a packet may have more than one buffer, in that mode."""
+    programs: tuple[str, ...] = ()
+    """XDP programs that are attached now."""
+    default_route: bool = False
+
+    @classmethod
+    def of(cls, dev: NetDev, mode: Literal["auto", "native", "generic"]) -> Self:
+        """For an interface, in the mode that was asked for."""
+        can = dev.features
+        chosen = attach_mode(mode, can.driver) or (
+            "generic" if can.native_xdp is False else "native"
+        )
+        advertised = bool(can.xdp_features and can.xdp_features & XdpAct.RX_SG)
+        return cls(
+            can.driver,
+            chosen,
+            multi_buffer=can.multi_buffer is True and (chosen == "generic" or advertised),
+            programs=tuple(str(program) for program in can.programs),
+            default_route=dev.default_route,
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Settings of a NIC, as they were when asked; None is what it does not have."""
+
+    attachment: Attachment
+    link: Link
+    channels: Channels | None
+    rings: Rings | None
+    features: Mapping[str, Feature]
+    rss: tuple[int, ...] | None
+    rules: Mapping[int, FlowRule | None]
+    """Those there are; none, too, while flow rules are off."""
+
+    @classmethod
+    def of(cls, nic: Nic, attachment: Attachment) -> Self:
+        """Ask a NIC. Raises OSError."""
+        return cls(
+            attachment,
+            nic.link(),
+            channels=_if_there(nic.channels),
+            rings=_if_there(nic.rings),
+            features=_if_there(nic.features) or {},
+            rss=_if_there(nic.rss),
+            rules=_if_there(nic.rules) or {},
+        )
+
+    @property
+    def channel_kind(self) -> str | None:
+        """Which count of channels makes RX queues; None: it cannot be set."""
+        counts = self.channels
+        if counts is None:
+            return None
+        return "combined" if counts.combined_max else "rx" if counts.rx_max else None
+
+    @property
+    def queues(self) -> int:
+        """RX queues in use."""
+        counts = self.channels
+        if counts is None or self.channel_kind is None:
+            return self.link.num_rx_queues
+        return (counts.combined_count or 0) + (counts.rx_count or 0)
+
+    @property
+    def max_queues(self) -> int:
+        """RX queues that there could be."""
+        counts = self.channels
+        if counts is None or self.channel_kind is None:
+            return self.queues
+        return (counts.combined_max or 0) or (counts.rx_max or 0)
+
+    @property
+    def can_steer(self) -> bool:
+        """Whether there can be flow rules."""
+        ntuple = self.features.get(NTUPLE)
+        return ntuple is not None and (ntuple.active or ntuple.changeable)
+
+
+def _if_there(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return None
+        raise

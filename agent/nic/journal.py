@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What a NIC's settings were, written down before they are changed, so that they can be put back.
+
+One file a NIC, made by the first `apply` and kept until `undo`, locked while either of them runs:
+
+    /run/devmemtcp-nic/<namespace's cookie>-<ifindex>.journal
+        {"version": 1, "ifname": "eth1", "perm": "52:54:00:12:34:56"}
+        {"was": "channels combined", "value": 2}     before it was first changed
+        {"to": "channels combined", "value": 4}      on disk before the change is made
+
+In /run, which a reboot empties: so it does the settings of a NIC, and what is written here would
+be wrong after it. A later apply adds to the file; what a setting *was* stays as it was first.
+
+A line that no run writes is skipped with a warning: then something is left as apply made it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.journal_file import (
+    create_locked,
+    entries,
+    open_directory,
+    read_lines,
+    remove_if_empty,
+)
+from devmemtcp.agent.nic.device import Identity
+from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, Setting, Value, parse
+
+RUN_DIRECTORY = Path("/run/devmemtcp-nic")
+MAX_BYTES = 4 << 20
+
+_VERSION = 1
+_FILE = re.compile(r"([0-9]{1,20})-([0-9]{1,10})\.journal", re.ASCII)
+_IFNAME = re.compile(r"[!-.0-~]{1,15}", re.ASCII)  # dev_valid_name(): no blank and no slash
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){0,31}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """One setting."""
+
+    setting: Setting
+    was: Value
+    to: list[Value] = field(default_factory=list)
+    """What we have set it to, the last at the end; empty: nothing yet."""
+
+
+class Journal:
+    """The record of one NIC, locked until it is closed."""
+
+    def __init__(self, identity: Identity, ifname: str, directory: Path = RUN_DIRECTORY) -> None:
+        """Open the NIC's, or begin one. `ifname`: what it is called now.
+
+        Raises ConfigError when another process is at work on the NIC, when the directory is not
+        this user's alone, or when the file is not a journal; OSError.
+        """
+        self.path = directory / f"{identity.netns}-{identity.ifindex}.journal"
+        try:
+            self._fd = create_locked(self.path, exist_ok=True)
+        except BlockingIOError as error:
+            raise ConfigError(f"another `devmemtcp nic` is at work on {ifname}") from error
+        try:
+            self.entries: dict[str, Entry] = {}
+            self.ifname, self.perm_address = ifname, identity.perm_address
+            lines = self._complete_lines()
+            if lines:
+                self._read_head(lines[0])
+                for line in lines[1:]:
+                    self._read_entry(line)
+            else:
+                self._begin()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Unlock it; one that says nothing goes."""
+        if self._fd >= 0 and not self.entries:
+            self.drop()
+        self.close()
+
+    def close(self) -> None:
+        """Unlock it. Twice is once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def drop(self) -> None:
+        """Remove it: there is nothing left to put back."""
+        self.path.unlink()
+        remove_if_empty(self.path.parent)
+        self.entries = {}
+        self.close()
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether it is this NIC's, and not that of one that had the index before."""
+        return self.perm_address == identity.perm_address
+
+    def begin_anew(self, identity: Identity, ifname: str) -> None:
+        """Forget a NIC that is gone, for one that has its index now."""
+        os.ftruncate(self._fd, 0)
+        self.entries = {}
+        self.ifname, self.perm_address = ifname, identity.perm_address
+        self._begin()
+
+    def note_was(self, setting: Setting, value: Value) -> None:
+        """Write down what a setting is, unless it is one that we have changed before."""
+        if not self.is_touched(setting):
+            self._append({"was": setting.key, "value": value})
+            self.entries[setting.key] = Entry(setting, value)
+
+    def note_to(self, setting: Setting, value: Value) -> None:
+        """Write down what a setting is about to become."""
+        self._append({"to": setting.key, "value": value})
+        self.entries[setting.key].to.append(value)
+
+    def is_touched(self, setting: Setting) -> bool:
+        """Whether we may have changed it: a change of channels has drivers write a table of RSS."""
+        entry = self.entries.get(setting.key)
+        if entry is None:
+            return False
+        return bool(entry.to) or (isinstance(setting, RssSpread) and bool(self.channels()))
+
+    def channels(self) -> list[Entry]:
+        """Counts of channels that we have changed."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if isinstance(entry.setting, ChannelCount) and entry.to
+        ]
+
+    def _begin(self) -> None:
+        self._append({"version": _VERSION, "ifname": self.ifname, "perm": self.perm_address})
+        _sync_directory(self.path.parent)
+
+    def _append(self, line: dict[str, object]) -> None:
+        """A line is on disk, or at least out of this process's hands, before what it announces."""
+        os.write(self._fd, f"{json.dumps(line)}\n".encode())
+        os.fsync(self._fd)
+
+    def _complete_lines(self) -> list[str]:
+        """Lines of the file. What a kill has cut off goes, for the next line begins there."""
+        lines = read_lines(self._fd, MAX_BYTES)
+        if os.fstat(self._fd).st_size >= MAX_BYTES:
+            raise ConfigError(f"{self.path} is too long for a journal")
+        whole = sum(len(line.encode("utf-8", "surrogateescape")) + 1 for line in lines)
+        os.ftruncate(self._fd, whole)
+        return lines
+
+    def _read_head(self, line: str) -> None:
+        head = _object(line)
+        name, perm = head.get("ifname"), head.get("perm")
+        if (
+            head.keys() != {"version", "ifname", "perm"}
+            or head["version"] != _VERSION
+            or not (isinstance(name, str) and _IFNAME.fullmatch(name))
+            or not (perm is None or (isinstance(perm, str) and _MAC.fullmatch(perm)))
+        ):
+            raise ConfigError(
+                f"{self.path} is not a journal of this version; look at it, and remove it"
+            )
+        self.ifname, self.perm_address = name, perm
+
+    def _read_entry(self, line: str) -> None:
+        try:
+            self._take(_object(line))
+        except ValueError as error:
+            log.warning("%s: a line that no run writes (%s); skipped", self.path, error)
+
+    def _take(self, fields: dict[str, object]) -> None:
+        kind = "was" if "was" in fields else "to"
+        key = fields.get(kind)
+        if fields.keys() != {kind, "value"} or not isinstance(key, str):
+            raise ValueError("not of the form")
+        setting = parse(key)
+        value = setting.check(fields["value"])
+        if kind == "to":
+            if key not in self.entries:
+                raise ValueError(f"{key} has no old value")
+            self.entries[key].to.append(value)
+        elif not self.is_touched(setting):
+            self.entries[key] = Entry(setting, value)
+
+
+def journals(netns: int, directory: Path = RUN_DIRECTORY) -> Iterator[int]:
+    """Indices of the interfaces of a namespace that there are journals of. Raises ConfigError."""
+    if not directory.exists():
+        return
+    open_directory(directory)
+    for path in entries(directory):
+        match = _FILE.fullmatch(path.name)
+        if match is not None and int(match.group(1)) == netns:
+            yield int(match.group(2))
+
+
+def _object(line: str) -> dict[str, object]:
+    """A JSON object, or an empty one for anything else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries a plan out, and takes it back: each change journalled before it is made.
+
+Whatever ends a process here, SIGKILL included, leaves a journal by which `undo()` puts everything
+back. It looks before it writes, so it can be killed and started again as often as you like.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from devmemtcp.agent.nic.device import Nic
+from devmemtcp.agent.nic.journal import Entry, Journal
+from devmemtcp.agent.nic.plan import Plan, Step
+from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, Setting, Value
+
+Progress = Callable[[str], None]
+"""Told what has just happened, after each write to the journal and to the NIC."""
+
+_MOST_TIMES = 2  # a driver may write the RSS table anew when channels are changed after it
+_PASSES = 2  # what one setting keeps from being put back, another may have allowed since
+
+
+def silent(event: str) -> None:
+    """Progress that nobody minds."""
+
+
+def apply(
+    nic: Nic, planner: Callable[[], Plan], journal: Journal, progress: Progress = silent
+) -> list[Step]:
+    """Do what the planner says, until it has nothing more to say; returns the steps.
+
+    It is asked again after each step, for drivers change more than they are asked to. If a step
+    fails, or something interrupts it, all of them are taken back. Raises OSError that says so.
+    """
+    is_new = not journal.entries
+    done: list[Step] = []
+    times = Counter[str]()
+    before: dict[str, tuple[Setting, Value]] = {}
+    try:
+        while steps := planner().steps:
+            step = steps[0]
+            times[step.setting.key] += 1
+            if times[step.setting.key] > _MOST_TIMES:
+                raise OSError(errno.EIO, f"{step.setting.key} does not stay as it was set")
+            for setting, value in _endangered(nic, step):
+                before.setdefault(setting.key, (setting, value))
+                journal.note_was(setting, value)
+                progress(f"{setting.key} noted")
+            journal.note_to(step.setting, step.wanted)
+            progress(f"{step.setting.key} announced")
+            _write(nic, step)
+            progress(f"{step.setting.key} set")
+            done.append(step)
+    except BaseException as error:
+        _take_back(nic, list(before.values()), error, progress)
+        if is_new:
+            journal.drop()
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}; what had been changed is as it was before"
+            raise OSError(error.errno, reason) from error
+        raise
+    return done
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What undo() has done."""
+
+    restored: list[Entry]
+    left: list[tuple[Entry, Value | None]]
+    """What somebody else has changed since, and what it is now."""
+
+
+def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress = silent) -> Undone:
+    """Put everything back that the journal has; what is as it was is not written.
+
+    What is neither as it was nor as we set it is somebody else's by now, and left unless `force`;
+    then the journal stays, else it goes. Raises OSError when something cannot be put back: the
+    rest is, and the journal stays.
+    """
+    restored: list[Entry] = []
+    left: list[tuple[Entry, Value | None]] = []
+    targets: list[tuple[Setting, Value]] = []
+    foreign = {entry.setting.key for entry in journal.channels() if not _is_ours(nic, entry)}
+    for entry in journal.entries.values():
+        if not journal.is_touched(entry.setting):
+            continue
+        # Any table of RSS may be what the driver made of our number of channels.
+        follows = isinstance(entry.setting, RssSpread) and journal.channels() and not foreign
+        if not (force or follows or _is_ours(nic, entry)):
+            left.append((entry, entry.setting.read(nic)))
+            continue
+        if entry.setting.read(nic) != entry.was:
+            restored.append(entry)
+        targets.append((entry.setting, entry.was))
+    put_back(nic, targets, progress)
+    if not left:
+        journal.drop()
+        progress("journal dropped")
+    return Undone(restored, left)
+
+
+def put_back(
+    nic: Nic, targets: Sequence[tuple[Setting, Value]], progress: Progress = silent
+) -> None:
+    """Give settings their values, the last first, until all have them. Raises OSError.
+
+    The table of RSS comes at the very end: its size and its queues go with the channels.
+    """
+    problems: list[tuple[Setting, OSError]] = []
+    ordered = list(reversed(targets))
+    ordered.sort(key=lambda target: isinstance(target[0], RssSpread))
+    for _ in range(_PASSES):
+        problems.clear()
+        for setting, value in ordered:
+            try:
+                if setting.read(nic) != value:
+                    setting.put_back(nic, value)
+                    progress(f"{setting.key} put back")
+            except OSError as error:
+                problems.append((setting, error))
+        wrong = [setting for setting, value in targets if setting.read(nic) != value]
+        if not wrong:
+            return
+    reasons = {setting.key: error.strerror or str(error) for setting, error in problems}
+    words = [f"{setting.key} ({reasons.get(setting.key, 'it does not stay')})" for setting in wrong]
+    number = problems[0][1].errno if problems else errno.EIO
+    raise OSError(number, f"cannot put back {', '.join(words)}")
+
+
+def _endangered(nic: Nic, step: Step) -> list[tuple[Setting, Value]]:
+    """What a step changes, or may change, with its present value."""
+    found: list[tuple[Setting, Value]] = []
+    if isinstance(step.setting, ChannelCount):
+        table = RssSpread().read(nic)
+        if table is not None:
+            found.append((RssSpread(), table))
+    return [*found, (step.setting, step.now)]
+
+
+def _write(nic: Nic, step: Step) -> None:
+    """Set it and look. Raises OSError that names the setting."""
+    what = f"cannot set {step.setting.key} to {step.setting.show(step.wanted)}"
+    try:
+        step.setting.write(nic, step.wanted)
+        found = step.setting.read(nic)
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror or error}") from error
+    if found != step.wanted:
+        raise OSError(errno.EIO, f"{what}: it is {step.setting.show(found)} all the same")
+
+
+def _take_back(
+    nic: Nic,
+    before: Sequence[tuple[Setting, Value]],
+    cause: BaseException,
+    progress: Progress,
+) -> None:
+    """Raises OSError that names both errors when something cannot be put back."""
+    try:
+        put_back(nic, before, progress)
+    except OSError as error:
+        first = cause.strerror if isinstance(cause, OSError) else str(cause) or type(cause).__name__
+        raise OSError(error.errno, f"{first}; and {error.strerror}: try `undo`") from cause
+
+
+def _is_ours(nic: Nic, entry: Entry) -> bool:
+    """Whether it is as it was, or as we set it once."""
+    return entry.setting.read(nic) in [entry.was, *entry.to]
