@@ -161,6 +161,7 @@ class Bench:
         if ready["pid"] != near.pid:
             pids["stack"] = ready["pid"]
         before, after = self._window(near, pids)
+        near.tell(read=True)
         received, sent = near.hear(), self._far.hear()
         drops = {name: count - dropped[name] for name, count in self._dropped().items()}
         about = {
@@ -262,7 +263,7 @@ def _evaluated(got: _Turned, about: dict[str, Any]) -> Turn:
         about
         | {
             "cores_busy": _short({str(core): share for core, share in busy.items()}),
-            "processes": _short(processes),
+            "processes": {role: float(f"{cores:.3g}") for role, cores in processes.items()},
             **_short({"foreign_cores": foreign}),
             "mss": got.sent["mss"],
             "retransmits": got.sent["retransmits"],

@@ -8,7 +8,9 @@ child's stdin and stdout: a request, then one answer or more. A failure is an an
     receive   listen -> {"ready", "pid"} -> answer what is asked on one connection, until it
               ends -> accept the others -> {"connected"}
               <- {"window": [start, end]}, CLOCK_MONOTONIC in ns
-              receive all the time, counting in the window; reset the connections
+              receive all the time, counting in the window
+              <- {"read": true}, when nobody asks any more what the processes took
+              reset the connections
               -> {"bytes", "seconds", ...}
     ask       connect -> send messages, one after the other -> {"latency", ...}
     send      connect -> {"connected", "congestion"} -> send until reset -> {"bytes", ...}

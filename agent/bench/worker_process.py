@@ -232,11 +232,14 @@ def _measure(receiver: Receiver) -> Message:
     """Say that the connections are there, be told the window, and receive through it."""
     _say(connected=True)
     start, end = _hear()["window"]
-    receiver.receive(start)
-    before, began = receiver.counters(), time.monotonic_ns()
-    receiver.receive(end)
-    seconds = (time.monotonic_ns() - began) / _NS
-    after = receiver.counters()
+    try:
+        receiver.receive(start)
+        before, began = receiver.counters(), time.monotonic_ns()
+        receiver.receive(end)
+        seconds = (time.monotonic_ns() - began) / _NS
+        after = receiver.counters()
+    finally:
+        _hear()  # what the processes took has been read, which they have to be there for
     return {"seconds": seconds} | {name: after[name] - before[name] for name in after}
 
 

@@ -150,8 +150,11 @@ def test_without_device_memory_the_check_leaves_every_frame_alone(unloaded: BpfO
 
 def test_of_the_frozen_check_only_a_load_is_left(loaded: BpfObject) -> None:
     off, frozen, flag = (loaded.programs[name].size()[0] for name in STEERING)
-    assert frozen - off == (2 + 1) * 8  # the address (of twice the length), and the load
-    assert flag > frozen
+    load = (2 + 1) * 8  # the address (of twice the length), and the load
+    # The rest is the same source in other registers: clang 19 needs two moves more. The branch
+    # and what it leads to would be eleven instructions.
+    assert load <= frozen - off <= load + 2 * 8
+    assert flag - frozen >= 8 * 8
 
 
 # ---- closed ports ----
