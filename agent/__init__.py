@@ -16,7 +16,8 @@ The files, from the interface to the command line:
   ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``, ``way_out``
   (where default routes lead), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a
   datapath into a process of its own
-* the API: ``region``, ``runtime`` with ``preflight`` (what the machine lacks, each a
+* device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
+* the API: ``runtime`` with ``preflight`` (what the machine lacks, each a
   ``refusal``), ``snapshot`` (what can be looked at) and ``readability`` (who can read payload),
   ``socket``, ``errors``, ``closing``, ``thread``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,

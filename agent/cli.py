@@ -40,6 +40,8 @@ from devmemtcp.agent.options import (
     CsumChoice,
     Debug,
     Json,
+    MemoryChoice,
+    MemoryKind,
     Mode,
     ModeChoice,
     Pattern,
@@ -102,6 +104,7 @@ def demo(
     mtu: Annotated[int, typer.Option(help="Bytes of an IP packet on the veth.")] = 1500,
     mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
+    memory: MemoryKind = MemoryChoice.MEMFD,
     pattern: Pattern = DEFAULT_PERIOD,
     as_json: Json = False,
     debug: Debug = False,
@@ -120,6 +123,7 @@ def demo(
             mtu=mtu,
             mode=mode.value,
             region_size=parse_size(region_size, what="--region-size"),
+            memory=memory.value,
             pattern=pattern,
             progress=progress,
         )
@@ -159,6 +163,7 @@ def recv(
         typer.Option(metavar="N", help="Check for bytes 1 ... N-1 and a newline, repeated."),
     ] = None,
     region_size: RegionSize = "64M",
+    memory: MemoryKind = MemoryChoice.MEMFD,
     mode: Mode = ModeChoice.AUTO,
     rx_csum: Annotated[
         CsumChoice, typer.Option(help="Verify TCP checksums, or trust the NIC and the link.")
@@ -200,6 +205,7 @@ def recv(
             output_dir=output_dir,
             validate=validate,
             region_size=parse_size(region_size, what="--region-size"),
+            memory=memory.value,
             mode=mode.value,
             rx_csum=rx_csum.value,
             pressure=pressure.value,

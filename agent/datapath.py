@@ -41,7 +41,7 @@ from devmemtcp.agent.header_path import Heads, configure, header_path, map_heads
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
-from devmemtcp.agent.readability import descriptors_of, mappings_of
+from devmemtcp.agent.readability import descriptors_of, dma_bufs_of, mappings_of
 from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, XskMap, XskSocket, attach
 
@@ -540,12 +540,13 @@ class Datapath:
             host_queues = sum(not area.dmabuf_id for area in self._at.values())
             signals = {area.probe() for area in areas if fork}
         files = [area.file for area in areas if area.file]
+        mapped, opened = dma_bufs_of()
         return {
             "pid": os.getpid(),
             "bindings": len(areas),
             "signal": min(signals, key=lambda number: number == SIGSEGV, default=0),
-            "mappings": sum(map(mappings_of, files)),
-            "descriptors": sum(map(descriptors_of, files)),
+            "mappings": sum(map(mappings_of, files)) + mapped,
+            "descriptors": sum(map(descriptors_of, files)) + opened,
             "host_queues": host_queues,
             "linear_bytes": self.config.linear_bytes,
         }

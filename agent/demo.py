@@ -27,6 +27,7 @@ from typing import Self
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
+from devmemtcp.agent.memory import Memory
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
 from devmemtcp.agent.runtime import Mode, Runtime
@@ -84,6 +85,7 @@ class DemoReport:
     """As attached: native or generic."""
     mtu: int = 0
     region_size: int = 0
+    memory: str = ""
     pattern: int = 0
     congestion: str = ""
     mss: int = 0
@@ -101,6 +103,7 @@ def run_demo(
     mtu: int,
     mode: Mode,
     region_size: int,
+    memory: Memory,
     pattern: int,
     progress: Progress,
 ) -> DemoReport:
@@ -114,11 +117,16 @@ def run_demo(
         raise ConfigError("the demo needs at least 1 byte to send")
     one_period(pattern)
     report = DemoReport(
-        size=size, mtu=mtu, region_size=region_size, pattern=pattern, kernel=os.uname().release
+        size=size,
+        mtu=mtu,
+        region_size=region_size,
+        memory=memory,
+        pattern=pattern,
+        kernel=os.uname().release,
     )
     with (
         Signals() as signals,  # first: nothing is interrupted while it is made or undone
-        Region(region_size) as region,
+        Region(region_size, memory=memory) as region,
         region.map() as view,
         Lab(mtu=mtu) as lab,
         Runtime(lab.near.ifname, region, mode=mode, isolate=True, netns=lab.near.netns) as rt,

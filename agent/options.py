@@ -24,6 +24,15 @@ class CsumChoice(StrEnum):
     TRUST = "trust"
 
 
+class MemoryChoice(StrEnum):
+    """Which kind of device memory is received into."""
+
+    MEMFD = "memfd"
+    HUGETLB = "hugetlb"
+    UDMABUF = "udmabuf"
+    DMA_HEAP = "dma-heap"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mode = Annotated[
@@ -31,6 +40,9 @@ Mode = Annotated[
 ]
 RegionSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")
+]
+MemoryKind = Annotated[
+    MemoryChoice, typer.Option("--memory", help="Kind of device memory; udmabuf: a real dma-buf.")
 ]
 Pattern = Annotated[
     int, typer.Option(metavar="N", help="Period of the byte pattern: 1, 2, ... N-1, newline.")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGSEGV
 from typing import Literal, NamedTuple
@@ -34,9 +35,9 @@ class Unreadable(NamedTuple):
     """That killed the child which read a device page; SIGSEGV (11) when all is well, 0 where none
     is made."""
     mappings: int
-    """Mappings of the region in the stack's process."""
+    """Mappings of the region, or of any dma-buf, in the stack's process."""
     descriptors: int
-    """Open file descriptors of the region in the stack's process."""
+    """Open file descriptors of the region, or of any dma-buf, in the stack's process."""
     reason: str
     """One line for people."""
 
@@ -118,6 +119,20 @@ def descriptors_of(file: FileId, proc: Path = Path("/proc/self")) -> int:
             continue
         found += (stat.st_dev, stat.st_ino) == file
     return found
+
+
+def dma_bufs_of(proc: Path = Path("/proc/self")) -> tuple[int, int]:
+    """How many mappings and descriptors of dma-bufs a process has.
+
+    A dma-buf can be of a region's pages (udmabuf), and nobody can be asked of which pages it is.
+    """
+    lines = (proc / "maps").read_text().splitlines()
+    mapped = sum(line.partition("/")[2].startswith("dmabuf:") for line in lines)
+    opened = 0
+    for entry in os.scandir(proc / "fd"):
+        with suppress(FileNotFoundError):  # closed since
+            opened += os.readlink(entry).startswith("/dmabuf:")
+    return mapped, opened
 
 
 class Holder(NamedTuple):

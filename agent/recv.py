@@ -29,6 +29,7 @@ from pathlib import Path
 
 from devmemtcp.agent.endpoint import ANY, Endpoint, overlap
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.memory import Memory
 from devmemtcp.agent.pattern import one_period
 from devmemtcp.agent.region import Region, RegionView
 from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum
@@ -60,6 +61,7 @@ class RecvOptions:
     """Period of the expected pattern."""
     region_size: int = 64 << 20
     """Bytes of device memory."""
+    memory: Memory = "memfd"
     mode: Mode = "auto"
     rx_csum: RxCsum = "verify"
     pressure: Pressure = "window"
@@ -95,6 +97,7 @@ class RecvReport:
     interface: str = ""
     mode: str = ""
     region_size: int = 0
+    memory: str = ""
     listen: list[str] = field(default_factory=list)
     accepted: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -202,7 +205,9 @@ class Receiver:
     def __init__(
         self, rt: Runtime | SessionStack, view: RegionView, options: RecvOptions, signals: Signals
     ) -> None:
-        self.report = RecvReport(interface=rt.ifname, mode=rt.mode, region_size=view.size)
+        self.report = RecvReport(
+            interface=rt.ifname, mode=rt.mode, region_size=view.size, memory=options.memory
+        )
         self._rt = rt
         self._view = view
         self._options = options
@@ -388,7 +393,7 @@ def receive(options: RecvOptions) -> RecvReport:
     # The signals come first: a stop while things are being set up must undo them, too.
     with (
         Signals() as signals,
-        Region(options.region_size) as region,
+        Region(options.region_size, memory=options.memory) as region,
         region.map() as view,
         _stack(options, region) as rt,
     ):

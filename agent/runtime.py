@@ -335,14 +335,13 @@ class Runtime:
 
     def _check_region(self, region: Region, queues: int) -> None:
         check_device_memory()
-        if region.fd < 0:
-            raise ConfigError("the region is closed")
+        region.check_receivable()
         if not is_writable(region.fd):
             raise ConfigError("the region has been sealed against writing; take a new one")
-        if region.hugetlb:
+        if region.page_size != PAGE_SIZE:
             raise ConfigError(
                 "a hugetlb region cannot lie between header pages: its file can only be mapped "
-                "in pieces of 2 MiB; take a region without hugetlb"
+                "in pieces of 2 MiB; take memfd or udmabuf"
             )
         if region.size // PAGE_SIZE < MIN_PAGES_A_QUEUE * queues:
             raise ConfigError(

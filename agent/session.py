@@ -365,6 +365,7 @@ class Binding(Closing):
         region: Region,
     ) -> None:
         """For `Session.bind_rx()`."""
+        region.check_receivable()
         self._stack = stack
         self.region = region
         with ExitStack() as undo, _Asking(path):

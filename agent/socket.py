@@ -120,7 +120,8 @@ class FragBatch:
         cannot be, and when a fragment is not inside the view.
         """
         at = ffi.new("uint32_t *", phase)
-        errors = _inside(lib.frags_check(*self._in(view), period, at))
+        with view.cpu_access():
+            errors = _inside(lib.frags_check(*self._in(view), period, at))
         return errors, at[0]
 
     def device_bytes(self, view: RegionView) -> int:
@@ -133,13 +134,14 @@ class FragBatch:
         Raises OSError, BlockingIOError included when `fd` does not block and is full.
         """
         done = 0
-        while done < self.nbytes:
-            result = lib.frags_write(*self._in(view), done, fd)
-            if result == -errno.EINTR:
-                continue  # a signal's handler runs here, and may raise
-            if result < 0 and result != -errno.EFAULT:
-                raise OSError(-result, os.strerror(-result))
-            done += _inside(result)
+        with view.cpu_access():
+            while done < self.nbytes:
+                result = lib.frags_write(*self._in(view), done, fd)
+                if result == -errno.EINTR:
+                    continue  # a signal's handler runs here, and may raise
+                if result < 0 and result != -errno.EFAULT:
+                    raise OSError(-result, os.strerror(-result))
+                done += _inside(result)
         return done
 
     def copy_to(self, buffer: bytearray | memoryview, view: RegionView) -> int:
@@ -150,7 +152,8 @@ class FragBatch:
         with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as room:
             if len(room) < self.nbytes:
                 raise ValueError(f"{self.nbytes} bytes do not fit into {len(room)}")
-            return _inside(lib.frags_copy(*self._in(view), room, len(room)))
+            with view.cpu_access():
+                return _inside(lib.frags_copy(*self._in(view), room, len(room)))
 
     def native(self) -> tuple[Any, Any, int]:
         """`struct app *`, `struct app_frag[]` and how many."""

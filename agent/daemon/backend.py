@@ -126,7 +126,9 @@ class LiveBackend:
         try:
             seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         except OSError as error:
-            raise Refused(errno.EINVAL, "the region must be a memfd") from error
+            raise Refused(
+                errno.EINVAL, "the region must be a memfd: of a udmabuf, the one it is made of"
+            ) from error
         if seals & _SEALS != _SEALS:
             raise Refused(
                 errno.EINVAL, "the region must be sealed with F_SEAL_SHRINK and F_SEAL_GROW"

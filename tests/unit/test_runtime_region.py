@@ -204,7 +204,7 @@ def huge_pages() -> Iterator[None]:
 
 
 def test_a_hugetlb_region_is_of_huge_pages_and_no_runtime_takes_it(huge_pages: None) -> None:
-    with Region(2 * MIB, hugetlb=True) as region, region.map() as view:
+    with Region(2 * MIB, memory="hugetlb") as region, region.map() as view:
         os.posix_fallocate(region.fd, 0, 2 * MIB)
         assert bytes(view[:1]) == b"\0"
         # The reason: no piece of 4 KiB of such a file can be mapped.
@@ -217,9 +217,9 @@ def test_a_hugetlb_region_is_of_huge_pages_and_no_runtime_takes_it(huge_pages: N
 def test_huge_pages_that_are_not_there_are_missed_at_once() -> None:
     free = int(Path("/proc/sys/vm/nr_hugepages").read_text())
     with pytest.raises(ConfigError, match="free huge pages"):
-        Region((free + 64) * 2 * MIB, hugetlb=True)
+        Region((free + 64) * 2 * MIB, memory="hugetlb")
 
 
 def test_a_hugetlb_region_has_whole_huge_pages() -> None:
     with pytest.raises(ConfigError, match=r"multiple of the page \(2097152 bytes\)"):
-        Region(3 * MIB, hugetlb=True)
+        Region(3 * MIB, memory="hugetlb")
