@@ -342,6 +342,7 @@ def guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: dict[str, Any]
     monkeypatch.setattr(machine, "run", run)
     monkeypatch.setattr(kernels, "fetch", fetch)
     monkeypatch.setattr(qemu, "fetch", lambda _: None)
+    monkeypatch.setattr(matrix, "_collect", lambda *_: None)
     return booted
 
 
@@ -393,6 +394,11 @@ def test_what_is_left_to_the_host_exists() -> None:
         path, _, test = place.partition("::")
         assert (ROOT / path).exists()
         assert f"def {test}(" in (ROOT / path).read_text() if test else True
+
+
+def test_what_pytest_does_not_understand_is_told_before_a_guest_is_booted() -> None:
+    with pytest.raises(BadUsage, match="for veth: ERROR: file or directory not found: tests/no"):
+        matrix.run_all(["--nic=veth", "tests/no/such.py"])
 
 
 @pytest.mark.parametrize("words", [["--kernel", "5.10"], ["--nic", "e1000"], ["--limit", "0"]])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from . import kernels, machine, nics, outcome, qemu, tier
 from .command_line import ROOT, Parser, environment, positive, run_and_tell, say
-from .failure import Failure
+from .failure import BadUsage, Failure
 
 _DEFAULT_NICS = ("veth", "virtio", "igb")
 """And vmxnet3 on request: to XDP it is what igb is on kernels without zero-copy."""
@@ -62,7 +63,7 @@ def _test(
     report.unlink(missing_ok=True)
     command = ["python", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
     task = machine.Task(
-        [*command, *tier.arguments(nic, given)],
+        [*command, "-qq", *tier.arguments(nic, given)],
         ROOT,
         environment(),
         limit,
@@ -83,9 +84,37 @@ def _test(
     return made
 
 
+def _collect(nics_wanted: list[str], given: list[str]) -> None:
+    """What pytest cannot make sense of is told before anything is booted.
+
+    And this leaves the tests compiled, which a guest would need a minute for, each time.
+    """
+    for nic in nics_wanted:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--collect-only",
+            "-qq",
+            "-p",
+            "no:cacheprovider",
+        ]
+        done = subprocess.run(
+            [*command, "-qq", *tier.arguments(nic, given)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            told = (done.stderr.strip() or done.stdout.strip() or "no tests").splitlines()
+            raise BadUsage(f"pytest finds no tests for {nic}: {told[-1]}")
+
+
 def run_all(words: list[str]) -> int:
     """All guests, and a table; 0 when no test has failed in any."""
     options, given = parse(words)
+    _collect(options.nic, given)
     booted = [kernels.fetch(series, say) for series in options.kernel]
     emulator = qemu.fetch(say)
     with ExitStack() as stack:
