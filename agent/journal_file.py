@@ -121,6 +121,9 @@ def _is_plain(fd: int) -> bool:
 
 
 def read_lines(fd: int, max_bytes: int) -> list[str]:
-    """Lines from the file's beginning. What a kill has cut off in the last one is left out."""
-    text = os.pread(fd, max_bytes, 0).decode("utf-8", "replace")
+    """Lines from the file's beginning. What a kill has cut off in the last one is left out.
+
+    Encoded with "surrogateescape" they are the file's bytes again, whatever those are.
+    """
+    text = os.pread(fd, max_bytes, 0).decode("utf-8", "surrogateescape")
     return text.split("\n")[:-1]

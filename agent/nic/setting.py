@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import ClassVar
 
 from devmemtcp.agent.nic.device import Nic
 from devmemtcp.netlink.flow_rules import FlowRule
@@ -27,6 +28,9 @@ MAX_COUNT = 1 << 20
 
 class Setting(ABC):
     """One thing that can be set on a NIC."""
+
+    leaves_a_mark: ClassVar[bool] = False
+    """Whether the kernel remembers that it was written, even with the value that it had."""
 
     @property
     @abstractmethod
@@ -191,6 +195,8 @@ class OffloadWanted(Setting):
 class RssSpread(Setting):
     """The RSS indirection table."""
 
+    leaves_a_mark = True
+
     @property
     def key(self) -> str:
         """Its name."""
@@ -206,8 +212,8 @@ class RssSpread(Setting):
     def put_back(self, nic: Nic, value: Value) -> None:
         """Ask for the default where that is what it was.
 
-        The kernel then no longer takes it for a user's, which nobody can read, but which keeps a
-        later `ethtool -L` from taking queues away.
+        The kernel then no longer takes it for a user's (netif_is_rxfh_configured()), which nobody
+        can read, but which keeps a later `ethtool -L` from taking queues away.
         """
         table = _table(value)
         channels = nic.channels()

@@ -114,11 +114,11 @@ def put_back(
     problems: list[tuple[Setting, OSError]] = []
     ordered = list(reversed(targets))
     ordered.sort(key=lambda target: isinstance(target[0], RssSpread))
-    for _ in range(_PASSES):
+    for attempt in range(_PASSES):
         problems.clear()
         for setting, value in ordered:
             try:
-                if setting.read(nic) != value:
+                if setting.read(nic) != value or (setting.leaves_a_mark and not attempt):
                     setting.put_back(nic, value)
                     progress(f"{setting.key} put back")
             except OSError as error:
