@@ -145,21 +145,33 @@ def _await_carrier(handle: NetNS, ifindex: int) -> None:
     """The kernel drops what is sent before its link watch has seen the carrier."""
     deadline = time.monotonic() + 30
     while handle.link("get", index=ifindex)[0].get_attr("IFLA_OPERSTATE") != "UP":
-        assert time.monotonic() < deadline, "the veth pair has no carrier"
+        assert time.monotonic() < deadline, "the pair has no carrier"
         time.sleep(0.002)
 
 
-def _join(names: Sequence[str], mtu: int, queues: int) -> Veth:
-    """Afterwards nothing of this process is in the namespaces: a test may look who keeps them."""
+@contextmanager
+def two_namespaces() -> Iterator[tuple[str, str]]:
+    """Their names, of the left and of the right one; removed again in reverse order."""
+    number = next(_serial)
+    left, right = (f"{_PREFIX}{os.getpid()}-{number}{side}" for side in "lr")
+    with ExitStack() as undo:
+        for name in (left, right):
+            netns.create(name)
+            undo.callback(_remove_netns, name)
+        yield left, right
+
+
+def join(names: Sequence[str], ifnames: Sequence[str]) -> Veth:
+    """Set up the interfaces, one in each namespace, whose ends are connected.
+
+    Afterwards nothing of this process is in the namespaces: a test may look who keeps them.
+    """
     with NetNS(names[0]) as left, NetNS(names[1]) as right:
-        size = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": mtu}
-        peer = {"ifname": "veth1", "net_ns_fd": names[1], **size}
-        left.link("add", ifname="veth0", kind="veth", peer=peer, **size)
         ends = []
-        for index, (handle, name) in enumerate(zip((left, right), names, strict=True)):
-            ifname, ip4, ip6 = f"veth{index}", f"10.77.0.{index + 1}", f"fd00:77::{index + 1}"
-            ifindex, mac = _configure(handle, ifname, ip4, ip6)
-            ends.append(VethEnd(name, ifname, ifindex, ip4, ip6, mac))
+        for index, handle in enumerate((left, right)):
+            ip4, ip6 = f"10.77.0.{index + 1}", f"fd00:77::{index + 1}"
+            ifindex, mac = _configure(handle, ifnames[index], ip4, ip6)
+            ends.append(VethEnd(names[index], ifnames[index], ifindex, ip4, ip6, mac))
         for handle, end in zip((left, right), ends, strict=True):
             _await_carrier(handle, end.ifindex)
         return Veth(*ends)
@@ -167,11 +179,10 @@ def _join(names: Sequence[str], mtu: int, queues: int) -> Veth:
 
 @contextmanager
 def veth_pair(*, mtu: int = 1500, queues: int = 1) -> Iterator[Veth]:
-    """Two namespaces and a veth pair between them, removed again in reverse order."""
-    number = next(_serial)
-    names = [f"{_PREFIX}{os.getpid()}-{number}{side}" for side in "lr"]
-    with ExitStack() as undo:
-        for name in names:
-            netns.create(name)
-            undo.callback(_remove_netns, name)
-        yield _join(names, mtu, queues)
+    """Two namespaces and a veth pair between them."""
+    with two_namespaces() as names:
+        with NetNS(names[0]) as left:
+            size = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": mtu}
+            peer = {"ifname": "veth1", "net_ns_fd": names[1], **size}
+            left.link("add", ifname="veth0", kind="veth", peer=peer, **size)
+        yield join(names, ("veth0", "veth1"))
