@@ -36,6 +36,10 @@ class GenlFamily:
             for group in found.get_attr("CTRL_ATTR_MCAST_GROUPS") or ()
         }
         """Ids of the multicast groups by name."""
+        self.commands = frozenset[int](
+            op.get_attr("CTRL_ATTR_OP_ID") for op in found.get_attr("CTRL_ATTR_OPS") or ()
+        )
+        """Numbers of the commands it takes."""
 
     def do(
         self,

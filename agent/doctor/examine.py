@@ -12,6 +12,7 @@ from devmemtcp.agent.doctor import (
     agents,
     devmem,
     driver,
+    families,
     host,
     link,
     modes,
@@ -27,6 +28,7 @@ from devmemtcp.agent.doctor.look import looked
 from devmemtcp.agent.doctor.peer import Peer, find_peer
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State, note, ok
+from devmemtcp.agent.memory import survey
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.link import Link, Links
@@ -82,6 +84,10 @@ def _host(
         yield check if not served else _softened(check, "the agent has what it needs")
     yield from program.checks(loaded)
     yield from sockets.checks(can)
+    yield from families.checks()
+    for memory in survey():
+        state = ok if memory.usable else note
+        yield state(f"memory {memory.name}", memory.found, memory.means, memory.mend)
     yield agents.check(agent)
 
 

@@ -38,9 +38,9 @@ class Check:
         return cls(refusal.check, state, refusal.found, refusal.means, refusal.mend)
 
 
-def ok(name: str, found: str, means: str) -> Check:
+def ok(name: str, found: str, means: str, mend: str | None = None) -> Check:
     """All is well."""
-    return Check(name, State.OK, found, means)
+    return Check(name, State.OK, found, means, mend)
 
 
 def note(name: str, found: str, means: str, mend: str | None = None) -> Check:
