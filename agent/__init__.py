@@ -13,8 +13,8 @@ The files, from the interface to the command line:
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it
   (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``area`` (memory, and
   the sockets of queues on it), ``channel`` (what an application shares), ``ports`` and
-  ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``netdev``, ``way_out``
-  (where default routes lead), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a
+  ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``carrier`` (waits
+  for the link), ``netdev``, ``way_out`` (where default routes lead), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a
   datapath into a process of its own
 * device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
 * the API: ``runtime`` with ``preflight`` (what the machine lacks, each a

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.area import Area, check, region_buffers
+from devmemtcp.agent.carrier import await_carrier
 from devmemtcp.agent.channel import ChannelFds
 from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, ChannelGeometry, DatapathConfig
 from devmemtcp.agent.errors import Unsupported, XdpError
@@ -127,6 +128,7 @@ class Datapath:
         deaf = self._object.programs[xdp_prog.PROGRAM_DEAF].fd
         self._ports = Ports(c.ifname, self._netns, self._loop, maps, value, deaf, self._busy_ports)
         undo.callback(self._ports.close)
+        await_carrier(c.ifname)  # last: the link comes back while the rest is set up
 
     def _set_mtu(self, mtu: int) -> None:
         lib.loop_set_mtu(self._loop, self.config.announced_mtu(mtu))
