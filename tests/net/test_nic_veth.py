@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`devmemtcp nic` on a veth pair: channels, offloads and MTU for real, and a kill at each step."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devmemtcp.agent.endpoint import Endpoint
+from devmemtcp.agent.nic.facts import Attachment
+from devmemtcp.agent.nic.planner import Wishes
+
+from .nic_snapshot import apply, killed_at, snapshot, undo
+from .veth import Veth, VethEnd
+
+# As of a driver that is not veth's: of its offloads some can be set here, and are.
+LINEAR = Attachment("some", "generic", multi_buffer=False)
+WISHES = Wishes(queues=(2,), listen=(Endpoint("", 5201),), mtu=1400)
+
+
+@pytest.fixture
+def end(netns_pair: Callable[..., Veth]) -> Iterator[VethEnd]:
+    """One end, with one of four queues in use and GRO on, and the calling thread in there."""
+    near = netns_pair(queues=4, mtu=2000).left
+    with near.enter():
+        near.run(["ethtool", "-L", near.ifname, "rx", "1"])
+        near.run(["ethtool", "-K", near.ifname, "gro", "on"])
+        yield near
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "nic"
+
+
+def test_everything_is_set_and_put_back(end: VethEnd, run: Path) -> None:
+    before = snapshot(end.ifname)
+    assert apply(end.ifindex, run, LINEAR, WISHES) == 5
+    after = snapshot(end.ifname)
+    assert "RX:\t\t3\n" in after["ethtool -l"][1]
+    (features,) = json.loads(after["ethtool --json -k"][1])
+    for name in ("generic-receive-offload", "rx-vlan-offload", "rx-vlan-stag-hw-parse"):
+        assert not features[name]["active"]
+    (link,) = json.loads(after["ip -j -d link show dev"][1])
+    assert link["mtu"] == 1400
+    assert apply(end.ifindex, run, LINEAR, WISHES) == 0
+    undo(end.ifindex, run)
+    assert snapshot(end.ifname) == before
+    assert not run.exists()
+
+
+def test_killed_at_any_step_it_is_put_back(end: VethEnd, run: Path) -> None:
+    """Apply is killed at each of its moments, and every undo after it at one of its own, too."""
+    before = snapshot(end.ifname)
+    moment, undo_moment = 0, 0
+    while killed_at(moment, lambda p: apply(end.ifindex, run, LINEAR, WISHES, p)):
+        if not killed_at(undo_moment, lambda p: undo(end.ifindex, run, p)):
+            undo_moment = -1
+        undo(end.ifindex, run)
+        assert snapshot(end.ifname) == before, f"killed at moment {moment}"
+        moment, undo_moment = moment + 1, undo_moment + 1
+    assert moment == 15  # five steps: the old value noted, the new one announced, set
+    undo(end.ifindex, run)
+    assert snapshot(end.ifname) == before
+
+
+def test_undo_is_killed_at_each_step(end: VethEnd, run: Path) -> None:
+    before = snapshot(end.ifname)
+    apply(end.ifindex, run, LINEAR, WISHES)
+    for _ in range(6):  # five settings, and the journal; each begins where the last was killed
+        assert run.exists()
+        assert killed_at(0, lambda p: undo(end.ifindex, run, p))
+    assert not run.exists()
+    assert snapshot(end.ifname) == before
+
+
+def test_a_step_that_fails_takes_the_rest_back(end: VethEnd, run: Path) -> None:
+    before = snapshot(end.ifname)
+
+    def fail(event: str) -> None:
+        if event == "mtu announced":
+            raise OSError(errno.EIO, "as a driver fails")
+
+    with pytest.raises(OSError, match="as a driver fails; what had been changed is as it was"):
+        apply(end.ifindex, run, LINEAR, WISHES, fail)
+    assert snapshot(end.ifname) == before
+    assert not run.exists()
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def nic(end: VethEnd, *args: str) -> tuple[int, dict[str, object]]:
+    """Run `devmemtcp nic ... --json` in the namespace."""
+    command = [sys.executable, "-m", "devmemtcp.agent.cli", "nic", *args, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    document: dict[str, object] = json.loads(done.stdout)
+    assert document["exit_code"] == done.returncode
+    if done.returncode not in (0, 1):
+        assert done.stderr.count("\n") == 1
+    return done.returncode, document
+
+
+def mtu(end: VethEnd) -> int:
+    return int(json.loads(snapshot(end.ifname)["ip -j -d link show dev"][1])[0]["mtu"])
+
+
+def test_plan_apply_undo_of_one_that_is_renamed(end: VethEnd) -> None:
+    before = snapshot(end.ifname)
+    options = ["-i", end.ifname, "--queues", "1", "--listen", ":5201", "--mtu", "1400"]
+    planned = nic(end, "plan", *options)[1]["steps"]
+    assert isinstance(planned, list)
+    assert [step["command"] for step in planned] == [
+        "ethtool -L veth0 rx 2",
+        "ip link set veth0 mtu 1400",
+    ]
+    assert snapshot(end.ifname) == before
+    assert nic(end, "apply", *options)[1]["steps"] == planned
+    end.run(["ip", "link", "set", end.ifname, "down"])
+    end.run(["ip", "link", "set", end.ifname, "name", "lan0"])
+    status, undone = nic(end, "undo", "-i", end.ifname)
+    assert (status, undone["notes"]) == (0, ["veth0 is called lan0 by now"])
+    end.run(["ip", "link", "set", "lan0", "name", end.ifname])
+    assert [rows for rows in snapshot(end.ifname).items() if "ip " not in rows[0]] == [
+        rows for rows in before.items() if "ip " not in rows[0]
+    ]
+    assert mtu(end) == 2000
+    assert nic(end, "undo", "-i", end.ifname)[1]["notes"] == ["nothing was applied to veth0"]
+
+
+def test_what_somebody_else_has_set_since(end: VethEnd) -> None:
+    nic(end, "apply", "-i", end.ifname, "--mtu", "1400")
+    end.set_link(mtu=1300)
+    status, undone = nic(end, "undo", "-i", end.ifname)
+    assert status == 1
+    assert undone["left"] == [{"setting": "mtu", "is": "1300", "was": "2000"}]
+    assert nic(end, "undo", "-i", end.ifname, "--force")[0] == 0
+    assert mtu(end) == 2000
+
+
+def test_the_default_route_and_one_that_is_gone(end: VethEnd) -> None:
+    end.run(["ip", "route", "add", "default", "dev", end.ifname])
+    before = snapshot(end.ifname)
+    status, refused = nic(end, "apply", "-i", end.ifname, "--mtu", "1400")
+    assert status == 2
+    assert "the default route leaves by veth0" in str(refused["error"])
+    assert snapshot(end.ifname) == before
+    assert nic(end, "apply", "-i", end.ifname, "--mtu", "1400", "--force")[0] == 0
+    end.run(["ip", "link", "del", end.ifname])
+    status, undone = nic(end, "undo", "-i", end.ifname)
+    assert status == 0
+    assert "is gone, and its settings with it: the journal is dropped" in str(undone["notes"])
+    assert nic(end, "undo", "-i", end.ifname)[0] == 2
