@@ -130,9 +130,7 @@ def drivers_table() -> str:
     return _table(head, rows)
 
 
-def _can(column: Can | None) -> str:
-    if column is None:
-        return "not looked at"
+def _can(column: Can) -> str:
     return ", ".join(word for what, word in _WORDS.items() if column & what) or "none"
 
 

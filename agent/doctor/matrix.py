@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What drivers can do, by kernel: for what cannot be tried without disturbing a NIC.
 
-Found in the packages of three Debian kernels, 6.1.192, 6.12.107 and 7.3.4: a module that calls
+Found in the packages of three Debian kernels, 6.1.0-50, 6.12.107 and 7.3.4: a module that calls
 xdp_do_redirect() or bpf_warn_invalid_xdp_action() runs XDP programs, one that calls xp_alloc() or
 xp_dma_map() has AF_XDP zero-copy; memory providers need queue_mgmt_ops and, in its source,
 PP_FLAG_ALLOW_UNREADABLE_NETMEM (6.18 as well, whose source was looked at for that alone). What came
@@ -40,31 +40,28 @@ _DEVMEM_SEEN: Release = (6, 18)
 class Driver:
     """One row."""
 
-    columns: tuple[Can | None, ...]
-    """For each of COLUMNS; None: not looked at."""
+    columns: tuple[Can, ...]
+    """For each of COLUMNS."""
     note: str = ""
 
     def has(self, what: Can, release: Release) -> bool | None:
         """Whether it can, in that kernel; None: nobody has looked."""
-        known = [(at, bool(can & what)) for at, can in self._columns(what) if can is not None]
-        before = [can for at, can in known if at <= release]
-        after = [can for at, can in known if at >= release]
-        if before and before[-1]:
-            return True
-        if before and after:
-            return False if not after[0] else None if before[-1] != after[0] else before[-1]
-        return before[-1] if before else (None if not after or after[0] else False)
+        seen = [(at, bool(can & what)) for at, can in self._columns(what)]
+        before = [there for at, there in seen if at <= release]
+        after = [there for at, there in seen if at >= release]
+        if before and (before[-1] or not after or not after[0]):
+            return before[-1]
+        return False if not after[0] else None
 
-    def _columns(self, what: Can) -> list[tuple[Release, Can | None]]:
+    def _columns(self, what: Can) -> list[tuple[Release, Can]]:
         columns = list(zip(COLUMNS, self.columns, strict=True))
-        last = self.columns[-1]
-        if what is Can.DEVMEM and last is not None and last & Can.DEVMEM:
-            columns.insert(-1, (_DEVMEM_SEEN, last))
+        if what is Can.DEVMEM and self.columns[-1] & Can.DEVMEM:
+            columns.insert(-1, (_DEVMEM_SEEN, self.columns[-1]))
         return columns
 
 
 _SPLIT = "tcp-data-split on and hds-thresh 0"
-_COPY_ONLY = Driver((None, _X, _X), "no zero-copy")
+_COPY_ONLY = Driver((_X, _X, _X), "no zero-copy")
 _BOTH = Driver((_X | _Z, _X | _Z, _X | _Z))
 
 DRIVERS = MappingProxyType(
@@ -82,7 +79,7 @@ DRIVERS = MappingProxyType(
         "nfp": _BOTH,
         "st_gmac": _BOTH,
         "ena": _COPY_ONLY,
-        "ionic": _COPY_ONLY,
+        "ionic": Driver((_NO, _X, _X), "no zero-copy; Debian's 6.1 does not build it"),
         "mana": _COPY_ONLY,
         "hv_netvsc": _COPY_ONLY,
         "qede": _COPY_ONLY,
@@ -96,7 +93,7 @@ DRIVERS = MappingProxyType(
             (_X, _X, _X | _Z), "zero-copy needs VIRTIO_F_ACCESS_PLATFORM (iommu_platform=on)"
         ),
         "vmxnet3": Driver((_NO, _X, _X), "no zero-copy"),
-        "veth": Driver((_X, _X, _X), "no zero-copy, ever"),
+        "veth": _COPY_ONLY,
         "e1000": Driver((_NO, _NO, _NO)),
         "e1000e": Driver((_NO, _NO, _NO)),
     }
@@ -106,7 +103,7 @@ DRIVERS = MappingProxyType(
 
 def drivers_with(what: Can) -> list[str]:
     """Those whose newest version has it."""
-    return [name for name, row in DRIVERS.items() if (row.columns[-1] or _NO) & what]
+    return [name for name, row in DRIVERS.items() if row.columns[-1] & what]
 
 
 def known(driver: str | None, what: Can, release: Release) -> bool | None:
