@@ -59,7 +59,7 @@ def capability_refusals() -> Iterator[Refusal]:
         yield Refusal(
             "capabilities",
             f"it needs {', '.join(missing)}",
-            "be root, or receive through an agent, which needs none (--agent)",
+            "every mode wants them; be root, or an application of an agent (--agent): that needs none",
         )
 
 

@@ -53,44 +53,42 @@ def _kernel() -> Check:
     return ok("kernel", found, f"the tests run on {oldest} and later")
 
 
-def _configuration() -> Iterator[Check]:
+def lacking() -> set[str]:
+    """Which of the options that matter this kernel was built without; none where that is unknown.
+
+    Raises OSError.
+    """
     file = _config_file()
     if file is None:
+        return set()
+    text = file.read_bytes()
+    options = parse(gzip.decompress(text) if file.suffix == ".gz" else text)
+    return {name for name in (*_NEEDED, *_WANTED) if name not in options}
+
+
+def _configuration() -> Iterator[Check]:
+    name, file, lacks = "configuration", _config_file(), lacking()
+    without = f"{file}: without " + ", ".join(f"CONFIG_{each}" for each in sorted(lacks))
+    if file is None:
         yield note(
-            "configuration",
+            name,
             "neither /proc/config.gz nor the config of this kernel in /boot or /lib/modules",
             "what the kernel was built with is not known; what can be tried is tried below",
         )
-        return
-    options = parse(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else _plain(file))
-    lacking = [name for name in _NEEDED if name not in options]
-    if lacking:
-        what = named(_NEEDED[name] for name in lacking)
-        yield fail(
-            "configuration",
-            f"{file}: without CONFIG_{' and CONFIG_'.join(lacking)}",
-            f"this kernel has no {what}, which every mode needs; another kernel is needed",
-        )
-        return
-    missing = [name for name in _WANTED if name not in options]
-    if not missing:
-        yield ok("configuration", f"{file}", "all that can be used is built")
-        return
-    yield note(
-        "configuration",
-        f"{file}: without CONFIG_{', CONFIG_'.join(missing)}",
-        "; ".join(_WANTED[name] for name in missing),
-    )
+    elif needed := [_NEEDED[each] for each in _NEEDED if each in lacks]:
+        means = f"this kernel has no {named(needed)}, which every mode needs; take another"
+        yield fail(name, without, means)
+    elif lacks:
+        means = "; ".join(_WANTED[each] for each in _WANTED if each in lacks)
+        yield note(name, without, means)
+    else:
+        yield ok(name, str(file), "all that can be used is built")
 
 
 def _config_file() -> Path | None:
     version = os.uname().release
     places = ("/proc/config.gz", f"/boot/config-{version}", f"/lib/modules/{version}/config")
     return next((Path(place) for place in places if Path(place).is_file()), None)
-
-
-def _plain(file: Path) -> bytes:
-    return file.read_bytes()
 
 
 def parse(text: bytes) -> Mapping[str, str]:
