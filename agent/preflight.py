@@ -59,7 +59,7 @@ def capability_refusals() -> Iterator[Refusal]:
         yield Refusal(
             "capabilities",
             f"it needs {', '.join(missing)}",
-            "every mode wants them; be root, or an application of an agent (--agent): that needs none",
+            "every mode wants them; be root, or receive by an agent, which needs none (--agent)",
         )
 
 

@@ -9,7 +9,6 @@ from devmemtcp.agent.doctor.look import named, one_line
 from devmemtcp.agent.doctor.record import Check, note, ok
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.session import Session
-from devmemtcp.netlink.constants import AGENT_SOCKET
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Agent:
         return not self.reason
 
 
-def asked(path: str = AGENT_SOCKET) -> Agent:
+def asked(path: str) -> Agent:
     """Ask for its interfaces."""
     try:
         with Session(path) as session:

@@ -30,6 +30,7 @@ from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State, note, ok
 from devmemtcp.agent.memory import survey
 from devmemtcp.agent.netdev import NetDev
+from devmemtcp.netlink.constants import AGENT_SOCKET
 from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.link import Link, Links
 from devmemtcp.pyxdp import Features, features
@@ -37,9 +38,9 @@ from devmemtcp.pyxdp import Features, features
 _LOOPBACK = "lo"
 
 
-def examine_host(*, region_size: int) -> Report:
+def examine_host(*, region_size: int, agent_socket: str = AGENT_SOCKET) -> Report:
     """The machine, and a line for each interface."""
-    loaded, agent = program.tried(), agents.asked()
+    loaded, agent = program.tried(), agents.asked(agent_socket)
     checks = [
         *_host(loaded, agent, features(_LOOPBACK), region_size, served=bool(agent.serves)),
         *looked("interfaces", _interfaces),
@@ -47,13 +48,15 @@ def examine_host(*, region_size: int) -> Report:
     return Report(_kernel(), None, checks)
 
 
-def examine(interface: str, *, region_size: int, try_zero_copy: bool) -> Report:
+def examine(
+    interface: str, *, region_size: int, try_zero_copy: bool, agent_socket: str = AGENT_SOCKET
+) -> Report:
     """The machine, one interface of the calling thread's namespace, and the modes.
 
     Raises ConfigError when there is no such interface.
     """
     dev = NetDev.find(interface, try_zero_copy=try_zero_copy)
-    loaded, agent = program.tried(), agents.asked()
+    loaded, agent = program.tried(), agents.asked(agent_socket)
     served = interface in agent.serves
     socket_features = dev.features if dev.features.af_xdp else features(_LOOPBACK)
     checks = [

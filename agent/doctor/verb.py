@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from devmemtcp.agent.options import Debug, Json, RegionSize
+from devmemtcp.netlink.constants import AGENT_SOCKET
 
 
 def doctor(
@@ -23,6 +24,9 @@ def doctor(
             help="Bind a zero-copy socket for a moment, too: that resets a queue of the NIC.",
         ),
     ] = False,
+    agent_socket: Annotated[
+        str, typer.Option(metavar="PATH", help="The agent's socket.")
+    ] = AGENT_SOCKET,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -39,11 +43,13 @@ def doctor(
 
     size = parse_size(region_size, what="--region-size")
     if interface is not None:
-        report = examine(interface, region_size=size, try_zero_copy=try_zero_copy)
+        report = examine(
+            interface, region_size=size, try_zero_copy=try_zero_copy, agent_socket=agent_socket
+        )
     elif try_zero_copy:
         raise ConfigError("--try-zero-copy is for one interface: -i IF")
     else:
-        report = examine_host(region_size=size)
+        report = examine_host(region_size=size, agent_socket=agent_socket)
     exit_code = 0 if report.ok else 1
     if as_json:
         print(document(report, exit_code))

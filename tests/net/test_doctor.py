@@ -24,6 +24,8 @@ from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach
 
+from .agent_process import open_folder, running_agent
+
 if TYPE_CHECKING:
     from tests.net.veth import Veth
 
@@ -243,6 +245,19 @@ def test_without_any_privilege_it_says_what_it_could_not_look_at(veth: Veth) -> 
     assert {found[name]["state"] for name in ("AF_XDP", "XDP program")} == {"note"}
     assert found["driver"]["found"] == "veth"
     assert [mode["usable"] for mode in report["modes"]] == [False] * len(report["modes"])
+
+
+def test_what_an_agent_serves_needs_no_privilege_and_is_nobody_elses(veth: Veth) -> None:
+    drop = "setpriv --bounding-set=-all --inh-caps=-all"
+    with open_folder() as folder, running_agent(folder, veth.right) as agent:
+        code, report = doctor(veth, "--agent-socket", str(agent.path), drop=drop)
+    found = lines(report)
+    assert (code, report["ok"]) == (0, True)
+    assert (found["agent"]["state"], found["agent"]["found"]) == ("ok", "serves veth1")
+    assert (found["capabilities"]["state"], found["XDP program on it"]["state"]) == ("note", "ok")
+    places = {place["mode"]: place for place in report["places"]}
+    assert places["agent"]["usable"]
+    assert places["isolated"]["why_not"] == "the agent has the interface"
 
 
 def settings(veth: Veth) -> list[bytes]:
