@@ -47,15 +47,18 @@ def umem_size(buffers: int) -> int:
 
 
 def attach_mode(
-    wanted: Literal["auto", "native", "generic"], driver: str | None
+    wanted: Literal["auto", "native", "generic"], driver: str | None, *, multi_buffer: bool = True
 ) -> Literal["native", "generic"] | None:
     """`DatapathConfig.mode` for what was asked for.
 
-    A veth is taken in generic mode: native mode takes the peer's segmentation offload away.
+    A veth is taken in generic mode: native mode takes the peer's segmentation offload away. Where
+    a packet has but one buffer that is what must be, for the peer's 64 KB would fit none.
     """
     if wanted != "auto":
         return wanted
-    return "generic" if driver == "veth" else None
+    if driver != "veth":
+        return None
+    return "generic" if multi_buffer else "native"
 
 
 def window(

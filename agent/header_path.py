@@ -7,16 +7,19 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from devmemtcp import xdp_prog
 from devmemtcp.agent._loop import ffi
+from devmemtcp.agent.errors import ConfigError
 from devmemtcp.pyxdp import BpfObject, Program
 
 HeaderPath = Literal["metadata", "slot"]
+VARIABLE = "DEVMEMTCP_HEADER_PATH"
 _XDP_PASS = 2
 _PATHS: dict[HeaderPath, int] = {"metadata": 0, "slot": 1}  # enum header_path
 _CONFIG = struct.Struct("=II")  # struct header_config
@@ -25,8 +28,16 @@ _CONFIG = struct.Struct("=II")  # struct header_config
 def header_path() -> HeaderPath:
     """The path that this kernel has room for: asked by a test run, which changes nothing.
 
-    Raises XdpError where BPF programs cannot be loaded.
+    The environment variable DEVMEMTCP_HEADER_PATH has the last word, so that any kernel will do
+    to try a path. Raises ConfigError for a word that is none, XdpError where BPF programs cannot
+    be loaded.
     """
+    if forced := os.environ.get(VARIABLE):
+        if forced not in get_args(HeaderPath):
+            raise ConfigError(
+                f"{VARIABLE} is {forced!r}; the paths are {', '.join(get_args(HeaderPath))}"
+            )
+        return cast("HeaderPath", forced)
     probe = xdp_prog.PROGRAM_PROBE
     with BpfObject.open(str(xdp_prog.object_path()), programs=[probe]) as obj:
         obj.load()

@@ -257,14 +257,15 @@ class Runtime:
     def _plan(self, dev: NetDev) -> DatapathConfig:
         can = dev.features
         queues = can.rx_queues or 1
-        mode = attach_mode(self._mode, can.driver)
+        multi_buffer = can.multi_buffer is not False
+        mode = attach_mode(self._mode, can.driver, multi_buffer=multi_buffer)
         rcv_wnd = window(self._rcv_wnd, mode, can.driver, can.mtu)
         return DatapathConfig(
             ifname=can.ifname,
             queues=queues,
             mtu=can.mtu,
             mode=mode,
-            multi_buffer=can.multi_buffer is not False,
+            multi_buffer=multi_buffer,
             csum_trust=self._csum_trust,
             busy_poll=self._busy_poll,
             spin_us=self._spin_us,

@@ -11,10 +11,12 @@ META_LEN = 160
 INFO_LEN = 16
 HEAD_MAX = META_LEN - INFO_LEN
 MIN_LINEAR = 14
+SLOT_SIZE, REF_SIZE = 192, 16
 MAGIC = 0xD3E7
 CSUM_VERIFIED, CSUM_PARTIAL, CSUM_TRUSTED = 1, 2, 3
 
 _RX_INFO = struct.Struct("=HBBBBBBIHBB")
+_SLOT_REF = struct.Struct("=IIQ")
 
 
 class RxInfo(NamedTuple):
@@ -67,3 +69,41 @@ class Metadata:
 def linear_len(wanted: int, hdr_len: int, payload_len: int) -> int:
     """How many payload bytes stay in the head of a packet that has one buffer."""
     return min(wanted, payload_len, HEAD_MAX - hdr_len)
+
+
+class SlotRef(NamedTuple):
+    """``struct rx_slot_ref``: the metadata of a packet whose head is in a slot."""
+
+    magic: int
+    zero: int
+    seq: int
+
+    def pack(self) -> bytes:
+        return _SLOT_REF.pack(*self)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> SlotRef:
+        return cls(*_SLOT_REF.unpack(raw))
+
+
+class Slot(NamedTuple):
+    """``struct rx_slot``."""
+
+    seq: int
+    info: RxInfo
+    head: bytes
+
+    def pack(self) -> bytes:
+        head = self.head.ljust(SLOT_SIZE - 8 - INFO_LEN, b"\xff")
+        return self.seq.to_bytes(8, "little") + self.info.pack() + head
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Slot:
+        """Of ``head`` only what is this packet's."""
+        info = RxInfo.unpack(raw[8 : 8 + INFO_LEN])
+        head = raw[8 + INFO_LEN :][: info.hdr_len + info.linear]
+        return cls(int.from_bytes(raw[:8], "little"), info, head)
+
+    def as_metadata(self) -> bytes:
+        """Where they would have been with more metadata: see Metadata."""
+        return self.info.pack() + self.head.rjust(HEAD_MAX, b"\0")

@@ -47,8 +47,9 @@ static long csum_piece(__u32 index, void *arg)
 
 	if (walk->left < n)
 		n = walk->left;
-	if (n == 0 || n > SCRATCH_LEN)
+	if (n == 0)
 		return 1;
+	n = ((n - 1) & (SCRATCH_LEN - 1)) + 1; /* it is within that: as every verifier can see */
 	words[n / 4] = 0;
 	if (bpf_xdp_load_bytes(walk->ctx, walk->off, words, n))
 		return 1;

@@ -83,6 +83,9 @@ static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u3
 		return -1;
 	if (len >= filled_len)
 		return 0;
+	barrier_var(len);
+	if (len > SHORT_FRAME_MAX) /* before 6.8 it does not conclude this from the above */
+		return -1;
 	*grown = filled_len - len;
 	s = bpf_map_lookup_elem(&scratch, &key);
 	if (!s || bpf_xdp_adjust_head(ctx, -(int)*grown))

@@ -76,13 +76,14 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
     can = dev.features
     queues = can.rx_queues or 1
     host_buffers = options.host_memory // PAGE
-    mode = attach_mode(options.mode, can.driver)
+    multi_buffer = can.multi_buffer is not False
+    mode = attach_mode(options.mode, can.driver, multi_buffer=multi_buffer)
     return DatapathConfig(
         ifname=can.ifname,
         queues=queues,
         mtu=can.mtu,
         mode=mode,
-        multi_buffer=can.multi_buffer is not False,
+        multi_buffer=multi_buffer,
         csum_trust=options.rx_csum == "trust",
         linear_bytes=options.linear_bytes,
         busy_poll=options.busy_poll,

@@ -22,6 +22,7 @@ from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime
 from devmemtcp.agent.area import Area
 from devmemtcp.agent.datapath import Datapath
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.header_path import VARIABLE
 from devmemtcp.pyxdp import Umem, XdpError, XskSocket
 
 from .traffic import (
@@ -508,9 +509,13 @@ def set_link(end: Any, **state: str) -> None:
         netns.link("set", index=end.ifindex, **state)
 
 
+@pytest.mark.parametrize("path", ["", "slot"])
 @pytest.mark.parametrize("linear", [1, 20, 90])
-def test_bytes_that_the_split_leaves_with_the_headers(veth: Any, linear: int) -> None:
+def test_bytes_that_the_split_leaves_with_the_headers(
+    veth: Any, monkeypatch: pytest.MonkeyPatch, linear: int, path: str
+) -> None:
     """`linear_bytes` of each packet are copied; a shorter packet is ordinary data."""
+    monkeypatch.setenv(VARIABLE, path)
     with (
         region_of(4 * MIB) as (region, view),
         Runtime(

@@ -34,6 +34,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import mac2str
 
 from devmemtcp import xdp_prog
+from devmemtcp.agent.header_path import HeaderPath, configure, header_path
 from devmemtcp.pyxdp import (
     XDP_DROP,
     XDP_PASS,
@@ -54,12 +55,15 @@ from ..rx_metadata import (
     MIN_LINEAR,
     Metadata,
     RxInfo,
+    Slot,
+    SlotRef,
     linear_len,
 )
 
 AF_XDP = 44
 SOL_XDP = 283
 XDP_RX_RING = 2
+RX_SLOT_WRITING = 2**64 - 1
 
 MAC = "02:00:00:00:00:01"
 OURS4, OURS6, PORT = "10.0.0.1", "fd00::1", 80
@@ -98,8 +102,9 @@ class Outcome:
 class Steer:
     """One program of a loaded object, with listeners and a socket on queue 0."""
 
-    def __init__(self, obj: BpfObject, program: str, xsk: socket.socket) -> None:
+    def __init__(self, obj: BpfObject, program: str, xsk: socket.socket, path: HeaderPath) -> None:
         xsk.setsockopt(SOL_XDP, XDP_RX_RING, 64)
+        self.path = path
         self._program = obj.programs[program]
         self._maps = obj.maps
         self._xsk = xsk
@@ -147,7 +152,36 @@ class Steer:
         assert list(reasons.values()) == [1], f"not counted exactly once: {moved}"
         reason = next(iter(reasons))
         detail = {name: n for name, n in moved.items() if name != reason}
-        return Outcome(run.retval, reason, detail, run.metadata, run.packet)
+        metadata = run.metadata
+        if self.path == "slot" and run.retval == XDP_REDIRECT:
+            metadata = self.slot_of(metadata).as_metadata()
+        return Outcome(run.retval, reason, detail, metadata, run.packet)
+
+    def slot_of(self, metadata: bytes) -> Slot:
+        """The slot that a packet's metadata names, which has that packet's number."""
+        ref = SlotRef.unpack(metadata)
+        assert (ref.magic, ref.zero) == (MAGIC, 0)
+        slot = self.slot(ref.seq % self.slots)
+        assert slot.seq == ref.seq
+        return slot
+
+    @property
+    def slots(self) -> int:
+        return self._maps["heads"].max_entries
+
+    def slot(self, index: int) -> Slot:
+        raw = self._maps["heads"].get(struct.pack("=I", index))
+        assert raw is not None
+        return Slot.unpack(raw)
+
+    def slot_seq(self, segment: Packet) -> int:
+        """The number that a packet is given."""
+        run = self._program.test_run(bytes(ip4() / segment))
+        assert run.retval == XDP_REDIRECT
+        return self.slot_of(run.metadata).seq
+
+    def put_slot(self, index: int, slot: Slot) -> None:
+        self._maps["heads"].set(struct.pack("=I", index), slot.pack())
 
 
 def object_path() -> Path:
@@ -156,14 +190,41 @@ def object_path() -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[xdp_prog.PROGRAM_FRAGS, xdp_prog.PROGRAM_LINEAR])
+# Kernels that take enough metadata have packets of several buffers, and old ones neither.
+PROGRAMS: list[tuple[str, HeaderPath]] = [
+    (xdp_prog.PROGRAM_FRAGS, "metadata"),
+    (xdp_prog.PROGRAM_LINEAR, "slot"),
+]
+SLOTS = 8
+
+
+def has_room(path: HeaderPath) -> bool:
+    """Whether this kernel takes the metadata that a path needs."""
+    return path == "slot" or header_path() == path
+
+
+def programs(*which: tuple[str, HeaderPath]) -> pytest.MarkDecorator:
+    """Only with these."""
+    return pytest.mark.parametrize("steer", which, indirect=True, ids="-".join)
+
+
+FRAGS_ONLY = programs((xdp_prog.PROGRAM_FRAGS, "metadata"), (xdp_prog.PROGRAM_FRAGS, "slot"))
+SLOTS_ONLY = programs((xdp_prog.PROGRAM_LINEAR, "slot"))
+
+
+@pytest.fixture(scope="module", params=PROGRAMS, ids="-".join)
 def steer(request: pytest.FixtureRequest) -> Iterator[Steer]:
+    program, path = request.param
     try:
-        obj = BpfObject.open(object_path(), programs=[request.param]).load()
+        if not has_room(path):
+            pytest.skip("this kernel takes too little metadata for that")
+        obj = BpfObject.open(object_path(), programs=[program])
+        configure(obj, path, SLOTS // 2)
+        obj.load()
     except PermissionError:
         pytest.skip("needs CAP_BPF and CAP_NET_ADMIN")
     with obj, socket.socket(AF_XDP, socket.SOCK_RAW) as xsk:
-        steer = Steer(obj, request.param, xsk)
+        steer = Steer(obj, program, xsk, path)
         obj.maps["mac"].set(bytes(4), xdp_prog.mac_value(mac2str(MAC)))
         for ip in (OURS4, OURS6, ALSO_OURS4, ALSO_OURS6):
             obj.maps["addresses"].set(xdp_prog.address_key(ip), bytes(4))
@@ -624,9 +685,6 @@ def test_ip_checksum_is_verified(steer: Steer, options: list[Packet]) -> None:
 # Packets of several buffers
 
 
-FRAGS_ONLY = pytest.mark.parametrize("steer", [xdp_prog.PROGRAM_FRAGS], indirect=True)
-
-
 @FRAGS_ONLY
 @pytest.mark.parametrize("length", [3500, 4095, 4096, 4097, 8191, 9000, 32769, 65494, 65495])
 @pytest.mark.parametrize("ip", [ip4(), ip6()], ids=["IPv4", "IPv6"])
@@ -791,6 +849,38 @@ def test_linear_is_limited() -> None:
     for linear in (-1, 91, 1 << 32):
         with pytest.raises(ValueError, match=r"0\.\.90"):
             xdp_prog.listener_value(linear=linear)
+
+
+# Slots
+
+
+@SLOTS_ONLY
+def test_each_packet_takes_the_slot_of_its_number(steer: Steer) -> None:
+    numbers = [steer.slot_seq(tcp(noise(length))) for length in range(2 * SLOTS)]
+    assert numbers == list(range(numbers[0], numbers[0] + 2 * SLOTS))
+    kept = {steer.slot(number % SLOTS).seq for number in numbers}
+    assert kept == set(numbers[SLOTS:])  # the first ones have been overwritten
+
+
+@SLOTS_ONLY
+def test_a_slot_that_another_cpu_is_writing_to_is_left_alone(steer: Steer) -> None:
+    before = steer.slot_seq(tcp(noise(100)))
+    index = (before + 1) % SLOTS
+    busy = Slot(RX_SLOT_WRITING, steer.slot(index).info, bytes(HEAD_MAX))
+    steer.put_slot(index, busy)
+    outcome = steer(ip4() / tcp(noise(100)))
+    assert (outcome.action, outcome.reason) == (XDP_DROP, "drop_slot_busy")
+    assert steer.slot(index).seq == RX_SLOT_WRITING
+    steer.put_slot(index, busy._replace(seq=before))
+    assert steer.slot_seq(tcp(noise(100))) == before + 2  # the number is used up
+
+
+@SLOTS_ONLY
+def test_what_is_not_redirected_takes_no_slot(steer: Steer) -> None:
+    before = steer.slot_seq(tcp(noise(9)))
+    steer(ip4() / tcp(noise(9), dport=9))
+    steer(changed(ip4() / tcp(noise(9)), TCP, chksum=1))
+    assert steer.slot_seq(tcp(noise(9))) == before + 1
 
 
 # Any bytes

@@ -17,7 +17,7 @@ import pytest
 
 from devmemtcp.agent._loop import FORM, ffi, lib
 
-from .test_runtime_loop import Machine, Nic
+from .loop_machine import Machine, Nic
 
 pytestmark = pytest.mark.skipif(FORM == "off", reason="this build has no device memory")
 
