@@ -14,8 +14,8 @@ The files, from the interface to the command line:
   (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``area`` (memory, and
   the sockets of queues on it), ``channel`` (what an application shares), ``ports`` and
   ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``carrier`` (waits
-  for the link), ``netdev``, ``way_out`` (where default routes lead), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a
-  datapath into a process of its own
+  for the link), ``netdev``, ``way_out`` (where default routes lead), ``napi`` (where a veth
+  polls); ``stackd`` and ``control`` carry a datapath into a process of its own
 * device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
 * the API: ``runtime`` with ``preflight`` (what the machine lacks, each a
   ``refusal``), ``snapshot`` (what can be looked at) and ``readability`` (who can read payload),
@@ -27,8 +27,8 @@ The files, from the interface to the command line:
 * the verbs: ``cli``, ``options``, ``document``; ``demo``, ``recv``, ``send``, ``netdev_cli``,
   ``agent_cli``, ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot),
   ``nic/`` (sets a NIC up for our flows, and puts it back)
-* what the verbs need: ``lab``, ``journal`` and ``journal_file``, ``namespaces``, ``process``,
-  ``signals``, ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
+* what the verbs need: ``lab``, ``lent_nic``, ``journal`` and ``journal_file``, ``namespaces``,
+  ``process``, ``signals``, ``endpoint``, ``sizes``, ``pattern``, ``tcp_info``
 """
 
 from __future__ import annotations

@@ -101,7 +101,15 @@ def _show_version(wanted: bool) -> None:
 @app.command()
 def demo(
     size: Annotated[str, typer.Option(metavar="SIZE", help="Bytes to send, e.g. 64M, 1G.")] = "1G",
-    mtu: Annotated[int, typer.Option(help="Bytes of an IP packet on the veth.")] = 1500,
+    mtu: Annotated[int, typer.Option(help="Bytes of an IP packet on the link.")] = 1500,
+    interface: Annotated[
+        str | None,
+        typer.Option("--interface", "-i", metavar="IF", help="Receive on this NIC, not a veth."),
+    ] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(metavar="IF", help="Send on this NIC, which a wire connects to it."),
+    ] = None,
     mode: Mode = ModeChoice.AUTO,
     region_size: RegionSize = "64M",
     memory: MemoryKind = MemoryChoice.MEMFD,
@@ -111,14 +119,21 @@ def demo(
 ) -> None:
     """Send a stream between two namespaces into device memory and check every byte of it.
 
-    Makes two network namespaces and a veth pair, and removes them again. Needs root.
+    Makes two network namespaces and a veth pair, and removes them again. Two NICs take the veth's
+    place with -i and --peer: they are moved into the namespaces, and back again. Needs root.
     """
     from devmemtcp.agent.demo import run_demo
+    from devmemtcp.agent.errors import ConfigError
     from devmemtcp.agent.sizes import parse_size
 
     total = parse_size(size, what="--size", minimum=1)
+    if (interface is None) != (peer is None):
+        raise ConfigError(
+            "-i and --peer go together: the NIC that receives, and the one that sends"
+        )
     with _progress(total) as progress:
         report = run_demo(
+            nics=(interface, peer) if interface and peer else None,
             size=total,
             mtu=mtu,
             mode=mode.value,

@@ -81,6 +81,8 @@ class DemoReport:
     cpu_seconds_application: float = 0.0
     cpu_seconds_sender: float = 0.0
 
+    interface: str = ""
+    """That received."""
     mode: str = ""
     """As attached: native or generic."""
     mtu: int = 0
@@ -106,8 +108,11 @@ def run_demo(
     memory: Memory,
     pattern: int,
     progress: Progress,
+    nics: tuple[str, str] | None = None,
 ) -> DemoReport:
     """Send `size` bytes through a lab and report; sizes in bytes, `pattern` a period.
+
+    `nics`: receive on the first and send on the second, see lab.py; None: a veth pair.
 
     Nothing is left behind, whatever happens: what SIGKILL prevents, the next lab undoes.
     Raises ConfigError for what cannot work; Stopped by SIGINT and SIGTERM; OSError when the
@@ -128,13 +133,13 @@ def run_demo(
         Signals() as signals,  # first: nothing is interrupted while it is made or undone
         Region(region_size, memory=memory) as region,
         region.map() as view,
-        Lab(mtu=mtu) as lab,
+        Lab(mtu=mtu, nics=nics) as lab,
         Runtime(lab.near.ifname, region, mode=mode, isolate=True, netns=lab.near.netns) as rt,
         rt.listen((lab.near.ip4, PORT)) as listener,
         _sender(lab, Endpoint(lab.near.ip4, PORT), size, pattern) as sender,
         _Waiter(rt, signals, sender) as waiter,
     ):
-        report.mode = rt.mode
+        report.mode, report.interface = rt.mode, lab.near.ifname
         waiter.wait()
         with listener.accept(timeout=0) as conn:
             _transfer(waiter, conn, view, report, progress)

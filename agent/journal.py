@@ -7,13 +7,17 @@ the thing, in one file of its own that it keeps locked (flock) while it lives:
 
     /run/devmemtcp-lab/<pid>.journal        "netns devmemtcp-<pid>-near\\n" ...
 
+NICs that are lent to a namespace have a line each behind it (`lent_nic`); they are taken back
+before the namespace is removed. (Without that the kernel would do it, but into its first
+namespace, and down.)
+
 The lock, not the pid, tells the living from the dead (`journal_file`). sweep()
 undoes what unlocked journals list.
 
 A journal is read as if an enemy had written it: only a plain file of our own in
-a directory that nobody else can write to, only lines of exactly the form above,
-and only names that carry that file's pid. So the worst a garbled journal can do
-is to leave something behind.
+a directory that nobody else can write to, only lines of exactly these forms, and
+only names that carry that file's pid. So the worst a garbled journal can do is to
+leave something behind, or an interface of ours with another MTU, up or down.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from devmemtcp.agent.journal_file import (
     read_lines,
     remove_if_empty,
 )
+from devmemtcp.agent.lent_nic import LentNic
 
 RUN_DIRECTORY = Path("/run/devmemtcp-lab")
 MAX_BYTES = 64 * 1024
@@ -56,6 +61,7 @@ class Journal:
         self.path = directory / f"{os.getpid()}.journal"
         self._fd = create_locked(self.path)
         self._names: list[str] = []
+        self._lent: list[LentNic] = []
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +75,7 @@ class Journal:
         `side` is `near` or `far`. Raises OSError as netns creation does; what was there
         before under that name is then left alone.
         """
-        name = f"devmemtcp-{os.getpid()}-{side}"
+        name = _netns_name(os.getpid(), side)
         if _LINE.fullmatch(f"netns {name}") is None:
             raise ValueError(f"a namespace is near or far, not {side!r}")
         if namespaces.exists(name):
@@ -81,6 +87,12 @@ class Journal:
         namespaces.create(name)
         return name
 
+    def lend(self, nic: LentNic) -> None:
+        """Move a NIC into the namespace of its side, which has been made. Raises OSError."""
+        os.write(self._fd, f"{nic.line()}\n".encode())
+        self._lent.append(nic)
+        nic.lend(_netns_name(os.getpid(), nic.side))
+
     def close(self) -> None:
         """Remove what this run made, in reverse, then the journal itself. Idempotent.
 
@@ -91,6 +103,9 @@ class Journal:
             return
         fd, self._fd = self._fd, -1
         try:
+            while self._lent:
+                _take_back(self._lent[-1], os.getpid())
+                self._lent.pop()
             while self._names:
                 _remove_netns(self._names[-1])
                 self._names.pop()
@@ -117,7 +132,10 @@ def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
             if fd is None:
                 continue
             try:
-                for name in _read_names(fd, pid=match.group(1), path=entry):
+                names, lent = _read(fd, pid=match.group(1), path=entry)
+                for nic in lent:
+                    _take_back(nic, int(match.group(1)))
+                for name in names:
                     if _remove_netns(name):
                         removed.append(name)
                 entry.unlink()
@@ -127,22 +145,34 @@ def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
     return removed
 
 
-def _read_names(fd: int, *, pid: str, path: Path) -> list[str]:
-    """Return the names to remove, last made first."""
+def _netns_name(pid: int, side: str) -> str:
+    return f"devmemtcp-{pid}-{side}"
+
+
+def _read(fd: int, *, pid: str, path: Path) -> tuple[list[str], list[LentNic]]:
+    """Return the names to remove and the NICs to take back, the last ones first."""
     names: list[str] = []
+    lent: list[LentNic] = []
     for line in read_lines(fd, MAX_BYTES):
         match = _LINE.fullmatch(line)
+        nic = LentNic.parse(line)
         if match is not None and match.group(2) == pid:
             names.insert(0, match.group(1))
+        elif nic is not None:
+            lent.insert(0, nic)
         elif line:
             log.warning("%s: a line that no run writes; skipped", path)
-    return names
+    return names, lent
+
+
+def _take_back(nic: LentNic, pid: int) -> None:
+    nic.take_back(_netns_name(pid, nic.side))
 
 
 def _remove_netns(name: str) -> bool:
     """Remove a named namespace; False when it is gone already.
 
-    The veth pair needs no entry of its own: it is born inside the namespaces and goes
+    A veth pair needs no entry of its own: it is born inside the namespaces and goes
     with them.
     """
     try:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two network namespaces joined by a veth pair: a receiver's host and a sender's, on one machine.
 
+Or by two NICs of this machine that a wire connects; they are lent to the namespaces (lent_nic.py).
+
       near                               far
     +-----------------+               +-----------------+
     | veth0 192.0.2.1 |---------------| veth1 192.0.2.2 |
@@ -24,8 +26,10 @@ from typing import Self
 from pyroute2 import IPRoute, NetlinkError
 
 from devmemtcp.agent import namespaces
+from devmemtcp.agent.carrier import await_carrier
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal import RUN_DIRECTORY, Journal, sweep
+from devmemtcp.agent.lent_nic import LentNic
 
 MTU_MIN = 576  # RFC 1122 3.3.3: what every IPv4 host can take
 MTU_MAX = 65535  # ETH_MAX_MTU, the most that veth allows
@@ -58,22 +62,36 @@ class Side:
 class Lab:
     """A context manager: the namespaces exist inside the `with` block."""
 
-    def __init__(self, *, mtu: int = 1500, directory: Path = RUN_DIRECTORY) -> None:
+    def __init__(
+        self,
+        *,
+        mtu: int = 1500,
+        nics: tuple[str, str] | None = None,
+        directory: Path = RUN_DIRECTORY,
+    ) -> None:
         """Remove what killed runs left behind, then build a lab with `mtu` bytes a packet.
 
-        Raises ConfigError for an MTU that veth cannot have and without the right to make
-        namespaces; OSError when the kernel refuses for another reason.
+        `nics`: the near and the far end, of the calling thread's namespace; None: a veth pair.
+        Raises ConfigError for an MTU that they cannot have, for NICs that are in use or not
+        connected, and without the right to make namespaces; OSError when the kernel refuses for
+        another reason.
         """
         check_mtu(mtu)
         self.mtu = mtu
+        near, far = nics or ("veth0", "veth1")
         self._undo = contextlib.ExitStack()
         try:
             for name in sweep(directory):
                 log.warning("removed %s, left behind by a killed run", name)
+            lent = [LentNic.of(*nic) for nic in zip(("near", "far"), nics or (), strict=False)]
             journal = self._undo.enter_context(Journal(directory))
-            self.near = Side(journal.make_netns("near"), "veth0", "192.0.2.1", "2001:db8::1")
-            self.far = Side(journal.make_netns("far"), "veth1", "192.0.2.2", "2001:db8::2")
-            self._join()
+            self.near = Side(journal.make_netns("near"), near, "192.0.2.1", "2001:db8::1")
+            self.far = Side(journal.make_netns("far"), far, "192.0.2.2", "2001:db8::2")
+            for nic in lent:
+                journal.lend(nic)
+            if not lent:
+                self._make_veth()
+            self._configure()
         except PermissionError as error:
             self._undo.close()
             raise ConfigError(
@@ -93,23 +111,35 @@ class Lab:
         """Remove the lab. Processes that are still inside keep their namespace until they end."""
         self._undo.close()
 
-    def _join(self) -> None:
-        size = {"mtu": self.mtu}
-        peer = {"ifname": self.far.ifname, "net_ns_fd": self.far.netns, **size}
+    def _make_veth(self) -> None:
+        peer = {"ifname": self.far.ifname, "net_ns_fd": self.far.netns, "mtu": self.mtu}
         with self.near.entered(), IPRoute() as netlink:
             try:
-                netlink.link("add", ifname=self.near.ifname, kind="veth", peer=peer, **size)
+                netlink.link("add", ifname=self.near.ifname, kind="veth", peer=peer)
             except NetlinkError as error:
                 raise OSError(error.code, f"cannot make a veth pair: {error}") from error
+
+    def _configure(self) -> None:
         for side in (self.near, self.far):
             with side.entered(), IPRoute() as netlink:
                 _configure(netlink, side, self.mtu)
+        for side in (self.near, self.far):
+            with side.entered():
+                if not await_carrier(side.ifname):
+                    raise ConfigError(
+                        f"{side.ifname} has no carrier: connect {self.near.ifname} with "
+                        f"{self.far.ifname}, the one that sends"
+                    )
 
 
 def _configure(netlink: IPRoute, side: Side, mtu: int) -> None:
-    """Addresses and links up, in the namespace that `netlink` was opened in."""
+    """MTU, addresses and links up, in the namespace that `netlink` was opened in."""
     netlink.link("set", index=socket.if_nametoindex("lo"), state="up")
     index = socket.if_nametoindex(side.ifname)
+    try:
+        netlink.link("set", index=index, mtu=mtu)
+    except NetlinkError as error:
+        raise ConfigError(f"{side.ifname} cannot have an MTU of {mtu} bytes") from error
     netlink.addr("add", index=index, address=side.ip4, prefixlen=24)
     if mtu >= 1280:  # RFC 8200 section 5: below that there is no IPv6
         netlink.addr("add", index=index, address=side.ip6, prefixlen=64, flags=_IFA_F_NODAD)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from pyroute2 import netns
 
 DIRECTORY = Path(netns.NETNS_RUN_DIR)
 
+_SO_NETNS_COOKIE = 71
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +60,13 @@ def entered(name: str) -> Iterator[None]:
             yield
         finally:
             netns.setns(home)
+
+
+def netns_cookie() -> int:
+    """Of the calling thread's namespace (Linux 5.14): not given again until a reboot."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(raw, sys.byteorder)
 
 
 @contextlib.contextmanager

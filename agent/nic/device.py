@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from devmemtcp.agent.namespaces import netns_cookie
 from devmemtcp.netlink.ethtool import Channels, Ethtool, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule, FlowRules
 from devmemtcp.netlink.link import Link, Links
 from devmemtcp.netlink.rss_table import RssTable
-
-_SO_NETNS_COOKIE = 71
 
 
 @dataclass(frozen=True)
@@ -166,10 +163,3 @@ class KernelNic:
 
     def _flow_rules(self) -> FlowRules:
         return FlowRules(self.link().ifname)
-
-
-def netns_cookie() -> int:
-    """Of the calling thread's namespace (Linux 5.14)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    return int.from_bytes(raw, sys.byteorder)

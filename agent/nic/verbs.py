@@ -281,7 +281,8 @@ def _ifindex_to_undo(interface: str, report: Report) -> int | None:
     nobody has or had.
     """
     from devmemtcp.agent.errors import ConfigError
-    from devmemtcp.agent.nic.device import Identity, netns_cookie
+    from devmemtcp.agent.namespaces import netns_cookie
+    from devmemtcp.agent.nic.device import Identity
     from devmemtcp.agent.nic.journal import Journal, journals
 
     netns, present = netns_cookie(), {name: index for index, name in socket.if_nameindex()}

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from devmemtcp.agent import lab as lab_module
+from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal import sweep
 from devmemtcp.agent.lab import Lab, Side
 
@@ -52,6 +54,13 @@ def lab_in_another_process(run: Path) -> Iterator[tuple[subprocess.Popen[str], l
             yield process, json.loads(process.stdout.readline())
         finally:
             process.kill()
+
+
+def test_what_is_not_connected_is_no_lab(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_module, "await_carrier", lambda ifname: ifname == "veth0")
+    with pytest.raises(ConfigError, match="veth1 has no carrier: connect veth0 with veth1"):
+        Lab(directory=run)
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_a_lab_that_cannot_be_finished_is_undone(
         assert exist(lab.near, lab.far) == [True, True]
         raise OSError("no veth today")
 
-    monkeypatch.setattr(Lab, "_join", refuse)
+    monkeypatch.setattr(Lab, "_configure", refuse)
     with pytest.raises(OSError, match="no veth today"):
         Lab(directory=run)
     assert not run.exists()

@@ -140,6 +140,77 @@ def test_the_next_demo_removes_what_a_killed_one_left() -> None:
         assert len(remains(live.pid)) == 3, "a live demo's lab was touched"
 
 
+NICS = ("nic0", "nic1")
+OVER_NICS = ("-i", "nic0", "--peer", "nic1")
+
+
+def state_of_nics(end: Any) -> list[tuple[int, bool]]:
+    """MTU and whether it is up of those that are there."""
+    output = end.run(["ip", "-j", "link", "show"], capture_output=True).stdout
+    links = {link["ifname"]: link for link in json.loads(output)}
+    there = (links[name] for name in NICS if name in links)
+    return [(link["mtu"], "UP" in link["flags"]) for link in there]
+
+
+@pytest.fixture
+def host(veth: Any) -> Any:
+    """An end in whose namespace there are two NICs on one wire (of another veth)."""
+    end = veth.left
+    end.run(["ip", "link", "add", "nic0", "mtu", "1400", "type", "veth", "peer", "name", "nic1"])
+    end.run(["ip", "link", "set", "nic1", "up"])
+    return end
+
+
+def test_two_nics_are_lent_and_come_back_as_they_were(host: Any) -> None:
+    before = state_of_nics(host)
+    process = host.run(
+        [*COMMAND, "--json", "--size", "1M", *OVER_NICS], capture_output=True, check=False
+    )
+    report = json.loads(process.stdout)
+    assert (process.returncode, report["ok"]) == (0, True), process.stderr
+    assert (report["interface"], report["mtu"]) == ("nic0", 1500)
+    assert before == state_of_nics(host) == [(1400, False), (1500, True)]
+
+
+def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
+    before = state_of_nics(host)
+    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
+        near = NETNS / f"devmemtcp-{process.pid}-near"
+        wait_until(lambda: near.exists() and bool(inhabitants(near.name)))
+        assert state_of_nics(host) == []
+        process.kill()
+    elsewhere, _ = demo("--size", "1M")  # in another namespace, which they are not of
+    assert (elsewhere.returncode, state_of_nics(host)) == (0, [])
+    assert "nic1 is of another network namespace; run it there" in elsewhere.stderr
+    wait_until(lambda: not inhabitants(near.name))
+    process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert state_of_nics(host) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "says"),
+    [
+        ("ip address add 10.9.9.1/24 dev nic1", OVER_NICS, "nic1 has the address 10.9.9.1"),
+        ("ip link add br0 type bridge; ip link set nic0 master br0", OVER_NICS, "nic0 is a port"),
+        ("true", ("-i", "lo", "--peer", "nic1"), "lo is the loopback"),
+        ("true", ("-i", "gone0", "--peer", "nic1"), "no interface 'gone0'"),
+        ("true", ("-i", "nic0"), "-i and --peer go together"),
+    ],
+    ids=["address", "bridge", "loopback", "gone", "one"],
+)
+def test_nics_that_cannot_be_lent_stay(
+    host: Any, spoil: str, args: tuple[str, ...], says: str
+) -> None:
+    host.run(["sh", "-c", spoil])
+    before = state_of_nics(host)
+    process = host.run([*COMMAND, "--json", *args], capture_output=True, check=False)
+    report = json.loads(process.stdout)
+    assert process.returncode == report["exit_code"] == 2
+    assert says in report["error"]
+    assert state_of_nics(host) == before
+
+
 def children(pid: int) -> dict[int, str]:
     """The command lines of a process's children."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A NIC that is lent to a namespace, and comes back as it was.
+
+A move takes an interface down and its addresses and routes away, so one that has any is in
+somebody's use and not lent. What is left of its state, MTU and whether it was up, fits one line
+of a journal:
+
+    nic near eth1 1500 up 4097          side, name, MTU, state, cookie of the namespace it is of
+
+The line alone is enough to take the NIC back, wherever it is by then: still in the namespace, back
+but down, or in the hands of somebody who has renamed it since; that is then left to him.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from pyroute2 import IPRoute, NetlinkError
+
+from devmemtcp.agent import namespaces
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.netdev import addresses_of
+from devmemtcp.netlink.link import Links
+
+_LINE = re.compile(
+    r"nic (near|far) ([!-.0-~]{1,15}) ([0-9]{1,5}) (up|down) ([0-9]{1,20})",  # dev_valid_name()
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class LentNic:
+    """Its state before it was lent."""
+
+    side: str
+    """Of the lab: near or far."""
+    ifname: str
+    mtu: int
+    up: bool
+    home: int
+    """The namespace's cookie."""
+
+    @classmethod
+    def of(cls, side: str, ifname: str) -> Self:
+        """Look at an interface of the calling thread's namespace.
+
+        Raises ConfigError for one that is not there, or is in use.
+        """
+        try:
+            with Links() as links:
+                link = links.get(ifname)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            raise ConfigError(
+                f"no interface {ifname!r} here; `ip link show` lists those there are"
+            ) from error
+        if link.loopback:
+            raise ConfigError(f"{ifname} is the loopback device; it cannot leave its namespace")
+        if link.master is not None:
+            raise ConfigError(f"{ifname} is a port of a bridge or bond: it is in use")
+        used = [address for address in addresses_of(ifname) if not address.is_link_local]
+        if used:
+            raise ConfigError(
+                f"{ifname} has the address {used[0]}, so it is in use; choose another, or take "
+                f"its addresses away: `ip address flush dev {ifname}`"
+            )
+        return cls(side, ifname, link.mtu, link.up, namespaces.netns_cookie())
+
+    @classmethod
+    def parse(cls, line: str) -> Self | None:
+        """What `line()` made; None for anything else."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return None
+        side, ifname, mtu, state, home = match.groups()
+        return cls(side, ifname, int(mtu), state == "up", int(home))
+
+    def line(self) -> str:
+        """For the journal, without an end of line."""
+        state = "up" if self.up else "down"
+        return f"nic {self.side} {self.ifname} {self.mtu} {state} {self.home}"
+
+    def lend(self, netns: str) -> None:
+        """Move it into a named namespace. Raises OSError as the kernel does."""
+        with IPRoute() as here, _told(f"cannot move {self.ifname}"):
+            here.link("set", index=socket.if_nametoindex(self.ifname), net_ns_fd=netns)
+
+    def take_back(self, netns: str) -> None:
+        """Undo `lend()`, however far it came; to be called in the namespace it is of.
+
+        Raises OSError: ENOENT, this is another namespace; else as the kernel does.
+        """
+        if namespaces.netns_cookie() != self.home:
+            raise OSError(
+                errno.ENOENT, f"{self.ifname} is of another network namespace; run it there"
+            )
+        if namespaces.exists(netns):
+            self._fetch(netns)
+        if self.ifname not in (name for _, name in socket.if_nameindex()):
+            return
+        with IPRoute() as here, _told(f"cannot set {self.ifname} up as it was"):
+            index = socket.if_nametoindex(self.ifname)
+            here.link("set", index=index, mtu=self.mtu, state="up" if self.up else "down")
+
+    def _fetch(self, netns: str) -> None:
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with namespaces.entered(netns), _told(f"cannot move {self.ifname} back"):
+                if self.ifname in (name for _, name in socket.if_nameindex()):
+                    with IPRoute() as away:
+                        index = socket.if_nametoindex(self.ifname)
+                        away.link("set", index=index, net_ns_fd=home)
+        finally:
+            os.close(home)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """pyroute2's errors are no OSErrors."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
