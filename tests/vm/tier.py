@@ -5,16 +5,33 @@ from __future__ import annotations
 
 from .nics import NAMES
 
-TESTS = {name: ["tests/hw"] for name in NAMES} | {"veth": ["tests/net"]}
-"""By NIC: pytest's arguments unless others are given."""
+TESTS = {name: ["tests/hw"] for name in NAMES} | {
+    "veth": ["-n", "2", "--dist", "loadfile", "tests/net"],
+}
+"""By NIC: pytest's arguments unless tests are named. Of a pair of NICs there is but one."""
+
+_TIME = "about time: how long it goes on is what it is about"
+_LOAD = "about load: packets, calls or processes by the thousand"
+_SPEED = "a benchmark: under emulation it would measure the emulator"
+_OURS = "about our code alone: another kernel has no say in it"
 
 LEFT_TO_THE_HOST = {
-    "tests/net/test_soak.py": "how long it goes on is what it is about",
-    "tests/net/test_storm.py": "frames by the hundred thousand, in a sanitised process",
-    "tests/net/hostile": "garbage for a given time, in a sanitised process",
+    "tests/net/hostile": _TIME,
+    "tests/net/test_bench.py": _SPEED,
+    "tests/net/test_bench_agent.py": _SPEED,
+    "tests/net/test_bench_flood.py": _SPEED,
+    "tests/net/test_bench_idle.py": _SPEED,
+    "tests/net/test_bench_xdp_drop.py": _SPEED,
+    "tests/net/test_cli_lab.py": _OURS,
+    "tests/net/test_faults.py": _LOAD,
+    "tests/net/test_netmem_forms.py": _OURS,
+    "tests/net/test_refused_calls.py": _LOAD,
+    "tests/net/test_runtime_failures.py::test_what_cannot_be_is_refused": _OURS,
+    "tests/net/test_soak.py": _TIME,
+    "tests/net/test_storm.py": _LOAD,
 }
-"""What is about load, time, or our code alone, by where it is, with the reason: another kernel
-adds nothing, and under emulation it would take most of the time."""
+"""Deselected, with the reason: what would take most of the time under emulation, and say
+nothing about another kernel."""
 
 
 def arguments(nic: str, given: list[str]) -> list[str]:
