@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Iterator, Sequence
 
 from devmemtcp.agent import preflight
-from devmemtcp.agent.doctor import holders
+from devmemtcp.agent.doctor import holders, host
 from devmemtcp.agent.doctor.look import looked, named
 from devmemtcp.agent.doctor.record import Check, fail, ok
 from devmemtcp.netlink.constants import QueueType
 from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.xdp_diag import xdp_sockets
-from devmemtcp.pyxdp import AttachedProgram, Features
+from devmemtcp.pyxdp import AttachedProgram, Features, Umem, XdpError, XskSocket
+
+_QUEUES_TELL = (6, 14)
+"""The release from which queue-get knows AF_XDP sockets."""
+_PAGE = 4096
+_PATIENCE = 0.2
+"""Seconds: a socket that has just been closed, as that of the check before, is gone by then."""
 
 
 def checks(can: Features, *, served: bool) -> Iterator[Check]:
@@ -51,7 +58,7 @@ def _sockets(can: Features, served: bool) -> Iterator[Check]:
         queues: Sequence[int] = sorted({each.queue for each in found})
         who = holders.holders_of_sockets([each.inode for each in found]) if found else []
     except Unsupported:
-        queues = _queues_with_sockets(can.ifindex)
+        queues = _queues_with_sockets(can)
         who = holders.with_xdp_sockets() if queues else []
     if not queues:
         yield ok(name, "none", "its queues are free")
@@ -65,8 +72,23 @@ def _sockets(can: Features, served: bool) -> Iterator[Check]:
     yield fail(name, f"{what}: {by}", "a queue has one AF_XDP socket's memory; it must end", mend)
 
 
-def _queues_with_sockets(ifindex: int) -> list[int]:
-    """By the netdev family, for kernels that do not list sockets. Raises Unsupported."""
-    with Netdev() as netdev:
-        queues = netdev.queue_get(ifindex)
-    return sorted({queue.id or 0 for queue in queues if queue.xsk and queue.type is QueueType.RX})
+def _queues_with_sockets(can: Features) -> list[int]:
+    """For kernels that do not list sockets: asked of the netdev family, or tried.
+
+    Raises Unsupported, and OSError, EPERM: no CAP_NET_RAW to try it with.
+    """
+    if host.release() >= _QUEUES_TELL:
+        with Netdev() as netdev:
+            queues = netdev.queue_get(can.ifindex)
+        return sorted({each.id or 0 for each in queues if each.xsk and each.type is QueueType.RX})
+    return [queue for queue in range(can.rx_queues or 1) if _is_taken(can.ifindex, queue)]
+
+
+def _is_taken(ifindex: int, queue: int) -> bool:
+    try:
+        with Umem.allocate(_PAGE) as umem, XskSocket(ifindex, queue, umem, busy_timeout=_PATIENCE):
+            return False
+    except XdpError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        raise
