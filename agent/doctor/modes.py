@@ -68,7 +68,7 @@ def _blocked(checks: Sequence[Check]) -> str:
 
 def _chosen(facts: Facts) -> Literal["native", "generic"]:
     """What `--mode auto` comes to: without a mode of its own it tries native, then generic."""
-    mode = attach_mode("auto", facts.can.driver)
+    mode = attach_mode("auto", facts.can.driver, multi_buffer=facts.multi_buffer)
     if mode is None:
         return "generic" if any(_against_native(facts)) else "native"
     return mode

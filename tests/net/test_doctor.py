@@ -8,6 +8,7 @@ command has been run, as it stands, in a shell.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devmemtcp.agent.doctor import program
+from devmemtcp.agent.doctor import host, program, taken
 from devmemtcp.agent.doctor.examine import examine
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State
+from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach
 
 from .agent_process import open_folder, running_agent
@@ -193,6 +195,31 @@ def await_mended(patient: Patient, name: str) -> Report:
             assert states <= {State.OK}, line(report, name)
             return report
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("release", [(6, 1), (6, 18)], ids=["tried", "asked"])
+def test_sockets_are_found_where_the_kernel_does_not_list_them(
+    netns_pair: Pairs,
+    bpf_object: Compile,
+    monkeypatch: pytest.MonkeyPatch,
+    release: tuple[int, int],
+) -> None:
+    """By binding to each queue or, on kernels that tell of queues who has them, by asking."""
+
+    def does_not_list() -> None:
+        raise Unsupported("no CONFIG_XDP_SOCKETS_DIAG")
+
+    if release > host.release():
+        pytest.skip("this kernel does not tell of queues that AF_XDP has them")
+    monkeypatch.setattr(taken, "xdp_sockets", does_not_list)
+    monkeypatch.setattr(host, "release", lambda: release)
+    with ExitStack() as causes:
+        patient = Patient(netns_pair(queues=2), bpf_object, causes)
+        assert line(patient.seen(), "AF_XDP users").state is State.OK
+        has_an_af_xdp_user(patient)
+        found = line(patient.seen(), "AF_XDP users")
+    assert found.state is State.FAIL
+    assert re.fullmatch(r"queue 0: process \d+ \(python\S*\)", found.found)
 
 
 def test_more_queues_than_a_stack_can_have(netns_pair: Pairs, bpf_object: Compile) -> None:
