@@ -84,7 +84,9 @@ class _Journey:
         for what, count in (happened | {"refused by the XDP program": noticed}).items():
             if count and not what.endswith("seen"):
                 self.row.said[f"packet {what}"] += count
-        self.row.times += sum(happened.values()) - happened["seen"] - happened["acks_seen"]
+        self.row.times += sum(
+            count or 0 for what, count in happened.items() if not what.endswith("seen")
+        )
 
 
 def _roads() -> list[tuple[str, Chances]]:

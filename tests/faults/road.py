@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bad road: segments of a veth's sender are lost, sent twice, damaged, and come late.
+"""A bad road: segments of a sender are lost, sent twice, damaged, and come late.
 
-The kernels that the tests run on have no netem, so a BPF program at the sender's egress throws
-the dice (tests/net/bpf/impair.bpf.c). What BPF cannot do there happens on detours: veth pairs, at
-whose other end a thread holds packets back, or damages them, before they go on.
+Where the kernel has netem, that does it (netem.py). Where it has not, a BPF program at the sender's
+egress throws the dice (tests/net/bpf/impair.bpf.c). What BPF cannot do there happens on detours:
+veth pairs, at whose other end a thread holds packets back, or damages them, before they go on.
 
     TCP ──► egress of veth1 ──────────────────────────────────► the receiver
                 │ out of line, 2nd copies           ▲ marked
@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from devmemtcp.pyxdp import BpfObject
 
 from ..net.clsact import EGRESS, INGRESS, clsact
 from ..net.veth import VethEnd
+from . import netem
 from .damage import damaged
 
 _MARK = 0x1A9A  # IMPAIR_MARK
@@ -83,11 +84,12 @@ class Counters:
 
     seen: int
     lost: int
-    duplicated: int
-    corrupted: int
+    duplicated: int | None
+    """None, here and below: netem does not count that."""
+    corrupted: int | None
     """Before segmentation: one may become many."""
-    delayed: int
-    reordered: int
+    delayed: int | None
+    reordered: int | None
     acks_seen: int
     acks_lost: int
 
@@ -151,7 +153,9 @@ class Detour:
 
 
 class BadRoad:
-    """The impairment at one end of a veth."""
+    """The impairment at one end of a veth or of a pair of NICs."""
+
+    kind = "dice in BPF"
 
     def __init__(self, obj: BpfObject) -> None:
         self._object = obj
@@ -162,34 +166,70 @@ class BadRoad:
         return Counters(*(int.from_bytes(value, "little") for value in values))
 
 
+class NetemRoad(BadRoad):
+    """The same, but that netem treats what is sent."""
+
+    kind = "netem"
+
+    def __init__(self, obj: BpfObject, end: VethEnd) -> None:
+        super().__init__(obj)
+        self._end = end
+
+    def counters(self) -> Counters:
+        """What has happened so far."""
+        sent, lost = netem.counters(self._end)
+        ours = super().counters()
+        return Counters(sent + lost, lost, None, None, None, None, ours.acks_seen, ours.acks_lost)
+
+
 @contextmanager
 def bad_road(end: VethEnd, program: Path, chances: Chances) -> Iterator[BadRoad]:
     """Impair what the sockets in this end's namespace send, and get back, during the block.
 
-    `program`: the object of impair.bpf.c.
+    `program`: the object of impair.bpf.c, which in any case loses what comes back: that has no
+    queue that netem could be.
     """
     with ExitStack() as undo:
         obj = undo.enter_context(BpfObject.open(program).load())
-        target = undo.enter_context(closing(_packet_socket(end, end.ifname, 0)))
-        target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
-        mac = bytes.fromhex(end.mac.replace(":", ""))
-        detours = []
-        for name, hold, treat in (
-            ("late", _LATE, None),
-            ("slow", _SLOW, None),
-            ("torn", _TORN, damaged),
-        ):
-            detours.append(_make_detour(end, name))
-            undo.callback(end.run, ["ip", "link", "delete", f"{name}0"])
-            if treat:
-                features = [word for each in _OFFLOADS for word in (each, "off")]
-                end.run(["ethtool", "-K", f"{name}0", *features], stdout=subprocess.DEVNULL)
-            source = undo.enter_context(closing(_packet_socket(end, f"{name}1", _ETH_P_ALL)))
-            undo.enter_context(Detour(source, target, mac, hold, treat))
+        programs = {INGRESS: obj.programs["lose_acks"]}
+        if undo.enter_context(netem.attached(end, netem.arguments(**_of_netem(chances)))):
+            road: BadRoad = NetemRoad(obj, end)
+            detours = [0, 0, 0]
+        else:
+            road = BadRoad(obj)
+            detours = _make_detours(undo, end)
+            programs[EGRESS] = obj.programs["worsen"]
         obj.maps["config"].set(struct.pack("=I", 0), _config(chances, detours))
-        programs = {EGRESS: obj.programs["worsen"], INGRESS: obj.programs["lose_acks"]}
         undo.enter_context(clsact(end, programs))
-        yield BadRoad(obj)
+        yield road
+
+
+def _of_netem(chances: Chances) -> dict[str, float]:
+    """What becomes of what is sent."""
+    sent = asdict(chances)
+    del sent["ack_loss"]
+    return sent
+
+
+def _make_detours(undo: ExitStack, end: VethEnd) -> list[int]:
+    """Ifindices, in the order of `struct config`."""
+    target = undo.enter_context(closing(_packet_socket(end, end.ifname, 0)))
+    target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
+    mac = bytes.fromhex(end.mac.replace(":", ""))
+    detours = []
+    for name, hold, treat in (
+        ("late", _LATE, None),
+        ("slow", _SLOW, None),
+        ("torn", _TORN, damaged),
+    ):
+        detours.append(_make_detour(end, name))
+        undo.callback(end.run, ["ip", "link", "delete", f"{name}0"])
+        if treat:
+            features = [word for each in _OFFLOADS for word in (each, "off")]
+            end.run(["ethtool", "-K", f"{name}0", *features], stdout=subprocess.DEVNULL)
+        source = undo.enter_context(closing(_packet_socket(end, f"{name}1", _ETH_P_ALL)))
+        undo.enter_context(Detour(source, target, mac, hold, treat))
+    return detours
 
 
 def _config(chances: Chances, detours: list[int]) -> bytes:

@@ -81,7 +81,10 @@ def _be_the_road(netns: str, ifname: str) -> None:
         print("ready", flush=True)
         sys.stdin.read()
         happened = asdict(worse.counters())
-    print("the road:", ", ".join(f"{count} {what}" for what, count in happened.items()))
+    print(
+        "the road:",
+        ", ".join(f"{count} {what}" for what, count in happened.items() if count is not None),
+    )
 
 
 def soak(options: SoakOptions, progress: Progress) -> SoakReport:
