@@ -27,10 +27,7 @@ from ..net.test_closed_ports import (
     runtime,
     test_a_port_is_closed_when_its_last_listener_is_gone,
 )
-from ..net.test_doctor_table import (
-    test_the_doctor_is_right_about_this_kernel,
-    test_the_doctor_is_right_about_this_kernel_and_driver,
-)
+from ..net.test_doctor_table import test_the_doctor_is_right_about_this_kernel_and_driver
 from ..net.test_header_split import (
     test_padding_stays_out_of_device_pages,
     test_stream_of_the_kernel,

@@ -13,7 +13,7 @@ import pytest
 from devmemtcp.agent.doctor import host
 from devmemtcp.agent.doctor.examine import examine
 from devmemtcp.agent.doctor.floors import FLOORS
-from devmemtcp.agent.doctor.record import Report, State
+from devmemtcp.agent.doctor.record import State
 
 if TYPE_CHECKING:
     from tests.net.veth import Veth
@@ -46,15 +46,16 @@ TABLE = {
 }
 
 
-def states(report: Report) -> dict[str, State]:
-    return {check.name: check.state for check in report.checks}
-
-
 def test_the_doctor_is_right_about_this_kernel_and_driver(veth: Veth) -> None:
     with veth.right.enter():
         report = examine(veth.right.ifname, region_size=64 << 20, try_zero_copy=False)
     found = {check.name: check for check in report.checks}
-    key = found["driver"].found, host.release()
+    release, lacks = host.release(), host.lacking()
+    for floor in FLOORS:
+        if floor.config not in lacks:
+            there = found[floor.check].state is State.OK
+            assert there == (release >= floor.since), floor.feature
+    key = found["driver"].found, release
     if key not in TABLE:
         pytest.skip(f"nobody has written down what is right for {key}")
     expected = TABLE[key]
@@ -63,13 +64,3 @@ def test_the_doctor_is_right_about_this_kernel_and_driver(veth: Veth) -> None:
     assert [mode.mode for mode in report.modes if mode.chosen] == [expected.auto]
     assert [mode.mode for mode in report.modes if mode.usable] == expected.usable.split()
     assert report.ok == bool(expected.usable)
-
-
-def test_the_doctor_is_right_about_this_kernel(veth: Veth) -> None:
-    with veth.right.enter():
-        report = examine(veth.right.ifname, region_size=64 << 20, try_zero_copy=False)
-    release, lacks = host.release(), host.lacking()
-    for floor in FLOORS:
-        if floor.config not in lacks:
-            there = states(report)[floor.check] is State.OK
-            assert there == (release >= floor.since), floor.feature
