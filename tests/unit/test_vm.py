@@ -374,7 +374,11 @@ def test_tests_that_are_named_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize(
     ("end", "told"),
-    [(TimedOut("too late"), "FAILED too late"), (3, "FAILED pytest ended with status 3")],
+    [
+        (TimedOut("too late"), "FAILED too late"),
+        (3, "FAILED pytest ended with status 3"),
+        (124, "FAILED pytest was stopped after 1500 s"),
+    ],
 )
 def test_a_guest_that_goes_wrong_fails_and_the_next_is_booted(
     monkeypatch: pytest.MonkeyPatch,

@@ -21,6 +21,12 @@ _DEFAULT_NICS = ("veth", "virtio", "igb")
 _MEMORY = 3072
 """MiB; what tests write is kept there, too."""
 
+_STOPPED = 124
+"""What timeout(1) says then: a pytest that is interrupted still reports what it has seen."""
+
+_LEAVE_SECONDS = 100.0
+"""To boot, and for that report."""
+
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and the words that are pytest's.
@@ -61,12 +67,13 @@ def _test(
     made = outcome.Outcome(kernel.release, nic)
     report, console = (to / f"{kernel.series}-{nic}.{kind}" for kind in ("xml", "console"))
     report.unlink(missing_ok=True)
-    command = ["python", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command = ["timeout", "--signal=INT", str(limit), "python", "-m", "pytest"]
+    command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
     task = machine.Task(
         [*command, "-qq", *tier.arguments(nic, given)],
         ROOT,
         environment(),
-        limit,
+        limit + _LEAVE_SECONDS,
         results=to,
         console=console,
     )
@@ -75,7 +82,9 @@ def _test(
         status = machine.run(machine.Machine(kernel, nic, memory=_MEMORY), emulator, task)
         if report.exists():
             made.read(report)
-        if status and not made.failed:
+        if status == _STOPPED:
+            made.failed.append(f"pytest was stopped after {limit} s")
+        elif status and not made.failed:
             made.failed.append(f"pytest ended with status {status}")
     except Failure as failure:
         made.failed.append(str(failure))
