@@ -72,6 +72,19 @@ static __always_inline void *hdr_pull(struct hdr_cursor *cur, __u32 len)
 	return hdr;
 }
 
+/*
+ * What is known anyway, so that the verifier knows it too. By two comparisons: it learns nothing
+ * from the subtraction and one comparison that the compiler would make of them, and before Linux
+ * 6.8 nothing about a number from what was compared with it but a constant.
+ */
+static __always_inline bool is_within(__u32 *number, __u32 least, __u32 most)
+{
+	if (*number < least)
+		return false;
+	barrier_var(*number);
+	return *number <= most;
+}
+
 static __always_inline __u64 sum_words(const __be32 *words, int n)
 {
 	__u64 sum = 0;

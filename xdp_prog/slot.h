@@ -45,7 +45,7 @@ static __always_inline int slot_fill(struct xdp_md *ctx, struct rx_slot *slot,
 	__u32 len = info->hdr_len + info->linear;
 
 	slot->info = *info;
-	if (len < ETH_HLEN || len > RX_HDR_MAX) /* cannot be: for the verifier */
+	if (!is_within(&len, ETH_HLEN, RX_HDR_MAX))
 		return -1;
 	return bpf_xdp_load_bytes(ctx, 0, slot->head, len);
 }

@@ -79,12 +79,10 @@ static __always_inline int fill_up(struct xdp_md *ctx, struct segment *seg, __u3
 	struct scratch *s;
 
 	*grown = 0;
-	if (filled_len > SHORT_FRAME_MAX || len < ETH_HLEN) /* cannot be: for the verifier */
-		return -1;
 	if (len >= filled_len)
 		return 0;
-	barrier_var(len);
-	if (len > SHORT_FRAME_MAX) /* before 6.8 it does not conclude this from the above */
+	if (!is_within(&filled_len, ETH_HLEN, SHORT_FRAME_MAX) ||
+	    !is_within(&len, ETH_HLEN, SHORT_FRAME_MAX))
 		return -1;
 	*grown = filled_len - len;
 	s = bpf_map_lookup_elem(&scratch, &key);

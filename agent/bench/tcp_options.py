@@ -43,6 +43,8 @@ class TcpRxOptions:
     """Also with a stack that never sleeps."""
     copy: bool
     """Also with an application that copies every byte out of the region."""
+    slots: bool
+    """Also with headers that come by slots, as on kernels before 6.8."""
     rounds: int
     duration: float
     """Seconds of a turn's window."""
@@ -72,6 +74,7 @@ class TcpRxOptions:
             spins=() if quick else (50,),
             busy_poll=not quick,
             copy=not quick,
+            slots=False,
             rounds=7 if quick else 10,
             duration=0.4 if quick else 0.5,
             ask_seconds=0.2 if quick else 0.3,
@@ -117,7 +120,14 @@ class TcpRxOptions:
     def chosen(self) -> list[Variant]:
         """The variants of the base setting. Raises ConfigError for a pattern of none."""
         factors = Factors(
-            self.modes, FORM, self.checks, self.acks, self.spins, self.busy_poll, self.copy
+            self.modes,
+            FORM,
+            self.checks,
+            self.acks,
+            self.spins,
+            self.busy_poll,
+            self.copy,
+            self.slots,
         )
         everyone = catalogue(factors, brief=self.quick and not self.variants)
         for pattern in self.variants:

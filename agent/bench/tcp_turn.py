@@ -27,6 +27,7 @@ from devmemtcp.agent.bench.plan import CpuPlan
 from devmemtcp.agent.bench.tcp_variants import Variant
 from devmemtcp.agent.bench.worker import PORT, Message, Worker
 from devmemtcp.agent.bench.worker_receive import MESSAGE_BYTES
+from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.lab import Lab, Side
 from devmemtcp.agent.runtime import RxCsum
 
@@ -85,7 +86,7 @@ class Bench:
         self._mtu = mtu
         self._common = common
         self._cores = sorted(os.sched_getaffinity(0))
-        self._receivers: dict[str | None, Worker] = {}
+        self._receivers: dict[tuple[str | None, HeaderPath | None], Worker] = {}
         self._undo = ExitStack()
 
     def __enter__(self) -> Bench:
@@ -93,7 +94,7 @@ class Bench:
             self._lab = undo.enter_context(Lab(mtu=self._mtu))
             self._far = undo.enter_context(Worker(self._lab.far))
             self._undo = undo.pop_all()
-        self._near = self._receiver(None)
+        self._near = self._receiver()
         self._defaults = {
             each: worker.ask(do="offloads", ifname=side.ifname, wanted={})["offloads"]
             for each, worker, side in self._ends()
@@ -103,12 +104,12 @@ class Bench:
     def __exit__(self, *exc: object) -> None:
         self._undo.close()
 
-    def _receiver(self, check: str | None) -> Worker:
-        """The process at the near end with this form of the check."""
-        if check not in self._receivers:
-            worker = self._undo.enter_context(Worker(self._lab.near, check))
-            self._receivers[check] = worker
-        return self._receivers[check]
+    def _receiver(self, check: str | None = None, headers: HeaderPath | None = None) -> Worker:
+        """The process at the near end with this form of the check, and this way of headers."""
+        form = (check, headers)
+        if form not in self._receivers:
+            self._receivers[form] = self._undo.enter_context(Worker(self._lab.near, *form))
+        return self._receivers[form]
 
     def _ends(self) -> Iterator[tuple[Literal["near", "far"], Worker, Side]]:
         yield "near", self._near, self._lab.near
@@ -136,7 +137,7 @@ class Bench:
         )
 
     def _turn(self, variant: Variant, plan: CpuPlan, connections: int) -> Turn:
-        near = self._receiver(variant.check)
+        near = self._receiver(variant.check, variant.headers)
         offloads = self._prepare(variant, plan)
         dropped = self._dropped()
         address = [self._lab.near.ip4, PORT]

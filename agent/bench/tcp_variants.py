@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from devmemtcp.agent.datapath_config import ACK_SEGMENTS, attach_mode
+from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.runtime import Mode
 
 Attached = Literal["native", "generic"]
@@ -44,6 +45,8 @@ class Variant:
     busy_poll: bool = False
     copy: bool = False
     """Ours: copy every byte out of the region."""
+    headers: HeaderPath | None = None
+    """Ours: how headers reach the stack; None: as the kernel has room for."""
 
     @property
     def base(self) -> bool:
@@ -63,6 +66,7 @@ class Factors:
     spins: tuple[int, ...] = ()
     busy_poll: bool = False
     copy: bool = False
+    slots: bool = False
 
 
 def attached(mode: Mode) -> Attached:
@@ -131,6 +135,8 @@ def _devmem(mode: Mode, factors: Factors) -> Iterator[Variant]:
         yield replace(base, name=f"{name}/busy-poll", busy_poll=True)
     if factors.copy:
         yield replace(base, name=f"{name}/copy", copy=True)
+    if factors.slots:
+        yield replace(base, name=f"{name}/slots", headers="slot")
 
 
 def contrasts(variants: Iterable[Variant]) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,8 @@ import sys
 import time
 from typing import Any
 
+from devmemtcp.agent import header_path
+from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.lab import Side
 from devmemtcp.pyxdp import Unsupported
 from devmemtcp.stack import form
@@ -42,11 +44,16 @@ PORT = 5202
 class Worker:
     """The benchmark's end: a context manager around the process in `side`."""
 
-    def __init__(self, side: Side, check: str | None = None) -> None:
-        """`check`: the form of the check "page or net_iov?" that it uses, see stack/form.py."""
+    def __init__(
+        self, side: Side, check: str | None = None, headers: HeaderPath | None = None
+    ) -> None:
+        """`check`: the form of the check "page or net_iov?" that it uses, see stack/form.py;
+        `headers`: how they reach its stack."""
         # -P: what lies in the current directory is no module of ours.
         command = [sys.executable, "-P", "-m", "devmemtcp.agent.bench.worker_process"]
         chosen = {form.VARIABLE: check} if check else {}
+        if headers:
+            chosen[header_path.VARIABLE] = headers
         with side.entered():
             self._process = subprocess.Popen(
                 [*command, "--parent", str(os.getpid())],

@@ -71,6 +71,10 @@ def tcp_rx(
         bool | None,
         typer.Option(help="Ours: also copying every byte out of the region, as recv() does."),
     ] = None,
+    slots: Annotated[
+        bool | None,
+        typer.Option(help="Ours: also with headers that come by slots, as on kernels before 6.8."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Turns of each variant.")] = None,
     duration: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Of a turn's window.")
@@ -122,6 +126,7 @@ def tcp_rx(
         spins=_distinct(spin_us),
         busy_poll=busy_poll,
         copy=copy,
+        slots=slots,
         rounds=rounds,
         duration=duration,
         ask_seconds=ask,
