@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from devmemtcp.agent.doctor.record import Check, fail, note, ok, warn
 from devmemtcp.agent.errors import XdpError
 from devmemtcp.agent.header_path import HeaderPath, header_path
 from devmemtcp.pyxdp import BpfObject
+
+_BESIDE_THE_REASON = ("processed ", "verification time", "stack depth", "libbpf: ", "-- ")
+"""How lines of a verifier's log begin that follow its reason."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +36,49 @@ class Loaded:
 
 def tried() -> Loaded:
     """Load and unload. Nothing is attached, so no packet meets it."""
-    reasons: list[str] = []
-    frags, jited = _load(xdp_prog.PROGRAM_FRAGS, reasons)
-    linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, reasons)
-    path = _path(reasons) if frags or linear else None
+    errors: list[OSError] = []
+    frags, jited = _load(xdp_prog.PROGRAM_FRAGS, errors)
+    linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, errors)
+    path = _path(errors) if frags or linear else None
     return Loaded(
         frags=frags,
         linear=linear,
         jited=jited or jited_linear,
         path=path,
-        reason="; ".join(dict.fromkeys(reasons)),
-        denied=any("CAP_BPF" in reason for reason in reasons),
+        reason="; ".join(dict.fromkeys(map(_words, errors))),
+        denied=any(map(_is_for_others, errors)),
     )
 
 
-def _load(name: str, reasons: list[str]) -> tuple[bool, bool]:
+def _load(name: str, errors: list[OSError]) -> tuple[bool, bool]:
     """Whether the program could be loaded, and whether it became machine code."""
     try:
-        with _opened(name) as loaded:
+        with BpfObject.open(str(xdp_prog.object_path()), programs=[name]) as loaded:
+            loaded.load()
             return True, bool(loaded.programs[name].size()[1])
-    except XdpError as error:
-        reasons.append(one_line(error))
+    except OSError as error:  # XdpError, or the object's file is closed to this user
+        errors.append(error)
         return False, False
 
 
-def _path(reasons: list[str]) -> HeaderPath | None:
+def _path(errors: list[OSError]) -> HeaderPath | None:
     try:
         return header_path()
-    except XdpError as error:
-        reasons.append(one_line(error))
+    except OSError as error:
+        errors.append(error)
         return None
 
 
-def _opened(name: str) -> BpfObject:
-    return BpfObject.open(str(xdp_prog.object_path()), programs=[name]).load()
+def _is_for_others(error: OSError) -> bool:
+    """EACCES of bpf(2) is the verifier's refusal, and EPERM a privilege that is lacking."""
+    return isinstance(error, PermissionError) or error.errno == errno.EPERM
+
+
+def _words(error: OSError) -> str:
+    """With the verifier's last word, which is its reason."""
+    log = error.log.splitlines() if isinstance(error, XdpError) else []
+    said = [line for line in log if line and not line.startswith(_BESIDE_THE_REASON)]
+    return ": ".join([one_line(error), *said[-1:]])
 
 
 def checks(loaded: Loaded) -> Iterator[Check]:

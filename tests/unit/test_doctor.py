@@ -16,7 +16,7 @@ from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.floors import FLOORS
 from devmemtcp.agent.doctor.look import looked, named
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, drivers_with, known
-from devmemtcp.agent.doctor.program import Loaded
+from devmemtcp.agent.doctor.program import Loaded, tried
 from devmemtcp.agent.doctor.program import checks as program_checks
 from devmemtcp.agent.doctor.record import Check, Report, State, Verdict, fail, note, ok, warn
 from devmemtcp.agent.document import document
@@ -238,6 +238,33 @@ def test_a_kernel_without_jit_or_room_for_metadata_is_warned_of() -> None:
     }
     jit = next(check for check in program_checks(old) if check.name == "BPF JIT")
     assert jit.mend == "sysctl -w net.core.bpf_jit_enable=1"
+
+
+LOG = """libbpf: prog 'steer_frags': -- BEGIN PROG LOAD LOG --
+R1 unbounded memory access, make sure to bounds check any such access
+processed 7 insns (limit 1000000)
+-- END PROG LOAD LOG --
+libbpf: failed to load object"""
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "found"),
+    [
+        (XdpError(errno.EPERM, "needs CAP_BPF"), State.NOTE, "needs CAP_BPF"),
+        (PermissionError(errno.EACCES, "no entry", "x.bpf.o"), State.NOTE, "no entry: x.bpf.o"),
+        (XdpError(errno.EACCES, "cannot load it", LOG), State.FAIL, "R1 unbounded memory access"),
+    ],
+)
+def test_why_a_program_was_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, state: State, found: str
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("devmemtcp.agent.doctor.program.BpfObject.open", refuse)
+    (line,) = program_checks(tried())
+    assert line.state is state
+    assert found in line.found
 
 
 def test_a_program_that_may_not_be_loaded_is_another_thing_than_one_that_cannot() -> None:
