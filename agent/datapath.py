@@ -42,6 +42,7 @@ from devmemtcp.agent.header_path import Heads, configure, header_path, map_heads
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
+from devmemtcp.agent.preflight import check_attached
 from devmemtcp.agent.readability import descriptors_of, dma_bufs_of, mappings_of
 from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, XskMap, XskSocket, attach
@@ -119,6 +120,7 @@ class Datapath:
                 sharing=Sharing.EXCLUSIVE,
             )
         )
+        check_attached(c, self.mode)
         move_napi()
         maps = self._object.maps
         self._links = undo.enter_context(

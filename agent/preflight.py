@@ -22,7 +22,7 @@ from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.refusal import Refusal, raise_first
 from devmemtcp.agent.region import PAGE_SIZE
 from devmemtcp.pyxdp import AttachedProgram, Mode
-from devmemtcp.pyxdp.features import Features
+from devmemtcp.pyxdp.features import Features, features
 from devmemtcp.xdp_prog import PROGRAM_FRAGS, PROGRAM_LINEAR
 
 MIN_MTU, MAX_MTU = 576, 65535
@@ -100,15 +100,34 @@ def feature_refusals(can: Features) -> Iterator[Refusal]:
 def buffer_refusals(
     can: Features, mode: Literal["native", "generic"] | None, mtu: int, *, multi_buffer: bool
 ) -> Iterator[Refusal]:
-    """For packets that are longer than a buffer, where a packet has but one."""
-    if not multi_buffer and (mode == "generic" or mtu > LINEAR_MTU):
-        yield Refusal(
-            "MTU",
-            f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG)",
-            f"without it only native mode with an MTU of at most {LINEAR_MTU} works",
-            f"ip link set {can.ifname} mtu {LINEAR_MTU}" if mtu > LINEAR_MTU else None,
-            kind=Unsupported,
-        )
+    """For packets that are longer than a buffer, where a packet has but one.
+
+    Generic mode sees what GRO has merged and, on a veth, what the peer has not cut. Which mode it
+    will be is not known for None: `check_attached()`.
+    """
+    if multi_buffer:
+        return
+    found = f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG)"
+    if mtu > LINEAR_MTU:
+        means = f"without it only an MTU of at most {LINEAR_MTU} works"
+        mend = f"ip link set {can.ifname} mtu {LINEAR_MTU}"
+        yield Refusal("MTU", found, means, mend, kind=Unsupported)
+    if mode == "generic" and can.driver == "veth":
+        means = "without it only native mode works on a veth"
+        yield Refusal("MTU", found, means, kind=Unsupported)
+    elif mode == "generic" and can.gro:
+        means = "without it generic mode loses what GRO merges"
+        yield Refusal("GRO", found, means, f"ethtool -K {can.ifname} gro off", kind=Unsupported)
+
+
+def check_attached(config: DatapathConfig, mode: str) -> None:
+    """Whether it works in the mode that came out, where the driver had the choice.
+
+    To be called in the interface's namespace. Raises Unsupported.
+    """
+    if config.mode is None and mode == "generic" and not config.multi_buffer:
+        can = features(config.ifname)
+        raise_first(buffer_refusals(can, "generic", config.mtu, multi_buffer=False))
 
 
 def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:

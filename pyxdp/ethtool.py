@@ -19,9 +19,11 @@ from devmemtcp.pyxdp.errors import Unsupported, XdpError
 _SIOCGIFMTU = 0x8921
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO = 0x03
+_ETHTOOL_GGRO = 0x2B
 _ETHTOOL_GCHANNELS = 0x3C
 _IFNAMSIZ = 16
 _IFREQ_SIZE = 40
+_VALUE = struct.Struct("=2I")  # struct ethtool_value: cmd, data
 _DRVINFO_SIZE = 196  # struct ethtool_drvinfo: u32 cmd, char driver[32], ...
 _CHANNELS = struct.Struct("=9I")  # struct ethtool_channels
 
@@ -60,6 +62,11 @@ def channels(ifname: str) -> Channels:
         max_tx=max_tx + max_combined,
         combined=bool(max_combined),
     )
+
+
+def gro(ifname: str) -> bool:
+    """Whether the kernel merges segments before a generic program sees them. XdpError."""
+    return bool(_VALUE.unpack(_ethtool(ifname, _ETHTOOL_GGRO, _VALUE.size))[1])
 
 
 def _ethtool(ifname: str, command: int, size: int) -> bytes:

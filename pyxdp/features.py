@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from devmemtcp.pyxdp.attach import AttachedProgram, attached_programs
 from devmemtcp.pyxdp.errors import Unsupported, XdpError
-from devmemtcp.pyxdp.ethtool import Channels, channels, driver, mtu
+from devmemtcp.pyxdp.ethtool import Channels, channels, driver, gro, mtu
 from devmemtcp.pyxdp.interface import resolve
 from devmemtcp.pyxdp.netdev import NetdevFeatures, XdpAct, netdev_features
 from devmemtcp.pyxdp.socket import BindFlags, XskSocket
@@ -39,6 +39,7 @@ class Features:
     max_rx_queues: int | None
     max_tx_queues: int | None
     combined_queues: bool | None  # a queue receives and transmits
+    gro: bool  # segments are merged before a generic program sees them
     programs: list[AttachedProgram]
     native_xdp: bool | None  # the driver runs programs
     generic_xdp: bool  # the stack does, for any driver (kernel 4.12)
@@ -78,6 +79,7 @@ def features(interface: str | int, *, queue: int = 0, disruptive: bool = False) 
         max_rx_queues=counts.max_rx if counts else None,
         max_tx_queues=counts.max_tx if counts else None,
         combined_queues=counts.combined if counts else None,
+        gro=gro(ifname),
         programs=attached_programs(ifindex),
         native_xdp=bool(netdev.xdp & XdpAct.BASIC) if netdev else None,
         generic_xdp=True,

@@ -21,6 +21,7 @@ from devmemtcp.agent.doctor.program import checks as program_checks
 from devmemtcp.agent.doctor.record import Check, Report, State, Verdict, fail, note, ok, warn
 from devmemtcp.agent.document import document
 from devmemtcp.agent.errors import ConfigError, Unsupported
+from devmemtcp.agent.preflight import buffer_refusals
 from devmemtcp.agent.refusal import Refusal, raise_first
 from devmemtcp.netlink.ethtool import Feature
 from devmemtcp.pyxdp import Features, XdpAct, XdpError
@@ -40,6 +41,7 @@ def nic(**changes: Any) -> Features:
         max_rx_queues=8,
         max_tx_queues=8,
         combined_queues=True,
+        gro=True,
         programs=[],
         native_xdp=True,
         generic_xdp=True,
@@ -349,9 +351,16 @@ def test_an_interface_that_an_agent_has_is_not_for_others() -> None:
     assert by_mode(modes.places(Agent(reason="nobody answers"), "eth7", []))["isolated"].usable
 
 
+def refused_in_generic(can: Features) -> Refusal | None:
+    return next(buffer_refusals(can, "generic", 1500, multi_buffer=False), None)
+
+
 def test_packets_of_one_buffer_rule_generic_mode_out() -> None:
     old = Loaded(linear=True, jited=True, path="slot")
     verdicts = by_mode(modes.modes(facts(nic(multi_buffer=False), loaded=old)))
     assert "Linux 6.6" in verdicts["generic"].why_not
+    assert "ethtool -K eth7 gro off" in str(refused_in_generic(nic(multi_buffer=False)))
+    assert refused_in_generic(nic(multi_buffer=False, gro=False)) is None
+    assert "only native" in str(refused_in_generic(nic(multi_buffer=False, driver="veth")))
     assert verdicts["native"].usable
     assert any("one buffer" in promise for promise in verdicts["native"].promises)
