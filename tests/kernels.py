@@ -2,7 +2,8 @@
 """The tables of docs/kernels.md: what needs which kernel, and what drivers can do.
 
 The first is `agent/doctor/floors.py`, with a column for each kernel that the doctor has been run
-on: docs/kernels/RELEASE-NIC.json is what it said. The second is `agent/doctor/matrix.py`.
+on: docs/kernels/RELEASE-NIC.json is what it said, and the second what it said of the NIC. The third
+is `agent/doctor/matrix.py`.
 
     python tests/kernels.py           write them
     python tests/kernels.py --check   write nothing; fail when that would change anything, or when
@@ -54,6 +55,10 @@ class Record:
     """Of its lines, by name."""
     lacks: set[str]
     """What the kernel was built without."""
+    driver: str
+    zero_copy: bool
+    """Whether the driver has it."""
+    modes: list[dict[str, Any]]
 
     def has(self, floor: Floor) -> bool | None:
         """None: it was built without it."""
@@ -79,6 +84,9 @@ def _record(path: Path) -> Record:
         nic=path.stem.partition("-")[2],
         states={name: check["state"] for name, check in checks.items()},
         lacks=set(re.findall(r"CONFIG_(\w+)", checks["configuration"]["found"])),
+        driver=checks["driver"]["found"],
+        zero_copy=checks["zero-copy"]["mend"] is not None,
+        modes=said["modes"],
     )
 
 
@@ -117,6 +125,25 @@ def _seen(has: bool | None) -> str:
     return {True: "yes", False: "no", None: "not built"}[has]
 
 
+def nics_table(found: list[Record]) -> str:
+    """One row a kernel and NIC."""
+    head = ["Linux", "driver", "native XDP", "zero-copy", "modes that can be used", "auto takes"]
+    return _table(head, [_nic(record) for record in found])
+
+
+def _nic(record: Record) -> list[str]:
+    usable = [mode["mode"] for mode in record.modes if mode["usable"]]
+    auto = [mode["mode"] for mode in record.modes if mode["chosen"] and mode["usable"]]
+    return [
+        _dotted(record.release),
+        record.driver,
+        "yes" if record.states["native XDP"] == "ok" else "no",
+        "yes" if record.zero_copy else "no",
+        ", ".join(usable) or "none",
+        *(auto or ["nothing"]),
+    ]
+
+
 def drivers_table() -> str:
     """One row a driver, or several that are alike."""
     alike: dict[Driver, list[str]] = {}
@@ -141,7 +168,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def page(text: str, found: list[Record]) -> str:
     """The page with its tables made anew. Raises Wrong when it has no place for one."""
-    for name, table in (("floors", floors_table(found)), ("drivers", drivers_table())):
+    tables = {
+        "floors": floors_table(found),
+        "nics": nics_table(found),
+        "drivers": drivers_table(),
+    }
+    for name, table in tables.items():
         begin = f"<!-- {name}, by ./dev kernels -->\n"
         before, there, rest = text.partition(begin)
         _, ends, after = rest.partition(END)
