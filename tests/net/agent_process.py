@@ -15,8 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ..slowness import SLOWNESS
+
 NOBODY = 65534
-READY_SECONDS = 30.0
+READY_SECONDS = 30.0 * SLOWNESS
 GRANTED = f"[[rule]]\nusers = [{NOBODY}]\nadmin = true\n"
 
 # The checkout may be for root's eyes alone, so what an application imports it imports as root.

@@ -6,9 +6,10 @@ from __future__ import annotations
 from .nics import NAMES
 
 TESTS = {name: ["tests/hw"] for name in NAMES} | {
-    "veth": ["-n", "2", "--dist", "loadfile", "tests/net"],
+    "veth": ["-n", "2", "--dist", "loadfile", "tests/net", "tests/unit/test_memory.py"],
 }
-"""By NIC: pytest's arguments unless tests are named. Of a pair of NICs there is but one."""
+"""By NIC: pytest's arguments unless tests are named. Of a pair of NICs there is but one; kinds of
+device memory are the kernel's."""
 
 _TIME = "about time: how long it goes on is what it is about"
 _LOAD = "about load: packets, calls or processes by the thousand"
