@@ -14,11 +14,12 @@ from contextlib import ExitStack
 
 import pytest
 
+from ..capability import pytest_fixture_setup, pytest_pyfunc_call
 from ..net.conftest import _clean_slate, bpf_object, veth
 from ..net.veth import Veth
 from .nic_pair import nic_pair
 
-__all__ = ["_clean_slate", "bpf_object", "veth"]
+__all__ = ["_clean_slate", "bpf_object", "pytest_fixture_setup", "pytest_pyfunc_call", "veth"]
 
 
 @pytest.fixture(scope="session")

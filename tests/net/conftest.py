@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from ..capability import pytest_fixture_setup, pytest_pyfunc_call
 from .compile_bpf import compile_bpf
 from .veth import Veth, remove_leavings, veth_pair
+
+__all__ = ["pytest_fixture_setup", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from ..capability import skip_if_lacking
+
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "demo"]
 NETNS = Path("/run/netns")
 JOURNALS = Path("/run/devmemtcp-lab")
@@ -32,7 +34,9 @@ def said(stderr: str) -> list[str]:
 def demo(*args: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     process = subprocess.run([*COMMAND, "--json", *args], capture_output=True, text=True)
     assert process.stdout, process.stderr
-    return process, json.loads(process.stdout)
+    report = json.loads(process.stdout)
+    skip_if_lacking(report.get("error", ""))
+    return process, report
 
 
 def remains(pid: int) -> list[Path]:
