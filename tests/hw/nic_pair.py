@@ -80,9 +80,8 @@ def nic_pair(near: str, far: str, *, mtu: int = 1500, queues: int = 1) -> Iterat
         with IPRoute() as here:
             for ifname, name in ((far, names[0]), (near, names[1])):
                 index = _await_there(ifname)
-                was: Any = here.link("get", index=index)[0]
-                here.link("set", index=index, state="down")
                 _set_queues(undo, ifname, queues)
+                was: Any = here.link("get", index=index)[0]
                 before = was.get_attr("IFLA_MTU"), bool(was["flags"] & _IFF_UP)
                 here.link("set", index=index, net_ns_fd=name)
                 undo.callback(_put_back, ifname, name, home, *before)
