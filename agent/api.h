@@ -9,6 +9,11 @@
 
 /* ---- mosaic.c: the memory that the NIC writes ---- */
 
+enum mosaic_layout {
+	MOSAIC_PAIRS, /* copy mode: a header page before each data page */
+	MOSAIC_CHUNKS, /* zero-copy: data pages alone, each of them one aligned chunk */
+};
+
 struct mosaic {
 	uint8_t *base; /* the UMEM; except while it is registered, nothing is mapped there */
 	size_t size; /* bytes */
@@ -18,14 +23,17 @@ struct mosaic {
 	uint32_t nr_niovs;
 	uint32_t nr_pages;
 	uint32_t readable; /* host memory of its own, not a region's */
+	uint32_t layout; /* enum mosaic_layout */
 	int host_fd;
 };
 
 /* Bytes of UMEM, and mappings needed until it is sealed. */
-size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages);
-size_t mosaic_mappings(uint32_t nr_niovs);
-int mosaic_open(struct mosaic *m, uint32_t nr_niovs, uint32_t nr_pages, int readable);
-/* Map all pages, to be registered: those of `region_fd` unless it is readable, and `tx_fd`'s. */
+size_t mosaic_size(enum mosaic_layout layout, uint32_t nr_niovs, uint32_t nr_pages);
+size_t mosaic_mappings(enum mosaic_layout layout, uint32_t nr_niovs);
+int mosaic_open(struct mosaic *m, enum mosaic_layout layout, uint32_t nr_niovs, uint32_t nr_pages,
+		int readable);
+/* Map all pages, to be registered: those of `region_fd` unless it is readable, and `tx_fd`'s. A
+ * region with pages of 2 MiB can be mapped as MOSAIC_CHUNKS alone. */
 int mosaic_map(struct mosaic *m, int region_fd, int tx_fd);
 int mosaic_seal(struct mosaic *m);
 /* Let a child read data page `niov`: the signal that killed it, 0 if it read the page. */
@@ -48,17 +56,20 @@ struct loop_config {
 	uint32_t nr_heads; /* HEADERS_SLOT: the program's slot_mask + 1 */
 };
 
+/* With HEADERS_CHUNK all areas are MOSAIC_CHUNKS, and all sockets zero-copy; else neither. */
+
 struct loop_stats {
 	uint64_t turns;
 	uint64_t sleeps;
 	uint64_t rx_batches;
 	uint64_t rx_packets;
 	uint64_t rx_descs;
-	uint64_t rx_bad_descs; /* did not point at the start of a device page */
+	uint64_t rx_bad_descs; /* did not point at packet data in a device page */
 	uint64_t rx_oversize; /* packets of more than STACK_MAX_CHUNKS chunks */
 	uint64_t tx_frames;
 	uint64_t tx_kicks;
 	uint64_t tx_kick_retries;
+	uint64_t rx_wakeups; /* the driver had run out of buffers, and was told of new ones */
 	uint64_t wakeups_sent; /* event_fd writes */
 	uint64_t cpu_ns; /* CPU time of the loop's thread */
 };
@@ -83,6 +94,7 @@ struct loop_queue {
 	struct xsk_ring_prod *tx;
 	struct xsk_ring_cons *completion;
 	int fd; /* of the AF_XDP socket */
+	uint32_t first_head; /* HEADERS_CHUNK: the slot of its area's buffer 0 */
 };
 
 /* Its fill ring holds buffers when this returns. */

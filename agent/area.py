@@ -15,11 +15,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import ExitStack
 from typing import Any
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, TX_RING, ring_size
 from devmemtcp.agent.errors import XdpError
+from devmemtcp.agent.head_ranges import HeadRanges
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.readability import FileId
 from devmemtcp.pyxdp import BindFlags, Umem, XskSocket
@@ -36,6 +38,9 @@ class Area:
     """The region's; None: host memory."""
     sockets: dict[int, XskSocket]
     """By queue."""
+    buffers: int
+    first_head: int
+    """In zero-copy mode, the place of buffer 0 in the map `heads`; else 0."""
 
     def __init__(
         self,
@@ -45,9 +50,11 @@ class Area:
         buffers: int,
         dmabuf_id: int = 0,
         region_fd: int = -1,
+        heads: HeadRanges | None = None,
     ) -> None:
         """Of so many `buffers` of host memory, or (`dmabuf_id` >= 1) of a region.
 
+        `heads`: the sockets are to be zero-copy, and their packets' headers go there.
         Its sockets are made in `netns`. `region_fd` and `tx_fd` must stay open until the last
         `prepare()`. Raises OSError, ENOSPC when the stack has no room for as many buffers more.
         """
@@ -59,22 +66,35 @@ class Area:
         self._region_fd = region_fd
         if dmabuf_id:
             self.file = FileId.of(region_fd)
-        self._buffers = buffers
+        self._heads = heads
+        self._layout = lib.MOSAIC_CHUNKS if heads else lib.MOSAIC_PAIRS
+        self.buffers = buffers
         self._umem: Umem | None = None
         self._spare: Umem | None = None
         self._mosaic = ffi.new("struct mosaic *")
-        opened = lib.mosaic_open(self._mosaic, buffers, TX_PAGES, not dmabuf_id)
+        with ExitStack() as undo:
+            self._open(undo)
+            self._undo = undo.pop_all()
+
+    def _open(self, undo: ExitStack) -> None:
+        buffers, dmabuf_id = self.buffers, self.dmabuf_id
+        self.first_head = 0
+        if self._heads:
+            self.first_head = self._heads.take(buffers)
+            undo.callback(self._heads.give_back, self.first_head)
+        opened = lib.mosaic_open(self._mosaic, self._layout, buffers, TX_PAGES, not dmabuf_id)
         check(opened, f"cannot reserve {buffers} buffers")
+        undo.callback(lib.mosaic_close, self._mosaic)
         config = {
             "nr_niovs": buffers,
             "dmabuf_id": dmabuf_id,
             "header_base": self._mosaic.headers,
             "data_base": self._mosaic.data,
+            "packed": self._heads is not None,
         }
-        tx_base = lib.mosaic_size(buffers, 0)
-        result = lib.loop_area_open(loop, ffi.new("struct stack_area_config *", config), tx_base)
-        if result < 0:
-            lib.mosaic_close(self._mosaic)
+        tx_base = lib.mosaic_size(self._layout, buffers, 0)
+        config = ffi.new("struct stack_area_config *", config)
+        result = lib.loop_area_open(self._loop, config, tx_base)
         self.number = check(result, f"the stack has no room for {buffers} buffers more")
 
     def prepare(self) -> None:
@@ -89,8 +109,8 @@ class Area:
                 self._spare = Umem(
                     int(ffi.cast("uintptr_t", m.base)),
                     m.size,
-                    unaligned=True,
-                    fill_size=ring_size(self._buffers),
+                    unaligned=self._heads is None,
+                    fill_size=ring_size(self.buffers),
                     comp_size=TX_RING,
                 )
         finally:
@@ -108,7 +128,8 @@ class Area:
             self.prepare()
             self._umem, self._spare = self._spare, None
         assert self._umem is not None
-        flags = BindFlags.COPY | BindFlags.USE_NEED_WAKEUP
+        flags = BindFlags.USE_NEED_WAKEUP
+        flags |= BindFlags.ZEROCOPY if self._heads else BindFlags.COPY
         if multi_buffer:
             flags |= BindFlags.USE_SG
         try:
@@ -117,7 +138,7 @@ class Area:
                     ifname,
                     queue,
                     self._umem,
-                    rx_size=ring_size(self._buffers),
+                    rx_size=ring_size(self.buffers),
                     tx_size=TX_RING,
                     bind_flags=flags,
                     busy_timeout=patience,
@@ -150,12 +171,12 @@ class Area:
         self.unprepare()
         if check(lib.loop_area_close(self._loop, self.number), f"cannot close area {self.number}"):
             return False
-        lib.mosaic_close(self._mosaic)
+        self._undo.close()
         return True
 
     def unmap(self) -> None:
         """Give the memory back after the loop has been closed, home or not."""
-        lib.mosaic_close(self._mosaic)
+        self._undo.close()
 
     def probe(self) -> int:
         """The signal that kills a child of this process when it reads the memory; 0: none did."""

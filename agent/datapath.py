@@ -36,8 +36,15 @@ from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.area import Area, check, region_buffers
 from devmemtcp.agent.carrier import await_carrier
 from devmemtcp.agent.channel import ChannelFds
-from devmemtcp.agent.datapath_config import PAGE, TX_PAGES, ChannelGeometry, DatapathConfig
-from devmemtcp.agent.errors import Unsupported, XdpError
+from devmemtcp.agent.datapath_config import (
+    PAGE,
+    TX_PAGES,
+    AttachMode,
+    ChannelGeometry,
+    DatapathConfig,
+)
+from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
+from devmemtcp.agent.head_ranges import HeadRanges
 from devmemtcp.agent.header_path import Heads, configure, header_path, map_heads
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
@@ -45,6 +52,7 @@ from devmemtcp.agent.ports import Ports
 from devmemtcp.agent.preflight import check_attached
 from devmemtcp.agent.readability import descriptors_of, dma_bufs_of, mappings_of
 from devmemtcp.agent.thread import started
+from devmemtcp.agent.zerocopy import refused
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, XskMap, XskSocket, attach
 
 _END_SECONDS = 1.0
@@ -94,13 +102,16 @@ class Datapath:
     def _set_up(self, undo: ExitStack, first: Binding | None) -> None:
         c = self.config
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
-        path = c.header_path or header_path()
+        path = "chunk" if c.mode == "zerocopy" else c.header_path or header_path()
+        found = xdp_prog.object_path("zerocopy" if path == "chunk" else "devmemtcp")
         self._object = undo.enter_context(
-            BpfObject.open(str(xdp_prog.object_path()), programs=[program, xdp_prog.PROGRAM_DEAF])
+            BpfObject.open(str(found), programs=[program, xdp_prog.PROGRAM_DEAF])
         )
         configure(self._object, path, c.max_buffers)
         self._object.load()
-        self._open_loop(undo, map_heads(self._object, path, undo))
+        heads = map_heads(self._object, path, undo)
+        self._heads = HeadRanges(heads.nr_heads) if path == "chunk" else None
+        self._open_loop(undo, heads)
         undo.callback(self._release_areas)
         if first is not None:
             area = self._new_area(region_buffers(first.region_fd), first.dmabuf_id, first.region_fd)
@@ -201,7 +212,9 @@ class Datapath:
             return {number: tuple(area.sockets) for number, area in self._bindings.items()}
 
     def _new_area(self, buffers: int, dmabuf_id: int = 0, region_fd: int = -1) -> Area:
-        area = Area(self._loop, self._netns, self._tx_fd, buffers, dmabuf_id, region_fd)
+        area = Area(
+            self._loop, self._netns, self._tx_fd, buffers, dmabuf_id, region_fd, self._heads
+        )
         self._areas.append(area)
         return area
 
@@ -221,12 +234,28 @@ class Datapath:
     def _start(self, queue: int, area: Area, patience: float = _RESTART_SECONDS) -> None:
         """Put a queue without a socket on an area."""
         c = self.config
-        sock = area.open_socket(c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience)
-        attached = lib.loop_queue_attach(self._loop, queue, area.number, _rings(sock))
+        if self._heads:
+            where = xdp_prog.head_range(area.first_head, area.buffers)
+            self._object.maps["head_ranges"].set(queue.to_bytes(4, sys.byteorder), where)
+        sock = self._open_socket(queue, area, patience)
+        attached = lib.loop_queue_attach(
+            self._loop, queue, area.number, _rings(sock, area.first_head)
+        )
         check(attached, f"cannot use queue {queue}")
         self._at[queue] = area
         self._xsks.set_socket(queue, sock)
         self._lost.pop(queue, None)
+
+    def _open_socket(self, queue: int, area: Area, patience: float) -> XskSocket:
+        c = self.config
+        try:
+            return area.open_socket(
+                c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience
+            )
+        except (Unsupported, XdpError) as error:
+            if c.mode != "zerocopy" or getattr(error, "errno", None) == errno.EBUSY:
+                raise
+            raise refused(c.ifname, c.driver, error) from error
 
     def _start_first(self, queue: int, area: Area, *, or_lose: bool) -> None:
         """At the start; a queue that another socket has may be lost, all else is an error."""
@@ -241,7 +270,7 @@ class Datapath:
         """The same on host memory; a queue that cannot be had is lost."""
         try:
             self._start(queue, self._host_area(queue), patience)
-        except (OSError, Unsupported) as error:
+        except (OSError, Unsupported, ConfigError) as error:
             self._lost[queue] = str(error)
             if queue in self._host:
                 self._host[queue].release()
@@ -352,8 +381,8 @@ class Datapath:
 
     @property
     def mode(self) -> str:
-        """As attached: native or generic."""
-        return self._attachment.mode.value
+        """As attached: native or generic; or zerocopy."""
+        return self.config.mode if self._heads else self._attachment.mode.value
 
     def start(self) -> None:
         """Run the loop, and the watch of the link, in threads of their own; there are no others.
@@ -556,7 +585,12 @@ class Datapath:
         }
 
 
-_MODES = {None: Mode.AUTO, "native": Mode.NATIVE, "generic": Mode.GENERIC}
+_MODES: dict[AttachMode | None, Mode] = {
+    None: Mode.AUTO,
+    "native": Mode.NATIVE,
+    "generic": Mode.GENERIC,
+    "zerocopy": Mode.NATIVE,
+}
 _FLOW_LOCAL_PORT = 4
 _DROPS: dict[str, int] = {
     name.removeprefix("DROP_"): value
@@ -565,7 +599,7 @@ _DROPS: dict[str, int] = {
 }
 
 
-def _rings(sock: XskSocket) -> Any:
+def _rings(sock: XskSocket, first_head: int) -> Any:
     """`struct loop_queue`."""
     fields = {
         "rx": ffi.cast("struct xsk_ring_cons *", sock.rx.address),
@@ -573,6 +607,7 @@ def _rings(sock: XskSocket) -> Any:
         "tx": ffi.cast("struct xsk_ring_prod *", sock.tx.address),
         "completion": ffi.cast("struct xsk_ring_cons *", sock.comp.address),
         "fd": sock.fd,
+        "first_head": first_head,
     }
     return ffi.new("struct loop_queue *", fields)
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.tcp_timeouts import TcpTimeouts
+
+AttachMode = Literal["native", "generic", "zerocopy"]
+"""How packets are received. `zerocopy`: the program is native, and AF_XDP copies nothing."""
 
 PAGE = 4096
 TX_RING = 256
@@ -41,18 +44,42 @@ def ring_size(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def umem_size(buffers: int) -> int:
+def umem_layout(mode: AttachMode | None) -> int:
+    """`enum mosaic_layout` of all areas."""
+    return int(lib.MOSAIC_CHUNKS if mode == "zerocopy" else lib.MOSAIC_PAIRS)
+
+
+def umem_size(buffers: int, mode: AttachMode | None = None) -> int:
     """Bytes of the UMEM of an area, which count against RLIMIT_MEMLOCK."""
-    return int(lib.mosaic_size(buffers, TX_PAGES))
+    return int(lib.mosaic_size(umem_layout(mode), buffers, TX_PAGES))
+
+
+@overload
+def attach_mode(
+    wanted: Literal["auto", "native", "generic"], driver: str | None, *, multi_buffer: bool = True
+) -> Literal["native", "generic"] | None: ...
+
+
+@overload
+def attach_mode(
+    wanted: Literal["auto", "native", "generic", "zerocopy"],
+    driver: str | None,
+    *,
+    multi_buffer: bool = True,
+) -> AttachMode | None: ...
 
 
 def attach_mode(
-    wanted: Literal["auto", "native", "generic"], driver: str | None, *, multi_buffer: bool = True
-) -> Literal["native", "generic"] | None:
+    wanted: Literal["auto", "native", "generic", "zerocopy"],
+    driver: str | None,
+    *,
+    multi_buffer: bool = True,
+) -> AttachMode | None:
     """`DatapathConfig.mode` for what was asked for.
 
     A veth is taken in generic mode: native mode takes the peer's segmentation offload away. Where
-    a packet has but one buffer that is what must be, for the peer's 64 KB would fit none.
+    a packet has but one buffer that is what must be, for the peer's 64 KB would fit none. Zero-copy
+    is never chosen unasked: it puts the headers of packets into device memory, too.
     """
     if wanted != "auto":
         return wanted
@@ -62,7 +89,7 @@ def attach_mode(
 
 
 def window(
-    wanted: int | None, mode: Literal["native", "generic"] | None, driver: str | None, mtu: int
+    wanted: int | None, mode: AttachMode | None, driver: str | None, mtu: int
 ) -> int:
     """`DatapathConfig.rcv_wnd_max` for what was asked for; None: what suits the interface.
 
@@ -92,7 +119,7 @@ class DatapathConfig:
     ifname: str
     queues: int
     mtu: int
-    mode: Literal["native", "generic"] | None
+    mode: AttachMode | None
     """None: native where the driver can, else generic."""
     multi_buffer: bool
     """Packets of several chunks: an xdp.frags program and XDP_USE_SG, Linux 6.6."""

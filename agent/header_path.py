@@ -3,6 +3,7 @@
 
 `metadata`: AF_XDP copies them in front of the payload. Linux 6.8, which takes enough metadata.
 `slot`: the program writes them to a map that the stack reads, and metadata names the place.
+`chunk`: as `slot`, and the place is that of the packet in the UMEM; for zero-copy mode alone.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from devmemtcp.agent.errors import ConfigError
 from devmemtcp.pyxdp import BpfObject, Program
 
 HeaderPath = Literal["metadata", "slot"]
+"""Of copy mode."""
+AnyPath = HeaderPath | Literal["chunk"]
 VARIABLE = "DEVMEMTCP_HEADER_PATH"
 _XDP_PASS = 2
-_PATHS: dict[HeaderPath, int] = {"metadata": 0, "slot": 1}  # enum header_path
+_PATHS: dict[AnyPath, int] = {"metadata": 0, "slot": 1, "chunk": 2}  # enum header_path
 _CONFIG = struct.Struct("=II")  # struct header_config
 
 
@@ -59,19 +62,20 @@ class Heads:
     nr_heads: int
 
 
-def configure(obj: BpfObject, path: HeaderPath, buffers: int) -> None:
+def configure(obj: BpfObject, path: AnyPath, buffers: int) -> None:
     """Set an object up for this path, before it is loaded.
 
     A packet in an RX ring holds a buffer, so no more than `buffers` of them wait for the stack.
     Twice as many slots: while all of them wait, as many again may be lost between program and
-    ring, for want of a buffer, before the first one that waits loses its slot.
+    ring, for want of a buffer, before the first one that waits loses its slot. With `chunk` each
+    buffer has one, and the others are for the gaps between areas that come and go.
     """
     slots = 1 if path == "metadata" else 1 << (2 * buffers - 1).bit_length()
     obj.maps[".rodata.headers"].set_initial(_CONFIG.pack(_PATHS[path], slots - 1))
     obj.maps["heads"].resize(slots)
 
 
-def map_heads(obj: BpfObject, path: HeaderPath, undo: ExitStack) -> Heads:
+def map_heads(obj: BpfObject, path: AnyPath, undo: ExitStack) -> Heads:
     """Once it is loaded."""
     if path == "metadata":
         return Heads(_PATHS[path], ffi.NULL, 0)

@@ -5,6 +5,7 @@
  *
  *   HEADERS_METADATA   AF_XDP has copied them there
  *   HEADERS_SLOT       16 bytes there name a slot of an array that the program writes, and we read
+ *   HEADERS_CHUNK      the packet is in buffer i, and what is wanted in slot first_head + i
  *
  *     heads   | ... | seq | info | head |     | ... |      seq is the packet's number: program and
  *                            |      '------.           packet must agree on it, before and after
@@ -13,6 +14,9 @@
  *
  * What is in the array is not believed: slots are used again whether we have been there or not.
  * Bytes are copied first and judged by their copy, by the stack, which trusts no record anyway.
+ *
+ * HEADERS_CHUNK needs no number: a slot is written only while the driver has its buffer, and from
+ * the RX ring until we fill it in again that is ours.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -25,20 +29,54 @@ bool heads_ok(const struct loop_config *config)
 {
 	const uint32_t nr = config->nr_heads;
 
-	if (config->header_path == HEADERS_METADATA)
+	switch (config->header_path) {
+	case HEADERS_METADATA:
 		return true;
-	return config->header_path == HEADERS_SLOT && config->heads && nr && !(nr & (nr - 1));
+	case HEADERS_SLOT:
+		return config->heads && nr && !(nr & (nr - 1));
+	case HEADERS_CHUNK:
+		return config->heads && nr;
+	default:
+		return false;
+	}
 }
 
-/* A sequence lock's reader, without the retry: another number stays another. */
-static bool take_slot(const struct rx_slot *slot, uint64_t seq, uint8_t *end)
+bool heads_cover(const struct loop *l, const struct loop_queue *queue, uint32_t nr_niovs)
 {
-	const _Atomic uint64_t *now = (const _Atomic uint64_t *)&slot->seq;
+	return l->header_path != HEADERS_CHUNK ||
+	       (nr_niovs <= l->nr_heads && queue->first_head <= l->nr_heads - nr_niovs);
+}
+
+static uint8_t *header_end(const struct queue_pair *qp, uint32_t niov)
+{
+	return qp->header_base + (niov + 1ul) * MOSAIC_PAGE;
+}
+
+static const struct rx_slot *chunk_slot(const struct loop *l, const struct queue_pair *qp,
+					uint32_t niov)
+{
+	return &l->heads[qp->rings.first_head + niov];
+}
+
+/* The last 160 bytes of a header page: record first, headers last. */
+void heads_prefetch(const struct loop *l, const struct queue_pair *qp, uint32_t niov)
+{
+	const uint8_t *end = header_end(qp, niov);
+
+	if (l->header_path == HEADERS_CHUNK) {
+		__builtin_prefetch(chunk_slot(l, qp, niov));
+		__builtin_prefetch(chunk_slot(l, qp, niov)->head + 64);
+	}
+	__builtin_prefetch(end - RX_META_LEN);
+	__builtin_prefetch(end - 128);
+	__builtin_prefetch(end - 64);
+}
+
+static void copy_head(const struct rx_slot *slot, uint8_t *end)
+{
 	struct rx_info info;
 	uint32_t len;
 
-	if (atomic_load_explicit(now, memory_order_acquire) != seq)
-		return false;
 	memcpy(&info, &slot->info, sizeof(info));
 	atomic_signal_fence(memory_order_acq_rel); /* it is not read again */
 	len = info.hdr_len + info.linear;
@@ -46,6 +84,16 @@ static bool take_slot(const struct rx_slot *slot, uint64_t seq, uint8_t *end)
 		len = RX_HDR_MAX; /* the stack refuses such a record */
 	memcpy(end - RX_META_LEN, &info, sizeof(info));
 	memcpy(end - len, slot->head, len);
+}
+
+/* A sequence lock's reader, without the retry: another number stays another. */
+static bool take_slot(const struct rx_slot *slot, uint64_t seq, uint8_t *end)
+{
+	const _Atomic uint64_t *now = (const _Atomic uint64_t *)&slot->seq;
+
+	if (atomic_load_explicit(now, memory_order_acquire) != seq)
+		return false;
+	copy_head(slot, end);
 	atomic_thread_fence(memory_order_acquire);
 	return atomic_load_explicit(now, memory_order_relaxed) == seq;
 }
@@ -66,9 +114,15 @@ static bool take_named_slot(const struct loop *l, uint8_t *end)
 
 bool heads_take(const struct loop *l, const struct queue_pair *qp)
 {
-	uint8_t *end = qp->header_base + (qp->packet.chunk[0].niov + 1ul) * MOSAIC_PAGE;
+	const uint32_t niov = qp->packet.chunk[0].niov;
 
-	if (l->header_path == HEADERS_METADATA)
+	switch (l->header_path) {
+	case HEADERS_SLOT:
+		return take_named_slot(l, header_end(qp, niov));
+	case HEADERS_CHUNK:
+		copy_head(chunk_slot(l, qp, niov), header_end(qp, niov));
 		return true;
-	return take_named_slot(l, end);
+	default:
+		return true;
+	}
 }

@@ -41,6 +41,7 @@ struct queue_pair {
 	uint8_t *header_base;
 	uint64_t tx_base; /* UMEM address of transmission page 0 */
 	uint32_t nr_niovs;
+	enum mosaic_layout layout; /* MOSAIC_CHUNKS: and the socket is zero-copy */
 	bool attached;
 	bool discard; /* what was collected, and the rest of this packet, is of no use */
 	struct rx_packet packet; /* may straddle two batches */
@@ -127,6 +128,10 @@ bool rings_sent(const struct queue_pair *qp); /* the kernel has taken all of the
 
 /* heads.c */
 bool heads_ok(const struct loop_config *config);
+/* Whether a queue whose area has so many buffers has a slot for each of them. */
+bool heads_cover(const struct loop *l, const struct loop_queue *queue, uint32_t nr_niovs);
+/* The record and headers of a packet whose first buffer is `niov` are soon looked at. */
+void heads_prefetch(const struct loop *l, const struct queue_pair *qp, uint32_t niov);
 /* Record and headers of qp->packet are where stack_rx() looks for them; false: they are lost. */
 bool heads_take(const struct loop *l, const struct queue_pair *qp);
 

@@ -158,11 +158,16 @@ static int call_queue_attach(struct loop *l, void *arg)
 	if (err)
 		return err;
 	area = &l->area[a->area];
+	if (!heads_cover(l, a->rings, area->nr_niovs)) {
+		stack_queue_detach(l->stack, a->queue);
+		return -EINVAL;
+	}
 	*qp = (struct queue_pair){
 		.rings = *a->rings,
 		.header_base = area->header_base,
 		.tx_base = area->tx_base,
 		.nr_niovs = area->nr_niovs,
+		.layout = l->header_path == HEADERS_CHUNK ? MOSAIC_CHUNKS : MOSAIC_PAIRS,
 		.attached = true,
 		.packet.queue = a->queue,
 	};

@@ -9,6 +9,9 @@
  * payload in the data page; mosaic.h draws it. Data pages are those of a region, or
  * host memory of the mosaic's own, which the stack may read.
  *
+ * In zero-copy mode the driver writes whole frames, headers and all, so there are data pages alone;
+ * the XDP program copies the headers elsewhere (heads.c).
+ *
  * Call order: mosaic_open(), then once or (host memory) again and again mosaic_map(),
  * register [base, base + size) as a UMEM, mosaic_seal(); mosaic_close() when the
  * last of these UMEMs is gone. Files given to mosaic_map() may be closed after it.
@@ -39,14 +42,16 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 
-size_t mosaic_size(uint32_t nr_niovs, uint32_t nr_pages)
+#define HUGE_PAGE (2ul << 20) /* a file of these cannot be mapped at any other boundary */
+
+size_t mosaic_size(enum mosaic_layout layout, uint32_t nr_niovs, uint32_t nr_pages)
 {
-	return mosaic_tx(nr_niovs) + (size_t)nr_pages * MOSAIC_PAGE;
+	return mosaic_tx(layout, nr_niovs) + (size_t)nr_pages * MOSAIC_PAGE;
 }
 
-size_t mosaic_mappings(uint32_t nr_niovs)
+size_t mosaic_mappings(enum mosaic_layout layout, uint32_t nr_niovs)
 {
-	return 2 * (size_t)nr_niovs + 1;
+	return (layout == MOSAIC_CHUNKS ? 1 : 2 * (size_t)nr_niovs) + 1;
 }
 
 static size_t pages(uint32_t n)
@@ -59,6 +64,21 @@ static void *reserve(void *at, size_t size)
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0);
 
 	return mmap(at, size, PROT_NONE, flags, -1, 0);
+}
+
+/* The same at an address that any file can be mapped at. */
+static uint8_t *reserve_aligned(size_t size)
+{
+	uint8_t *p = reserve(NULL, size + HUGE_PAGE);
+	size_t before;
+
+	if (p == MAP_FAILED)
+		return MAP_FAILED;
+	before = -(uintptr_t)p % HUGE_PAGE;
+	if (before)
+		munmap(p, before);
+	munmap(p + before + size, HUGE_PAGE - before);
+	return p + before;
 }
 
 static int map_piece(uint8_t *at, size_t len, int fd, off_t offset)
@@ -90,23 +110,25 @@ static int lay_out(struct mosaic *m)
 	m->headers = p;
 	if (m->readable)
 		m->data = m->headers + pages(m->nr_niovs);
-	p = reserve(NULL, m->size);
+	p = reserve_aligned(m->size);
 	if (p == MAP_FAILED)
 		return -errno;
 	m->base = p;
 	return 0;
 }
 
-int mosaic_open(struct mosaic *m, uint32_t nr_niovs, uint32_t nr_pages, int readable)
+int mosaic_open(struct mosaic *m, enum mosaic_layout layout, uint32_t nr_niovs, uint32_t nr_pages,
+		int readable)
 {
 	int err;
 
 	*m = (struct mosaic){
-		.size = mosaic_size(nr_niovs, nr_pages),
+		.size = mosaic_size(layout, nr_niovs, nr_pages),
 		.host_size = pages(nr_niovs) * (readable ? 2 : 1),
 		.nr_niovs = nr_niovs,
 		.nr_pages = nr_pages,
 		.readable = readable,
+		.layout = layout,
 		.host_fd = -1,
 	};
 	if (!nr_niovs || !nr_pages)
@@ -119,26 +141,35 @@ int mosaic_open(struct mosaic *m, uint32_t nr_niovs, uint32_t nr_pages, int read
 	return err;
 }
 
+static int map_pairs(struct mosaic *m, int data_fd, off_t data)
+{
+	for (uint32_t i = 0; i < m->nr_niovs; i++) {
+		uint8_t *d = m->base + mosaic_device(m->layout, i);
+		int err = map_piece(d - MOSAIC_PAGE, MOSAIC_PAGE, m->host_fd, pages(i));
+
+		if (!err)
+			err = map_piece(d, MOSAIC_PAGE, data_fd, data + (off_t)pages(i));
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
 int mosaic_map(struct mosaic *m, int region_fd, int tx_fd)
 {
 	const int data_fd = m->readable ? m->host_fd : region_fd;
 	const off_t data = m->readable ? pages(m->nr_niovs) : 0;
+	uint8_t *tx = m->base + mosaic_tx(m->layout, m->nr_niovs);
 	int err;
 
-	for (uint32_t i = 0; i < m->nr_niovs; i++) {
-		uint8_t *d = m->base + mosaic_device(i);
-
-		err = map_piece(d - MOSAIC_PAGE, MOSAIC_PAGE, m->host_fd, pages(i));
-		if (!err)
-			err = map_piece(d, MOSAIC_PAGE, data_fd, data + (off_t)pages(i));
-		if (err)
-			goto fail;
-	}
-	err = map_piece(m->base + mosaic_tx(m->nr_niovs), pages(m->nr_pages), tx_fd, 0);
+	if (m->layout == MOSAIC_CHUNKS)
+		err = map_piece(m->base, pages(m->nr_niovs), data_fd, data);
+	else
+		err = map_pairs(m, data_fd, data);
 	if (!err)
-		return 0;
-fail:
-	mosaic_seal(m);
+		err = map_piece(tx, pages(m->nr_pages), tx_fd, 0);
+	if (err)
+		mosaic_seal(m);
 	return err;
 }
 
@@ -176,7 +207,7 @@ int mosaic_read_probe(const struct mosaic *m, uint32_t niov)
 	if (pid < 0)
 		return -errno;
 	if (!pid)
-		read_and_exit(m->base + mosaic_device(niov));
+		read_and_exit(m->base + mosaic_device(m->layout, niov));
 	while (waitpid(pid, &status, 0) < 0) {
 		if (errno != EINTR)
 			return -errno;

@@ -10,11 +10,12 @@ import typer
 
 
 class ModeChoice(StrEnum):
-    """How the XDP program is attached."""
+    """How the XDP program is attached, and whether AF_XDP copies."""
 
     AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
+    ZEROCOPY = "zerocopy"
 
 
 class CsumChoice(StrEnum):
@@ -36,7 +37,8 @@ class MemoryChoice(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mode = Annotated[
-    ModeChoice, typer.Option(help="How to attach the XDP program; auto: as suits the driver.")
+    ModeChoice,
+    typer.Option(help="How to receive packets; auto: native or generic XDP, as suits the driver."),
 ]
 RegionSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")

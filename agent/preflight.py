@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from devmemtcp.agent._loop import FORM, lib
-from devmemtcp.agent.datapath_config import DatapathConfig, umem_size
+from devmemtcp.agent.datapath_config import AttachMode, DatapathConfig, umem_layout, umem_size
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.refusal import Refusal, raise_first
 from devmemtcp.agent.region import PAGE_SIZE
+from devmemtcp.agent.zerocopy import zero_copy_refusals
 from devmemtcp.pyxdp import AttachedProgram, Mode
 from devmemtcp.pyxdp.features import Features, features
 from devmemtcp.xdp_prog import PROGRAM_FRAGS, PROGRAM_LINEAR
@@ -98,13 +99,16 @@ def feature_refusals(can: Features) -> Iterator[Refusal]:
 
 
 def buffer_refusals(
-    can: Features, mode: Literal["native", "generic"] | None, mtu: int, *, multi_buffer: bool
+    can: Features, mode: AttachMode | None, mtu: int, *, multi_buffer: bool
 ) -> Iterator[Refusal]:
     """For packets that are longer than a buffer, where a packet has but one.
 
     Generic mode sees what GRO has merged and, on a veth, what the peer has not cut. Which mode it
     will be is not known for None: `check_attached()`.
     """
+    if mode == "zerocopy":
+        yield from zero_copy_refusals(can, mtu)
+        return
     if multi_buffer:
         return
     found = f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG)"
@@ -249,10 +253,10 @@ def most_buffers() -> int:
     return (limit - others) // 2
 
 
-def mapping_refusals(buffers: int) -> Iterator[Refusal]:
+def mapping_refusals(buffers: int, mode: AttachMode | None = None) -> Iterator[Refusal]:
     """Until it is sealed, each page of a region is a mapping, and its header page another."""
     limit, others = _mappings()
-    needed = lib.mosaic_mappings(buffers) + others
+    needed = lib.mosaic_mappings(umem_layout(mode), buffers) + others
     if needed > limit:
         yield Refusal(
             "max_map_count",
@@ -263,17 +267,17 @@ def mapping_refusals(buffers: int) -> Iterator[Refusal]:
         )
 
 
-def check_mappings(buffers: int) -> None:
+def check_mappings(buffers: int, mode: AttachMode | None = None) -> None:
     """Raises ConfigError when a region of so many buffers has too many mappings."""
-    raise_first(mapping_refusals(buffers))
+    raise_first(mapping_refusals(buffers, mode))
 
 
-def memlock_refusals(areas: list[int]) -> Iterator[Refusal]:
+def memlock_refusals(areas: list[int], mode: AttachMode | None = None) -> Iterator[Refusal]:
     """For more UMEM than this process may lock (xdp_umem_account_pages())."""
     if locks_without_limit():
         return
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    needed = sum(map(umem_size, areas))
+    needed = sum(umem_size(buffers, mode) for buffers in areas)
     if needed > limit:
         yield Refusal(
             "memlock",
@@ -294,9 +298,9 @@ def _raise_memlock(needed: int) -> str | None:
     return f"ulimit {'-S ' if needed <= hard else ''}-l {-(-needed // 1024)}"
 
 
-def check_memlock(areas: list[int]) -> None:
+def check_memlock(areas: list[int], mode: AttachMode | None = None) -> None:
     """For areas of so many buffers each.
 
     Raises ConfigError for more UMEM than this process may lock.
     """
-    raise_first(memlock_refusals(areas))
+    raise_first(memlock_refusals(areas, mode))

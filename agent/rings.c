@@ -7,12 +7,14 @@
  *
  * Invariants:
  * - A descriptor is looked at before it is believed: what does not begin at a data page
- *   of the queue's area never reaches the stack as a packet.
+ *   of the queue's area, or in zero-copy mode is not within one, never reaches the stack as
+ *   a packet.
  * - Every buffer that comes out of the RX ring goes to the stack exactly once, by
  *   stack_rx() or stack_rx_discard().
  * - A call takes one batch of one queue at most, so that no queue starves another.
  * - One kick (sendto) a call of rings_send(), repeated only while the kernel left frames
- *   in the ring.
+ *   in the ring. In zero-copy mode the driver takes frames and buffers by itself; a call
+ *   wakes it, where it has said that it sleeps.
  */
 #include <errno.h>
 #include <linux/if_xdp.h>
@@ -32,15 +34,39 @@
 
 /* ---- receive ---- */
 
-/* The last 160 bytes of a header page: record first, headers last. */
-static inline void prefetch_headers(const struct queue_pair *qp, uint64_t addr)
+static inline void prefetch_headers(const struct loop *l, const struct queue_pair *qp,
+				    uint64_t addr)
 {
-	uint64_t niov = xsk_umem__add_offset_to_addr(addr) / (2 * MOSAIC_PAGE);
-	const uint8_t *end = qp->header_base + (niov + 1) * MOSAIC_PAGE;
+	heads_prefetch(l, qp, xsk_umem__add_offset_to_addr(addr) / mosaic_step(qp->layout));
+}
 
-	__builtin_prefetch(end - RX_META_LEN);
-	__builtin_prefetch(end - 128);
-	__builtin_prefetch(end - 64);
+static inline bool desc_to_data_page(const struct queue_pair *qp, const struct xdp_desc *desc,
+				     struct rx_chunk *chunk, bool *usable)
+{
+	uint64_t data = xsk_umem__add_offset_to_addr(desc->addr);
+	uint64_t base = xsk_umem__extract_addr(desc->addr);
+	uint64_t niov = (base + MOSAIC_HEADROOM) / mosaic_step(MOSAIC_PAIRS);
+
+	if (niov >= qp->nr_niovs || base != mosaic_fill(MOSAIC_PAIRS, niov))
+		return false;
+	chunk->niov = niov;
+	chunk->off = 0;
+	*usable = data == mosaic_device(MOSAIC_PAIRS, niov) && desc->len <= STACK_CHUNK_DATA;
+	return true;
+}
+
+/* The payload begins behind the driver's headroom and the headers. */
+static inline bool desc_to_shared_chunk(const struct queue_pair *qp, const struct xdp_desc *desc,
+					struct rx_chunk *chunk, bool *usable)
+{
+	uint64_t niov = desc->addr / MOSAIC_PAGE;
+
+	if (niov >= qp->nr_niovs)
+		return false;
+	chunk->niov = niov;
+	chunk->off = desc->addr % MOSAIC_PAGE;
+	*usable = desc->len <= MOSAIC_PAGE - chunk->off;
+	return true;
 }
 
 /* What a descriptor says, as a chunk: false if no buffer of ours is meant. `*usable` is
@@ -48,17 +74,9 @@ static inline void prefetch_headers(const struct queue_pair *qp, uint64_t addr)
 static inline bool desc_to_chunk(const struct queue_pair *qp, const struct xdp_desc *desc,
 				 struct rx_chunk *chunk, bool *usable)
 {
-	uint64_t data = xsk_umem__add_offset_to_addr(desc->addr);
-	uint64_t base = xsk_umem__extract_addr(desc->addr);
-	uint64_t niov = (base + MOSAIC_HEADROOM) / (2 * MOSAIC_PAGE);
-
-	if (niov >= qp->nr_niovs || base != mosaic_fill(niov))
-		return false;
-	chunk->niov = niov;
-	chunk->off = 0;
 	chunk->len = desc->len;
-	*usable = data == mosaic_device(niov) && desc->len <= STACK_CHUNK_DATA;
-	return true;
+	return qp->layout == MOSAIC_CHUNKS ? desc_to_shared_chunk(qp, desc, chunk, usable)
+					   : desc_to_data_page(qp, desc, chunk, usable);
 }
 
 static void give_up(struct loop *l, struct queue_pair *qp)
@@ -113,7 +131,7 @@ uint32_t rings_receive(struct loop *l, struct queue_pair *qp, uint64_t now)
 
 	if (!n)
 		return 0;
-	prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index)->addr);
+	prefetch_headers(l, qp, xsk_ring_cons__rx_desc(ring, index)->addr);
 	while (taken < n && packets < LOOP_BATCH) {
 		struct xdp_desc desc = *xsk_ring_cons__rx_desc(ring, index + taken++);
 
@@ -121,7 +139,7 @@ uint32_t rings_receive(struct loop *l, struct queue_pair *qp, uint64_t now)
 		if (desc.options & XDP_PKT_CONTD)
 			continue;
 		if (taken < n) /* of the next packet: only the first chunk has headers */
-			prefetch_headers(qp, xsk_ring_cons__rx_desc(ring, index + taken)->addr);
+			prefetch_headers(l, qp, xsk_ring_cons__rx_desc(ring, index + taken)->addr);
 		packet_complete(l, qp, now);
 		packets++;
 	}
@@ -146,23 +164,37 @@ void rings_receive_last(struct loop *l, struct queue_pair *qp, uint64_t now)
 	stack_rx_end(l->stack, now);
 }
 
+/* A driver that has run dry looks at the fill ring again when it is told to: not before the loop
+ * rests, if that were left to poll(), and under load of another queue it does not rest. */
+static void wake_receiver(struct loop *l, const struct queue_pair *qp)
+{
+	if (!xsk_ring_prod__needs_wakeup(qp->rings.fill))
+		return;
+	l->stats.rx_wakeups++;
+	recv(qp->rings.fd, NULL, 0, MSG_DONTWAIT);
+}
+
 void rings_refill(struct loop *l, struct queue_pair *qp)
 {
 	struct xsk_ring_prod *ring = qp->rings.fill;
 	uint32_t niovs[LOOP_BATCH];
-	uint32_t room, n, index = 0;
+	uint32_t room, n, index = 0, filled = 0;
 
 	do {
 		room = xsk_prod_nb_free(ring, LOOP_BATCH);
 		n = stack_refill(l->stack, qp->packet.queue, niovs,
 				 room < LOOP_BATCH ? room : LOOP_BATCH);
 		if (!n)
-			return;
+			break;
 		xsk_ring_prod__reserve(ring, n, &index);
 		for (uint32_t i = 0; i < n; i++)
-			*xsk_ring_prod__fill_addr(ring, index + i) = mosaic_fill(niovs[i]);
+			*xsk_ring_prod__fill_addr(ring, index + i) =
+				mosaic_fill(qp->layout, niovs[i]);
 		xsk_ring_prod__submit(ring, n);
+		filled += n;
 	} while (n == LOOP_BATCH);
+	if (filled && qp->layout == MOSAIC_CHUNKS)
+		wake_receiver(l, qp);
 }
 
 /* ---- send ---- */
@@ -198,6 +230,26 @@ static bool try_again(int err)
 	return err == EAGAIN || err == EBUSY || err == ENOBUFS || err == EINTR;
 }
 
+static bool call_kernel(struct loop *l, const struct queue_pair *qp)
+{
+	if (sendto(qp->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0 || try_again(errno))
+		return true;
+	if (errno == ENETDOWN)
+		l->down = true; /* which is not gone: see check_links() */
+	else
+		l->error = -errno;
+	return false;
+}
+
+/* Zero-copy: the driver sends, and says when it has nothing left and goes to sleep. */
+static void wake_sender(struct loop *l, const struct queue_pair *qp)
+{
+	if (!xsk_ring_prod__needs_wakeup(qp->rings.tx))
+		return;
+	l->stats.tx_kicks++;
+	call_kernel(l, qp);
+}
+
 /* One call sends at most 32 frames, and may send none: the completion ring or the device's
  * queue is full (EAGAIN, ENOBUFS), or another thread is in there (EBUSY). */
 static void kick(struct loop *l, struct queue_pair *qp)
@@ -208,13 +260,8 @@ static void kick(struct loop *l, struct queue_pair *qp)
 	l->stats.tx_kicks++;
 	while (!ring_drained(ring) && stuck < KICKS_WITHOUT_PROGRESS) {
 		before = __atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE);
-		if (sendto(qp->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && !try_again(errno)) {
-			if (errno == ENETDOWN)
-				l->down = true; /* which is not gone: see check_links() */
-			else
-				l->error = -errno;
+		if (!call_kernel(l, qp))
 			return;
-		}
 		if (__atomic_load_n(ring->consumer, __ATOMIC_ACQUIRE) != before) {
 			stuck = 0;
 			continue;
@@ -251,7 +298,11 @@ uint32_t rings_send(struct loop *l, struct queue_pair *qp)
 		sent += n;
 	} while (n == LOOP_BATCH);
 	l->stats.tx_frames += sent;
-	if (!ring_drained(ring))
+	if (ring_drained(ring))
+		return sent;
+	if (qp->layout == MOSAIC_CHUNKS)
+		wake_sender(l, qp);
+	else
 		kick(l, qp);
 	return sent;
 }

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.channel import Channel
@@ -33,6 +33,7 @@ from devmemtcp.agent.datapath_config import (
     ACK_SEGMENTS_MAX,
     HOST_BUFFERS,
     RCV_WND,
+    AttachMode,
     DatapathConfig,
     attach_mode,
     window,
@@ -64,7 +65,7 @@ from devmemtcp.agent.stackd import RemoteDatapath
 from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 from devmemtcp.xdp_prog import LINEAR_MAX
 
-Mode = Literal["auto", "native", "generic"]
+Mode = Literal["auto", "native", "generic", "zerocopy"]
 RxCsum = Literal["verify", "trust"]
 Pressure = Literal["window", "drop"]
 
@@ -79,6 +80,7 @@ class Runtime:
     queues, or of all if it is None, are received into host memory, and copied to the application.
     `mode`: how the XDP program is attached; `auto` tries native, then generic, except on a
     veth, where generic is faster: there native mode takes the peer's segmentation offload away.
+    `zerocopy` has the NIC write to the region itself: see docs/zero-copy.md for what that changes.
     `rx_csum`: `verify` every TCP checksum, or `trust` the NIC.
     `linear_bytes`: what the split leaves of each packet's payload with its headers, and so out of
     the region, as NICs do that split at a fixed length.
@@ -101,14 +103,14 @@ class Runtime:
 
     The region must have pages of 4 KiB: each becomes a mapping of its own beside a header page,
     which a hugetlb file does not allow. Its size is limited by vm.max_map_count, 127 MiB at the
-    default.
+    default. Neither holds in zero-copy mode.
 
     Raises on entry, with nothing changed: ConfigError (no such interface, region too small, ...),
     PermissionError, Unsupported, XdpError.
     """
 
     ifname: str
-    mode: Literal["native", "generic"]
+    mode: AttachMode
     """As really attached."""
     mtu: int
     queues: int
@@ -194,7 +196,7 @@ class Runtime:
 
         self._datapath = self._make_datapath(config, netns)
         undo.callback(self._close_datapath)
-        self.mode = "native" if self._datapath.mode == "native" else "generic"
+        self.mode = cast(AttachMode, self._datapath.mode)
         with Channel(config) as channel:  # each side duplicates what it needs
             self._number = self._datapath.open_app(channel.stack, channel.geometry)
             self._app = AppHalf(*channel.app, ended=self._why_ended)
@@ -265,7 +267,7 @@ class Runtime:
             queues=queues,
             mtu=can.mtu,
             mode=mode,
-            multi_buffer=multi_buffer,
+            multi_buffer=multi_buffer and mode != "zerocopy",
             csum_trust=self._csum_trust,
             busy_poll=self._busy_poll,
             spin_us=self._spin_us,
@@ -305,8 +307,8 @@ class Runtime:
         check_interface(dev, config, force=self._force)
         device = [] if self.region is None else [self.region.size // PAGE_SIZE]
         unbound = 0 if self.region and self._wanted_queues is None else config.queues
-        check_mappings(max(device, default=HOST_BUFFERS))
-        check_memlock(device + [HOST_BUFFERS] * unbound)
+        check_mappings(max(device, default=HOST_BUFFERS), config.mode)
+        check_memlock(device + [HOST_BUFFERS] * unbound, config.mode)
 
     def _check_numbers(self) -> None:
         self._timeouts.checked()
@@ -339,10 +341,10 @@ class Runtime:
         region.check_receivable()
         if not is_writable(region.fd):
             raise ConfigError("the region has been sealed against writing; take a new one")
-        if region.page_size != PAGE_SIZE:
+        if region.page_size != PAGE_SIZE and self._mode != "zerocopy":
             raise ConfigError(
                 "a hugetlb region cannot lie between header pages: its file can only be mapped "
-                "in pieces of 2 MiB; take memfd or udmabuf"
+                "in pieces of 2 MiB; take memfd or udmabuf, or zero-copy mode"
             )
         if region.size // PAGE_SIZE < MIN_PAGES_A_QUEUE * queues:
             raise ConfigError(
@@ -361,7 +363,7 @@ class Runtime:
         """
         app = self._open()
         self._check_region(region, len(set(queues)))
-        check_mappings(region.size // PAGE_SIZE)
+        check_mappings(region.size // PAGE_SIZE, self.mode)
         number = self._take_id()
         app.add_region(number, region)
         try:

@@ -59,6 +59,8 @@ class LoopStats:
     tx_frames: int
     tx_kicks: int
     tx_kick_retries: int
+    rx_wakeups: int
+    """Calls to a zero-copy driver that had run out of buffers."""
     wakeups_sent: int
     """eventfd writes to the application."""
     cpu_ns: int

@@ -122,6 +122,7 @@ struct stack_area_config {
 	uint8_t *header_base; /* header page of buffer i, mapped at header_base + 4096 i */
 	uint8_t *
 		data_base; /* host memory: payload of buffer i at data_base + 4096 i; device: NULL */
+	uint32_t packed; /* in the UMEM, buffers lie one behind the other, without header pages */
 };
 
 /* Bytes of memory stack_area_open() needs; 0 if the configuration is not valid. */

@@ -74,9 +74,11 @@ bool area_config_ok(const struct stack_area_config *c)
 	       c->header_base && !c->dmabuf_id == !!c->data_base;
 }
 
-/* In the UMEM each buffer comes behind its header page. */
 int area_init(struct area *mem, uint32_t number, const struct stack_area_config *c)
 {
+	/* In the UMEM each buffer comes behind its header page, or right behind the last one. */
+	const unsigned long step = c->packed ? STACK_CHUNK : 2 * STACK_CHUNK;
+	const unsigned long first = step - STACK_CHUNK;
 	struct area *a = mem;
 	int err;
 
@@ -89,10 +91,9 @@ int area_init(struct area *mem, uint32_t number, const struct stack_area_config 
 	 * is used to the last byte. */
 	a->reserve = a->nr / 8 < 128 ? a->nr / 8 : 128;
 	if (a->dmabuf_id)
-		err = device_provider_init(&a->device, a->nr, 0, STACK_CHUNK, 2 * STACK_CHUNK);
+		err = device_provider_init(&a->device, a->nr, 0, first, step);
 	else
-		err = host_provider_init(&a->host, a->nr, c->data_base, STACK_CHUNK,
-					 2 * STACK_CHUNK, 0);
+		err = host_provider_init(&a->host, a->nr, c->data_base, first, step, 0);
 	return err ? err : init_rest(a, area_is_device(a) ? &a->device.mp : &a->host.mp);
 }
 

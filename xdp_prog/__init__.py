@@ -38,6 +38,7 @@ __all__ = [
     "address_key",
     "closed_ports",
     "closed_word",
+    "head_range",
     "listener_key",
     "listener_value",
     "mac_value",
@@ -62,7 +63,8 @@ _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 def object_path(name: str = "devmemtcp") -> Traversable:
     """The compiled object, ``<name>.bpf.o``, in a wheel or an editable install.
 
-    ``devmemtcp`` is the one described above. For benchmarks there are ``pass``, with one program
+    ``devmemtcp`` is the one described above; ``zerocopy`` is the same for sockets in zero-copy mode,
+    with one more map, ``head_ranges`` (:func:`head_range`). For benchmarks there are ``pass``, with one program
     of that name that lets everything pass, and ``drop``, whose programs drop everything.
     """
     return resources.files(__name__) / f"{name}.bpf.o"
@@ -150,6 +152,11 @@ def listener_value(csum_trust: bool = False, linear: int = 0) -> bytes:
     if not 0 <= linear <= LINEAR_MAX:
         raise ValueError(f"linear {linear} is not within 0..{LINEAR_MAX}")
     return struct.pack("=II", _CSUM_TRUST if csum_trust else 0, linear)
+
+
+def head_range(first: int, count: int) -> bytes:
+    """``struct head_range``, 8 bytes: the entries of ``heads`` that a queue's UMEM has."""
+    return struct.pack("=II", first, count)
 
 
 def read_counters(percpu_values: Iterable[Sequence[int]]) -> dict[str, int]:

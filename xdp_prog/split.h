@@ -181,6 +181,22 @@ static __always_inline enum steer_counter head_to_slot(struct xdp_md *ctx, struc
 	return STEER_redirect;
 }
 
+#ifdef DEVMEMTCP_CHUNK_H
+/* HEADERS_CHUNK: the head is copied, to where the packet's chunk says. */
+static __always_inline enum steer_counter head_to_chunk(struct xdp_md *ctx, struct segment *seg,
+							enum rx_csum csum, __u32 grown)
+{
+	struct rx_info info = describe(ctx, seg, csum, grown);
+	struct rx_slot *slot = chunk_slot(ctx);
+
+	if (!slot)
+		return STEER_drop_no_chunk;
+	if (slot_fill(ctx, slot, &info) || bpf_xdp_adjust_head(ctx, head_len(seg)))
+		return STEER_drop_adjust_failed;
+	return STEER_redirect;
+}
+#endif
+
 static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, struct segment *seg,
 							enum rx_csum csum, __u32 linear)
 {
@@ -195,6 +211,10 @@ static __always_inline enum steer_counter split_headers(struct xdp_md *ctx, stru
 		return head_to_metadata(ctx, seg, csum, grown);
 	case HEADERS_SLOT:
 		return head_to_slot(ctx, seg, csum, grown);
+#ifdef DEVMEMTCP_CHUNK_H
+	case HEADERS_CHUNK:
+		return head_to_chunk(ctx, seg, csum, grown);
+#endif
 	default:
 		return STEER_drop_adjust_failed;
 	}

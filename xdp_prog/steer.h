@@ -80,6 +80,12 @@ struct rx_slot {
 
 #define RX_SLOT_WRITING (~0ULL) /* no packet's number */
 
+/* HEADERS_CHUNK: the slots of a queue's UMEM, by chunk. Their seq is not used. */
+struct head_range {
+	__u32 first;
+	__u32 nr;
+};
+
 /* HEADERS_SLOT: the metadata, just before D. Linux takes 32 bytes of it since 5.10 (and before). */
 struct rx_slot_ref {
 	__u32 magic; /* RX_INFO_MAGIC */
@@ -132,6 +138,7 @@ struct steer_value {
 	X(drop_tcp_csum)                                                                             \
 	X(drop_adjust_failed) /* no room for the metadata, or a kernel that allows less */           \
 	X(drop_slot_busy) /* an earlier packet is still being written to its slot, by another CPU */ \
+	X(drop_no_chunk) /* zero-copy, and not in the UMEM of the queue's socket */                  \
 	X(drop_redirect_failed)                                                                      \
 	X(csum_verified) /* the redirected ones by enum rx_csum, in its order */                     \
 	X(csum_partial)                                                                              \

@@ -150,7 +150,7 @@ class LiveBackend:
         if self._closing:
             raise Refused(errno.ESHUTDOWN, "the agent is ending")
         try:
-            check_mappings(os.fstat(fd).st_size // PAGE)
+            check_mappings(os.fstat(fd).st_size // PAGE, interface.config.mode)
             interface.datapath.bind(dmabuf_id, queues, fd)
         except ConfigError as error:
             raise Refused(errno.ENOMEM, str(error)) from error

@@ -99,10 +99,10 @@ class InterfaceOptions:
     """[[interface]]: one that the agent takes, and the NIC that it emulates on it."""
 
     name: str = _option(values.text, help="of the interface, in the agent's namespace")
-    mode: Literal["auto", "native", "generic"] = _option(
-        values.choice("auto", "native", "generic"),
+    mode: Literal["auto", "native", "generic", "zerocopy"] = _option(
+        values.choice("auto", "native", "generic", "zerocopy"),
         "auto",
-        help="native or generic XDP; auto: as suits the driver",
+        help="native or generic XDP, or zerocopy; auto: one of the first two, as suits the driver",
     )
     rx_csum: Literal["verify", "trust"] = _option(
         values.choice("verify", "trust"),

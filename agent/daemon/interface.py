@@ -83,7 +83,7 @@ def _plan(options: InterfaceOptions, dev: NetDev) -> DatapathConfig:
         queues=queues,
         mtu=can.mtu,
         mode=mode,
-        multi_buffer=multi_buffer,
+        multi_buffer=multi_buffer and mode != "zerocopy",
         csum_trust=options.rx_csum == "trust",
         linear_bytes=options.linear_bytes,
         busy_poll=options.busy_poll,

@@ -52,7 +52,7 @@ def test_payload_is_in_the_stack_s_process_only_where_it_is_said_to_be(
 
 def umem(pid: int) -> Mapping:
     """Where the UMEM was: a reservation of its size."""
-    size = lib.mosaic_size(REGION // 4096, TX_PAGES)
+    size = lib.mosaic_size(lib.MOSAIC_PAIRS, REGION // 4096, TX_PAGES)
     (found,) = (each for each in mappings(pid) if each.size == size)
     return found
 

@@ -37,7 +37,7 @@ def tx() -> Iterator[int]:
 @pytest.fixture
 def mosaic(region: Region, tx: int) -> Iterator[Any]:
     made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, NIOVS, PAGES, 0) == 0
+    assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, NIOVS, PAGES, 0) == 0
     assert lib.mosaic_map(made, region.fd, tx) == 0
     yield made
     lib.mosaic_close(made)
@@ -78,7 +78,7 @@ def names(base: Any, count: int) -> list[bytes]:
 
 
 def test_host_and_device_pages_take_turns(region: Region, tx: int, mosaic: Any) -> None:
-    assert mosaic.size == lib.mosaic_size(NIOVS, PAGES) == (2 * NIOVS + PAGES) * PAGE
+    assert mosaic.size == lib.mosaic_size(lib.MOSAIC_PAIRS, NIOVS, PAGES) == (2 * NIOVS + PAGES) * PAGE
     mark(mosaic)
     for niov in range(NIOVS):
         assert os.pread(region.fd, 4, PAGE * niov) == b"D%03d" % niov
@@ -92,7 +92,7 @@ def test_host_and_device_pages_take_turns(region: Region, tx: int, mosaic: Any) 
 
 def test_host_memory_can_be_read_and_mapped_again(tx: int) -> None:
     made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, NIOVS, PAGES, 1) == 0
+    assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, NIOVS, PAGES, 1) == 0
     assert lib.mosaic_map(made, -1, tx) == 0
     mark(made)
     assert lib.mosaic_seal(made) == 0
@@ -107,7 +107,7 @@ def test_host_memory_can_be_read_and_mapped_again(tx: int) -> None:
 
 def test_sealing_leaves_a_reservation_that_faults(mosaic: Any) -> None:
     base, size = address(mosaic.base), mosaic.size
-    assert len(mappings(base, size)) == lib.mosaic_mappings(NIOVS)
+    assert len(mappings(base, size)) == lib.mosaic_mappings(lib.MOSAIC_PAIRS, NIOVS)
     assert lib.mosaic_read_probe(mosaic, 5) == 0  # before: it can be read
     assert lib.mosaic_seal(mosaic) == 0
 
@@ -135,7 +135,7 @@ def test_closing_gives_everything_back(region: Region, tx: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for readable in (0, 1):
         made = ffi.new("struct mosaic *")
-        assert lib.mosaic_open(made, NIOVS, PAGES, readable) == 0
+        assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, NIOVS, PAGES, readable) == 0
         assert lib.mosaic_map(made, region.fd, tx) == 0
         base, size = address(made.base), made.size
         assert lib.mosaic_seal(made) == 0
@@ -148,10 +148,10 @@ def test_closing_gives_everything_back(region: Region, tx: int) -> None:
 def test_files_that_are_none_are_refused_without_a_trace(region: Region, tx: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
     made = ffi.new("struct mosaic *")
-    assert lib.mosaic_open(made, 0, PAGES, 0) < 0
-    assert lib.mosaic_open(made, NIOVS, 0, 0) < 0
+    assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, 0, PAGES, 0) < 0
+    assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, NIOVS, 0, 0) < 0
     assert len(os.listdir("/proc/self/fd")) == before
-    assert lib.mosaic_open(made, NIOVS, PAGES, 0) == 0
+    assert lib.mosaic_open(made, lib.MOSAIC_PAIRS, NIOVS, PAGES, 0) == 0
     base, size = address(made.base), made.size
     for files in ((-1, tx), (region.fd, -1)):
         assert lib.mosaic_map(made, *files) < 0
