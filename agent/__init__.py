@@ -11,7 +11,8 @@ The files, from the interface to the command line:
   ``privileges`` drops some; ``_loop`` is all of it in one form of the check of netmem
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it
-  (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``area`` (memory, and
+  (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``head_ranges`` (where
+  to, in zero-copy mode), ``zerocopy`` (what that asks of a driver), ``area`` (memory, and
   the sockets of queues on it), ``channel`` (what an application shares), ``ports`` and
   ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``carrier`` (waits
   for the link), ``netdev``, ``way_out`` (where default routes lead), ``napi`` (where a veth

@@ -233,7 +233,6 @@ class Datapath:
 
     def _start(self, queue: int, area: Area, patience: float = _RESTART_SECONDS) -> None:
         """Put a queue without a socket on an area."""
-        c = self.config
         if self._heads:
             where = xdp_prog.head_range(area.first_head, area.buffers)
             self._object.maps["head_ranges"].set(queue.to_bytes(4, sys.byteorder), where)
@@ -249,9 +248,7 @@ class Datapath:
     def _open_socket(self, queue: int, area: Area, patience: float) -> XskSocket:
         c = self.config
         try:
-            return area.open_socket(
-                c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience
-            )
+            return area.open_socket(c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience)
         except (Unsupported, XdpError) as error:
             if c.mode != "zerocopy" or getattr(error, "errno", None) == errno.EBUSY:
                 raise

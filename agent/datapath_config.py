@@ -88,9 +88,7 @@ def attach_mode(
     return "generic" if multi_buffer else "native"
 
 
-def window(
-    wanted: int | None, mode: AttachMode | None, driver: str | None, mtu: int
-) -> int:
+def window(wanted: int | None, mode: AttachMode | None, driver: str | None, mtu: int) -> int:
     """`DatapathConfig.rcv_wnd_max` for what was asked for; None: what suits the interface.
 
     A veth in native mode has a short ring in front of NAPI, and drops what finds it full. With a

@@ -13,7 +13,6 @@ import resource
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from devmemtcp.agent._loop import FORM, lib
 from devmemtcp.agent.datapath_config import AttachMode, DatapathConfig, umem_layout, umem_size

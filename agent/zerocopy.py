@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What zero-copy mode asks of an interface, and what a driver's refusal means.
 
-The driver writes whole frames to the region: nothing is copied, and the headers of each packet lie
-in device memory as well, in front of its payload. docs/zero-copy.md says which promises that leaves.
+The driver writes whole frames to the region: nothing is copied, and the headers of each packet
+lie in device memory as well, in front of its payload. docs/zero-copy.md says which promises that
+leaves.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,13 +53,12 @@ def zero_copy_refusals(can: Features, mtu: int) -> Iterator[Refusal]:
 
 def refused(ifname: str, driver: str | None, error: Unsupported | XdpError) -> ConfigError:
     """The error for a socket that the driver has not taken, in one line."""
-    number = error.errno if isinstance(error, XdpError) else errno.EOPNOTSUPP
-    why = errno.errorcode.get(number or 0, str(number))
+    number = (error.errno if isinstance(error, XdpError) else None) or errno.EOPNOTSUPP
+    why = os.strerror(number)
     if driver == "virtio_net" and number == errno.EINVAL:
         return ConfigError(f"{ifname} refuses zero-copy ({why}): {_VIRTIO}", number)
     return ConfigError(
-        f"{driver or 'the driver'} refuses zero-copy on {ifname} ({why}); {_INSTEAD}",
-        number or errno.EOPNOTSUPP,
+        f"{driver or 'the driver'} refuses zero-copy on {ifname} ({why}); {_INSTEAD}", number
     )
 
 

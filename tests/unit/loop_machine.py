@@ -94,6 +94,15 @@ class FakeRing:
         yield
         seen[0], self._indices = self._indices[0], seen
 
+    def peek(self) -> int:
+        """The first value of the entry that pop() would take."""
+        at = (self._indices[1] % RING) * self._entry.size
+        return int(self._entry.unpack_from(self._memory, at)[0])
+
+    def sleeps(self, sleeps: bool) -> None:
+        """Set XDP_RING_NEED_WAKEUP, or clear it."""
+        self._indices[2] = int(sleeps)
+
     def __len__(self) -> int:
         return (self._indices[0] - self._indices[1]) & 0xFFFFFFFF
 
@@ -210,8 +219,28 @@ class Machine:
         return stack, loop
 
 
+def record(headers: bytes, payload_len: int, queue: int) -> RxInfo:
+    """The XDP program's, of a TCP segment over IPv4."""
+    return RxInfo(
+        magic=MAGIC,
+        hdr_len=len(headers),
+        l3_off=14,
+        l4_off=34,
+        family=4,
+        csum=CSUM_VERIFIED,
+        grown=0,
+        payload_len=payload_len,
+        queue=queue,
+        linear=0,
+    )
+
+
 class Nic:
     """One queue, on an area of its own: what the kernel would do, and where."""
+
+    tx_base = 2 * NIOVS * PAGE
+    """UMEM address of the transmission pages, which follow the buffers."""
+    first_head = 0
 
     def __init__(self, machine: Machine, queue: int = 0, *, dmabuf_id: int = 1) -> None:
         self.machine = machine
@@ -227,7 +256,7 @@ class Nic:
             "data_base": data,
         }
         config = ffi.new("struct stack_area_config *", area)
-        self.area = lib.loop_area_open(self.loop, config, 2 * NIOVS * PAGE)
+        self.area = lib.loop_area_open(self.loop, config, self.tx_base)
         assert self.area >= 0
         self.kicks, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.kicks.setblocking(False)
@@ -246,6 +275,7 @@ class Nic:
             "tx": self.tx.cdata("xsk_ring_prod"),
             "completion": self.comp.cdata("xsk_ring_cons"),
             "fd": self.socket.fileno(),
+            "first_head": self.first_head,
         }
         queue = ffi.new("struct loop_queue *", rings)
         result: int = lib.loop_queue_attach(self.loop, self.queue, self.area, queue)
@@ -289,18 +319,7 @@ class Nic:
         """A packet whose payload has these sizes, a chunk each; headers only by default."""
         headers = bytes(packet)
         niovs = [self.take_buffer() for _ in sizes or (0,)]
-        info = RxInfo(
-            magic=MAGIC,
-            hdr_len=len(headers),
-            l3_off=14,
-            l4_off=34,
-            family=4,
-            csum=CSUM_VERIFIED,
-            grown=0,
-            payload_len=sum(sizes),
-            queue=self.queue,
-            linear=0,
-        )
+        info = record(headers, sum(sizes), self.queue)
         self.put_head((niovs[0] + 1) * PAGE, info, headers)
         for niov, size in zip(niovs, sizes or (0,), strict=True):
             last = niov == niovs[-1]
@@ -316,7 +335,7 @@ class Nic:
         sent = []
         while entry := self.tx.pop():
             address, size, _ = entry
-            at = address - 2 * NIOVS * PAGE  # transmission pages follow the buffers
+            at = address - self.tx_base
             sent.append(Ether(self.machine.pages[at : at + size]))
             self.comp.push(address)
         return sent

@@ -78,7 +78,8 @@ def names(base: Any, count: int) -> list[bytes]:
 
 
 def test_host_and_device_pages_take_turns(region: Region, tx: int, mosaic: Any) -> None:
-    assert mosaic.size == lib.mosaic_size(lib.MOSAIC_PAIRS, NIOVS, PAGES) == (2 * NIOVS + PAGES) * PAGE
+    size = lib.mosaic_size(lib.MOSAIC_PAIRS, NIOVS, PAGES)
+    assert mosaic.size == size == (2 * NIOVS + PAGES) * PAGE
     mark(mosaic)
     for niov in range(NIOVS):
         assert os.pread(region.fd, 4, PAGE * niov) == b"D%03d" % niov

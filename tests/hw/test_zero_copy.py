@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zero-copy mode, over NICs whose driver has it: the NIC writes to the region itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devmemtcp.agent import Region, Runtime
+from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.zerocopy import zero_copy_refusals
+from devmemtcp.pyxdp.features import features
+
+from ..net.test_bindings import echo, host_only, queues_of, region_of
+from ..net.test_runtime_e2e import exchange, receiver
+from ..net.traffic import MIB, PATIENCE, PORT, assert_clean, dial, dial_queue, settled
+from ..slowness import SLOWNESS
+
+PERIOD = 251
+HUNDRED_MB = 100_000_000
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+
+
+@pytest.fixture
+def pair(netns_pair: Callable[..., Any]) -> Any:
+    return _with_zero_copy(netns_pair())
+
+
+def _with_zero_copy(pair: Any) -> Any:
+    """Skips the test where the driver has none."""
+    with pair.right.enter():
+        can = features(pair.right.ifname)
+    for refusal in zero_copy_refusals(can, can.mtu):
+        pytest.skip(str(refusal))
+    return pair
+
+
+@contextmanager
+def sender(end: Any, address: tuple[str, int], size: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that sends the pattern by the kernel's TCP."""
+    command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "send", "{}:{}".format(*address)]
+    command += ["--size", str(size), "--pattern", str(PERIOD)]
+    command += ["--connect-timeout", str(10 * SLOWNESS)]
+    with end.popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def receive_pattern(rt: Runtime, view: Any, peer: Any, address: str, size: int) -> None:
+    """One stream of so many bytes, each of them compared."""
+    total = errors = phase = 0
+    with rt.listen((address, PORT)) as listener, sender(peer, listener.address, size) as sending:
+        with listener.accept(PATIENCE * SLOWNESS) as conn:
+            while batch := conn.recv_frags(timeout=PATIENCE * SLOWNESS):
+                wrong, phase = batch.check_pattern(view, PERIOD, phase)
+                errors += wrong
+                total += batch.nbytes
+                conn.dontneed(batch)
+        assert sending.wait(PATIENCE * SLOWNESS) == 0
+    assert (total, errors) == (size, 0)
+
+
+def check_counters(rt: Runtime) -> None:
+    """Every packet's headers were found; every byte was counted in device memory."""
+    stats = rt.stats()
+    assert stats.bytes_linear == stats.bytes_data == 0
+    assert stats.steer["drop_no_chunk"] == stats.steer["drop_adjust_failed"] == 0
+    assert stats.drops["RECORD"] == stats.drops["NO_HEAD"] == stats.drops["MALFORMED"] == 0
+    assert stats.steer["redirect"] == stats.stack["rx_segments"]
+
+
+def test_a_hundred_megabytes_arrive_exactly(pair: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with receiver(pair.right, mode="zerocopy", isolate=True) as (rt, view):
+        assert rt.mode == "zerocopy"
+        receive_pattern(rt, view, pair.left, pair.right.ip4, HUNDRED_MB)
+        assert settled(rt, lambda: rt.stats().tokens_outstanding == 0)
+        verdict, stats = rt.unreadable, rt.stats()
+        assert stats.bytes_device == HUNDRED_MB
+        check_counters(rt)
+        assert verdict, verdict.reason
+    with capsys.disabled():
+        print(f"\n{HUNDRED_MB} bytes, all compared, tokens outstanding {stats.tokens_outstanding}")
+        print(f"unreadable: {verdict.proved}: {verdict.reason}")
+        print("loop:", stats.loop)
+        print("drops:", {name: count for name, count in stats.drops.items() if count})
+        print("steer:", {name: count for name, count in stats.steer.items() if count})
+        print("sockets:", stats.sockets)
+
+
+@pytest.mark.parametrize("family", ["ip4", "ip6"])
+def test_a_stream_arrives_whole_and_an_answer_goes_back(pair: Any, family: str) -> None:
+    """The answer is sent by the driver out of the pages behind the region."""
+    data = bytes(range(256)) * 4097
+    with receiver(pair.right, mode="zerocopy") as (rt, view):
+        with rt.listen((getattr(pair.right, family), PORT)) as listener:
+            got, answer, _ = exchange(rt, view, listener, pair.left, data)
+        assert got == data
+        assert answer == b"got %d bytes" % len(data)
+        check_counters(rt)
+
+
+def test_tiny_segments_are_filled_up_within_their_chunk(pair: Any) -> None:
+    """A payload shorter than 14 bytes moves the frame into the headroom of its chunk."""
+    with receiver(pair.right, mode="zerocopy") as (rt, view):
+        with rt.listen((pair.right.ip4, PORT)) as listener, ThreadPoolExecutor(1) as pool:
+            sock = pool.submit(dial, pair.left, listener.address).result()
+            with sock, listener.accept(PATIENCE) as conn:
+                for size in (1, 2, 13, 14, 15, 1):
+                    sock.sendall(b"x" * size)
+                    got = b""
+                    while len(got) < size:
+                        batch = conn.recv_frags(timeout=PATIENCE)
+                        for frag in batch:
+                            got += bytes(view[frag.offset :][: frag.size])
+                        conn.dontneed(batch)
+                    assert got == b"x" * size
+        check_counters(rt)
+
+
+def test_a_region_of_huge_pages(pair: Any) -> None:
+    before = HUGE_PAGES.read_text()
+    HUGE_PAGES.write_text("24")
+    try:
+        if int(HUGE_PAGES.read_text()) < 24:
+            pytest.skip("this machine has no 48 MiB in huge pages")
+        with (
+            Region(16 * MIB, memory="hugetlb") as region,
+            region.map() as view,
+            Runtime(
+                pair.right.ifname, region, netns=pair.right.netns, mode="zerocopy", isolate=True
+            ) as rt,
+        ):
+            receive_pattern(rt, view, pair.left, pair.right.ip4, 8 * MIB)
+            assert_clean(rt)
+            check_counters(rt)
+            assert rt.unreadable, rt.unreadable.reason
+    finally:
+        HUGE_PAGES.write_text(before)
+
+
+def test_busy_poll_drives_the_driver(pair: Any) -> None:
+    with receiver(pair.right, mode="zerocopy", busy_poll=True) as (rt, view):
+        receive_pattern(rt, view, pair.left, pair.right.ip4, 4 * MIB)
+        stats = rt.stats()
+        assert stats.loop.sleeps == 0
+        check_counters(rt)
+
+
+def test_regions_come_and_go_under_a_connection(pair: Any) -> None:
+    """Host memory is received into in zero-copy mode as well."""
+    with (
+        host_only(pair.right, mode="zerocopy") as (rt, listener),
+        region_of(4 * MIB) as (region, view),
+    ):
+        sock, conn = dial_queue(rt, pair.left, listener, 0)
+        with sock, conn:
+            assert echo(sock, conn, {}) == {0}
+            number = rt.bind(region, [0])
+            assert queues_of(rt) == {0: number}
+            assert echo(sock, conn, {number: view}) == {number}
+            rt.unbind(number)
+            assert echo(sock, conn, {}) == {0}
+        stats = rt.stats()
+        assert stats.steer["drop_no_chunk"] == stats.drops["RECORD"] == 0
+
+
+def test_several_queues_share_a_region(netns_pair: Callable[..., Any]) -> None:
+    """RSS spreads the flows, and each queue's packets find their headers."""
+    pair = _with_zero_copy(netns_pair(queues=2))
+    with receiver(pair.right, mode="zerocopy") as (rt, view):
+        assert rt.queues == 2
+        with rt.listen((pair.right.ip4, PORT)) as listener:
+            for queue in (0, 1):
+                sock, conn = dial_queue(rt, pair.left, listener, queue)
+                with sock, conn:
+                    assert echo(sock, conn, {1: view}, MIB) == {1}
+        assert all(queue["packets"] for queue in rt.queue_stats())
+        check_counters(rt)
+
+
+def test_an_mtu_that_fits_a_chunk(netns_pair: Callable[..., Any]) -> None:
+    pair = _with_zero_copy(netns_pair(mtu=3000))
+    data = bytes(range(256)) * 4096
+    with receiver(pair.right, mode="zerocopy") as (rt, view):
+        assert rt.mtu == 3000
+        with rt.listen((pair.right.ip4, PORT)) as listener:
+            assert exchange(rt, view, listener, pair.left, data)[0] == data
+        check_counters(rt)
+
+
+def test_a_larger_mtu_is_refused(pair: Any) -> None:
+    pair.right.set_link(mtu=3823)
+    with (
+        Region(4 * MIB) as region,
+        pytest.raises(ConfigError, match="fit a chunk of 4 KiB: 3822 at most"),
+        Runtime(pair.right.ifname, region, netns=pair.right.netns, mode="zerocopy"),
+    ):
+        pass
