@@ -42,8 +42,8 @@ from devmemtcp.agent.options import (
     Json,
     MemoryChoice,
     MemoryKind,
-    Mode,
-    ModeChoice,
+    NicMode,
+    NicModeChoice,
     Pattern,
     RegionSize,
 )
@@ -110,7 +110,7 @@ def demo(
         str | None,
         typer.Option(metavar="IF", help="Send on this NIC, which a wire connects to it."),
     ] = None,
-    mode: Mode = ModeChoice.AUTO,
+    mode: NicMode = NicModeChoice.AUTO,
     region_size: RegionSize = "64M",
     memory: MemoryKind = MemoryChoice.MEMFD,
     pattern: Pattern = DEFAULT_PERIOD,
@@ -179,7 +179,7 @@ def recv(
     ] = None,
     region_size: RegionSize = "64M",
     memory: MemoryKind = MemoryChoice.MEMFD,
-    mode: Mode = ModeChoice.AUTO,
+    mode: NicMode = NicModeChoice.AUTO,
     rx_csum: Annotated[
         CsumChoice, typer.Option(help="Verify TCP checksums, or trust the NIC and the link.")
     ] = CsumChoice.VERIFY,

@@ -45,7 +45,7 @@ from devmemtcp.agent.datapath_config import (
 )
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.head_ranges import HeadRanges
-from devmemtcp.agent.header_path import Heads, configure, header_path, map_heads
+from devmemtcp.agent.header_path import AnyPath, Heads, configure, header_path, map_heads
 from devmemtcp.agent.linkwatch import LinkWatch
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.ports import Ports
@@ -102,7 +102,7 @@ class Datapath:
     def _set_up(self, undo: ExitStack, first: Binding | None) -> None:
         c = self.config
         program = xdp_prog.PROGRAM_FRAGS if c.multi_buffer else xdp_prog.PROGRAM_LINEAR
-        path = "chunk" if c.mode == "zerocopy" else c.header_path or header_path()
+        path: AnyPath = "chunk" if c.mode == "zerocopy" else c.header_path or header_path()
         found = xdp_prog.object_path("zerocopy" if path == "chunk" else "devmemtcp")
         self._object = undo.enter_context(
             BpfObject.open(str(found), programs=[program, xdp_prog.PROGRAM_DEAF])
@@ -379,7 +379,7 @@ class Datapath:
     @property
     def mode(self) -> str:
         """As attached: native or generic; or zerocopy."""
-        return self.config.mode if self._heads else self._attachment.mode.value
+        return "zerocopy" if self._heads else self._attachment.mode.value
 
     def start(self) -> None:
         """Run the loop, and the watch of the link, in threads of their own; there are no others.

@@ -10,6 +10,8 @@ from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.tcp_timeouts import TcpTimeouts
 
+XdpMode = Literal["auto", "native", "generic"]
+"""How the XDP program is to be attached, in copy mode."""
 AttachMode = Literal["native", "generic", "zerocopy"]
 """How packets are received. `zerocopy`: the program is native, and AF_XDP copies nothing."""
 
@@ -56,13 +58,13 @@ def umem_size(buffers: int, mode: AttachMode | None = None) -> int:
 
 @overload
 def attach_mode(
-    wanted: Literal["auto", "native", "generic"], driver: str | None, *, multi_buffer: bool = True
+    wanted: XdpMode, driver: str | None, *, multi_buffer: bool = True
 ) -> Literal["native", "generic"] | None: ...
 
 
 @overload
 def attach_mode(
-    wanted: Literal["auto", "native", "generic", "zerocopy"],
+    wanted: XdpMode | Literal["zerocopy"],
     driver: str | None,
     *,
     multi_buffer: bool = True,
@@ -70,7 +72,7 @@ def attach_mode(
 
 
 def attach_mode(
-    wanted: Literal["auto", "native", "generic", "zerocopy"],
+    wanted: XdpMode | Literal["zerocopy"],
     driver: str | None,
     *,
     multi_buffer: bool = True,

@@ -10,7 +10,15 @@ import typer
 
 
 class ModeChoice(StrEnum):
-    """How the XDP program is attached, and whether AF_XDP copies."""
+    """How the XDP program is attached."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+class NicModeChoice(StrEnum):
+    """The same on an interface of the caller's, which may be a NIC."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -37,8 +45,14 @@ class MemoryChoice(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Mode = Annotated[
-    ModeChoice,
-    typer.Option(help="How to receive packets; auto: native or generic XDP, as suits the driver."),
+    ModeChoice, typer.Option(help="How to attach the XDP program; auto: as suits the driver.")
+]
+NicMode = Annotated[
+    NicModeChoice,
+    typer.Option(
+        help="How to attach the XDP program; auto: as suits the driver; zerocopy: natively, and "
+        "the NIC writes to device memory itself."
+    ),
 ]
 RegionSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Device memory: a multiple of the page, e.g. 64M.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.refusal import Refusal
 from devmemtcp.pyxdp import Features
-from devmemtcp.pyxdp.features import XdpAct
+from devmemtcp.pyxdp.netdev import XdpAct
 
 MTU_MAX = 4096 - 256 - 14 - 4
 """Of a chunk: without XDP's headroom, an Ethernet header and a VLAN tag."""

@@ -63,9 +63,10 @@ _V4_MAPPED = b"\0" * 10 + b"\xff\xff"  # RFC 4291, 2.5.5.2
 def object_path(name: str = "devmemtcp") -> Traversable:
     """The compiled object, ``<name>.bpf.o``, in a wheel or an editable install.
 
-    ``devmemtcp`` is the one described above; ``zerocopy`` is the same for sockets in zero-copy mode,
-    with one more map, ``head_ranges`` (:func:`head_range`). For benchmarks there are ``pass``, with one program
-    of that name that lets everything pass, and ``drop``, whose programs drop everything.
+    ``devmemtcp`` is the one described above; ``zerocopy`` is the same for sockets in zero-copy
+    mode, with one more map, ``head_ranges`` (:func:`head_range`). For benchmarks there are
+    ``pass``, with one program of that name that lets everything pass, and ``drop``, whose programs
+    drop everything.
     """
     return resources.files(__name__) / f"{name}.bpf.o"
 

@@ -12,11 +12,11 @@ from devmemtcp.agent.bench.plan import CpuPlan, default_kernel_plans, default_pl
 from devmemtcp.agent.bench.rounds import check_rounds
 from devmemtcp.agent.bench.tcp_turn import SETUP_SECONDS, WARM_UP_SECONDS, Conditions
 from devmemtcp.agent.bench.tcp_variants import COPIES, Factors, Variant, catalogue
-from devmemtcp.agent.datapath_config import ACK_SEGMENTS_MAX
+from devmemtcp.agent.datapath_config import ACK_SEGMENTS_MAX, XdpMode
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import MTU_MAX, check_mtu
 from devmemtcp.agent.region import check_size
-from devmemtcp.agent.runtime import Mode, RxCsum
+from devmemtcp.agent.runtime import RxCsum
 from devmemtcp.stack.form import FORMS
 
 TRIALS = 3
@@ -32,7 +32,7 @@ class TcpRxOptions:
 
     mtus: tuple[int, ...]
     connections: tuple[int, ...]
-    modes: tuple[Mode, ...]
+    modes: tuple[XdpMode, ...]
     checks: tuple[str, ...]
     """Forms of the check "page or net_iov?", see stack/form.py."""
     acks: tuple[int, ...]

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from devmemtcp.agent.datapath_config import ACK_SEGMENTS, attach_mode
+from devmemtcp.agent.datapath_config import ACK_SEGMENTS, XdpMode, attach_mode
 from devmemtcp.agent.header_path import HeaderPath
-from devmemtcp.agent.runtime import Mode
 
 Attached = Literal["native", "generic"]
 
@@ -58,7 +57,7 @@ class Variant:
 class Factors:
     """What is varied, each alone."""
 
-    modes: tuple[Mode, ...]
+    modes: tuple[XdpMode, ...]
     build: str
     """The form of the check that the base has."""
     checks: tuple[str, ...] = ()
@@ -69,19 +68,19 @@ class Factors:
     slots: bool = False
 
 
-def attached(mode: Mode) -> Attached:
+def attached(mode: XdpMode) -> Attached:
     """How `mode` attaches on a veth."""
     found = attach_mode(mode, "veth")
     assert found is not None  # a veth is never left to be tried
     return found
 
 
-def ours(mode: Mode) -> str:
+def ours(mode: XdpMode) -> str:
     """Name of our base variant."""
     return f"devmem-{attached(mode)}"
 
 
-def passing(mode: Mode) -> str:
+def passing(mode: XdpMode) -> str:
     """Name of the kernel's with an XDP program."""
     return f"kernel-pass-{attached(mode)}"
 
@@ -98,7 +97,7 @@ def catalogue(factors: Factors, *, brief: bool = False) -> list[Variant]:
 
     `brief`: what the aims and the bound need, and factors in the first mode only.
     """
-    modes: list[Mode] = list({attached(mode): None for mode in factors.modes})
+    modes: list[XdpMode] = list({attached(mode): None for mode in factors.modes})
     found: list[Variant] = []
     for mode in modes:
         ours_here = _devmem(mode, factors)
@@ -119,7 +118,7 @@ def catalogue(factors: Factors, *, brief: bool = False) -> list[Variant]:
     return [each for each in found if not (brief and each.name == PLAIN_SUM)]
 
 
-def _devmem(mode: Mode, factors: Factors) -> Iterator[Variant]:
+def _devmem(mode: XdpMode, factors: Factors) -> Iterator[Variant]:
     name = ours(mode)
     base = Variant(name, "devmem", name, mode=attached(mode))
     yield base

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar
 
-from devmemtcp.agent.datapath_config import attach_mode
+from devmemtcp.agent.datapath_config import AttachMode, XdpMode, attach_mode
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.nic.device import Nic
 from devmemtcp.netlink.ethtool import Channels, Feature, Rings
@@ -26,7 +26,7 @@ class Attachment:
     """How the XDP program will see packets; nothing that is set here changes it."""
 
     driver: str | None
-    mode: Literal["native", "generic"]
+    mode: AttachMode
     multi_buffer: bool
     """Whether a packet may have more than one buffer, in that mode."""
     programs: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Attachment:
     default_route: bool = False
 
     @classmethod
-    def of(cls, dev: NetDev, mode: Literal["auto", "native", "generic"]) -> Self:
+    def of(cls, dev: NetDev, mode: XdpMode | Literal["zerocopy"]) -> Self:
         """For an interface, in the mode that was asked for."""
         can = dev.features
         chosen = attach_mode(mode, can.driver) or (
@@ -44,7 +44,8 @@ class Attachment:
         return cls(
             can.driver,
             chosen,
-            multi_buffer=can.multi_buffer is True and (chosen == "generic" or advertised),
+            multi_buffer=can.multi_buffer is True
+            and (chosen == "generic" or (chosen == "native" and advertised)),
             programs=tuple(str(program) for program in can.programs),
             default_route=dev.default_route,
         )

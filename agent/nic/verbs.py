@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from devmemtcp.agent.document import document
-from devmemtcp.agent.options import Debug, Json, Mode, ModeChoice
+from devmemtcp.agent.options import Debug, Json, NicMode, NicModeChoice
 
 if TYPE_CHECKING:
     from devmemtcp.agent.nic.device import KernelNic
@@ -84,7 +84,7 @@ def plan(
     channels: Count = None,
     rx_ring: Ring = None,
     mtu: MtuOption = None,
-    mode: Mode = ModeChoice.AUTO,
+    mode: NicMode = NicModeChoice.AUTO,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -105,7 +105,7 @@ def apply(
     channels: Count = None,
     rx_ring: Ring = None,
     mtu: MtuOption = None,
-    mode: Mode = ModeChoice.AUTO,
+    mode: NicMode = NicModeChoice.AUTO,
     force: Annotated[
         bool, typer.Option("--force", help="Allow the interface of the default route.")
     ] = False,
@@ -229,7 +229,7 @@ def parse_queues(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _nic(interface: str, mode: ModeChoice) -> Iterator[tuple[KernelNic, Attachment]]:
+def _nic(interface: str, mode: NicModeChoice) -> Iterator[tuple[KernelNic, Attachment]]:
     """The NIC, and how the program will be attached. Raises ConfigError for none such."""
     from devmemtcp.agent.errors import ConfigError
     from devmemtcp.agent.netdev import NetDev
