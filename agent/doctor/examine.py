@@ -61,7 +61,7 @@ def examine(
     socket_features = dev.features if dev.features.af_xdp else features(_LOOPBACK)
     checks = [
         *_host(loaded, agent, socket_features, region_size, served=served),
-        *_interface(dev, loaded, multi_buffer=_multi_buffer(socket_features), served=served),
+        *_interface(dev, multi_buffer=_multi_buffer(socket_features), served=served),
     ]
     facts = modes.Facts(
         can=dev.features,
@@ -104,7 +104,7 @@ def _multi_buffer(can: Features) -> bool:
     return can.multi_buffer is not False
 
 
-def _interface(dev: NetDev, loaded: Loaded, *, multi_buffer: bool, served: bool) -> Iterator[Check]:
+def _interface(dev: NetDev, *, multi_buffer: bool, served: bool) -> Iterator[Check]:
     can, kernel = dev.features, host.release()
     with Links() as links:
         its_link = links.get(can.ifindex)

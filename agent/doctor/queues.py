@@ -10,7 +10,7 @@ from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor.look import looked
 from devmemtcp.agent.doctor.record import Check, note, ok
 from devmemtcp.netlink.constants import TcpDataSplit
-from devmemtcp.netlink.errors import NetlinkError
+from devmemtcp.netlink.errors import NetlinkError, Unsupported
 from devmemtcp.netlink.ethtool import Ethtool, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRules
 from devmemtcp.netlink.rss_table import RssTable
@@ -104,10 +104,12 @@ def _split(ifname: str, rings: Rings | None) -> Check:
 
 
 def rings_of(ifindex: int) -> Rings | None:
-    """None: the driver does not tell. Raises OSError."""
+    """None: the driver or the kernel does not tell. Raises OSError."""
     try:
         with Ethtool() as ethtool:
             return ethtool.rings_get(ifindex)
+    except Unsupported:
+        return None
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP:
             return None
