@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from devmemtcp.agent import preflight
-from devmemtcp.agent.datapath_config import attach_mode
+from devmemtcp.agent.datapath_config import AttachMode, attach_mode
 from devmemtcp.agent.doctor import driver
 from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.look import named
@@ -21,6 +20,7 @@ from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, State, Verdict
 from devmemtcp.agent.header_path import HeaderPath
 from devmemtcp.agent.readability import PROMISES, Where
+from devmemtcp.agent.zerocopy import MTU_MAX
 from devmemtcp.pyxdp import Features
 
 _PATHS: dict[HeaderPath, str] = {
@@ -47,6 +47,7 @@ def modes(facts: Facts) -> list[Verdict]:
     return [
         _verdict(facts, "native", _against_native(facts), blocked, chosen),
         _verdict(facts, "generic", _against_mode(facts, "generic"), blocked, chosen),
+        _verdict(facts, "zerocopy", _against_zero_copy(facts), blocked, chosen),
     ]
 
 
@@ -66,7 +67,7 @@ def _blocked(checks: Sequence[Check]) -> str:
     return f"see above: {named(names)}" if names else ""
 
 
-def _chosen(facts: Facts) -> Literal["native", "generic"]:
+def _chosen(facts: Facts) -> str:
     """What `--mode auto` comes to: without a mode of its own it tries native, then generic."""
     mode = attach_mode("auto", facts.can.driver, multi_buffer=facts.multi_buffer)
     if mode is None:
@@ -86,14 +87,37 @@ def _against_native(facts: Facts) -> Iterator[str]:
     yield from _against_mode(facts, "native")
 
 
-def _against_mode(facts: Facts, mode: Literal["native", "generic"]) -> Iterator[str]:
+def _against_zero_copy(facts: Facts) -> Iterator[str]:
+    can = facts.can
+    refused = list(_against_mode(facts, "zerocopy"))
+    yield from refused
+    has = driver.zero_copy(can, facts.kernel)
+    if not refused and not has:
+        who = can.driver or can.ifname
+        yield f"{who} has no zero-copy" if has is False else f"{who} is not known to have it"
+    if not facts.loaded.chunk:
+        yield "its program cannot be loaded"
+
+
+def _against_mode(facts: Facts, mode: AttachMode) -> Iterator[str]:
     refusals = preflight.buffer_refusals(
         facts.can, mode, facts.can.mtu, multi_buffer=facts.multi_buffer
     )
     yield from (f"{refusal.found}; {refusal.means}" for refusal in refusals)
 
 
+_ZERO_COPY = (
+    "the NIC writes to device memory itself, and nothing is copied",
+    "headers lie in device memory too, in front of the payload; the stack can read neither there",
+    f"packets of one buffer alone, an MTU of at most {MTU_MAX}",
+    "regions may have huge pages",
+)
+
+
 def _promises(facts: Facts, mode: str) -> Iterator[str]:
+    if mode == "zerocopy":
+        yield from _ZERO_COPY
+        return
     if facts.loaded.path is not None:
         yield _PATHS[facts.loaded.path]
     if mode == "native" and facts.can.driver == "veth":

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from devmemtcp import xdp_prog
+from devmemtcp.agent.datapath_config import HOST_BUFFERS
 from devmemtcp.agent.doctor.look import one_line
 from devmemtcp.agent.doctor.record import Check, fail, note, ok, warn
 from devmemtcp.agent.errors import XdpError
-from devmemtcp.agent.header_path import HeaderPath, header_path
+from devmemtcp.agent.header_path import AnyPath, HeaderPath, configure, header_path
 from devmemtcp.pyxdp import BpfObject
 
 _BESIDE_THE_REASON = ("processed ", "verification time", "stack depth", "libbpf: ", "-- ")
@@ -25,6 +26,8 @@ class Loaded:
     frags: bool = False
     """Of packets of several buffers."""
     linear: bool = False
+    chunk: bool = False
+    """Of zero-copy mode."""
     jited: bool = False
     path: HeaderPath | None = None
     """How headers come up."""
@@ -37,12 +40,14 @@ class Loaded:
 def tried() -> Loaded:
     """Load and unload. Nothing is attached, so no packet meets it."""
     errors: list[OSError] = []
-    frags, jited = _load(xdp_prog.PROGRAM_FRAGS, errors)
-    linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, errors)
-    path = _path(errors) if frags or linear else None
+    path = _path(errors)
+    frags, jited = _load(xdp_prog.PROGRAM_FRAGS, path or "slot", errors)
+    linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, path or "slot", errors)
+    chunk, _ = _load(xdp_prog.PROGRAM_LINEAR, "chunk", [])
     return Loaded(
         frags=frags,
         linear=linear,
+        chunk=chunk,
         jited=jited or jited_linear,
         path=path,
         reason="; ".join(dict.fromkeys(map(_words, errors))),
@@ -50,10 +55,12 @@ def tried() -> Loaded:
     )
 
 
-def _load(name: str, errors: list[OSError]) -> tuple[bool, bool]:
+def _load(name: str, path: AnyPath, errors: list[OSError]) -> tuple[bool, bool]:
     """Whether the program could be loaded, and whether it became machine code."""
+    file = xdp_prog.object_path("zerocopy" if path == "chunk" else "devmemtcp")
     try:
-        with BpfObject.open(str(xdp_prog.object_path()), programs=[name]) as loaded:
+        with BpfObject.open(str(file), programs=[name]) as loaded:
+            configure(loaded, path, HOST_BUFFERS)
             loaded.load()
             return True, bool(loaded.programs[name].size()[1])
     except OSError as error:  # XdpError, or the object's file is closed to this user
