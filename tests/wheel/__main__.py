@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ class Report:
         print(f"{verdict:7}{time.monotonic() - started:6.1f} s  {what}: {seen}", flush=True)
 
 
-def run(report: Report, out: Path, build: Path) -> None:
+def run(report: Report, out: Path, build: Path, pythons: Sequence[str]) -> None:
     """All steps. `build` is a folder that is not in the checkout. Raises Broken."""
     sdist = report.make("sdist", lambda: archives.sdist(out))
     report.look("what it has", lambda: contents.check_sdist(sdist))
@@ -71,20 +71,28 @@ def run(report: Report, out: Path, build: Path) -> None:
         ("metadata", lambda: verdicts.metadata(TOOLS, contents.metadata(wheel))),
     ):
         report.look(what, look)
-    folder = report.make("installed in", lambda: elsewhere.install(wheel, build / "elsewhere"))
-    for what, use in elsewhere.USES.items():
-        report.look(what, partial(use, folder))
+    for number, python in enumerate(pythons):
+        folder = build / f"elsewhere{number}"
+        report.make(f"installed by {python}", partial(elsewhere.install, wheel, folder, python))
+        for what, use in elsewhere.USES.items():
+            report.look(what, partial(use, folder))
 
 
 def main() -> int:
     """Exit code: 0, or 1 when something is not as it should be."""
     parser = argparse.ArgumentParser(prog="./dev wheel", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: %(default)s")
+    parser.add_argument(
+        "--python",
+        action="append",
+        metavar="PYTHON",
+        help="what the wheel is installed by and used with; repeatable; default: .venv's",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="devmemtcp-wheel-") as build, suppress(Broken):
-        run(report, options.out.resolve(), Path(build))
+        run(report, options.out.resolve(), Path(build), options.python or [sys.executable])
     print(f"{'not ' if report.failed else ''}fit to be handed out: {options.out}")
     return 1 if report.failed else 0
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,9 +27,13 @@ print(sum(name.startswith("devmemtcp.") for name in sys.modules))
 """
 
 
-def install(wheel: Path, folder: Path) -> Path:
-    """The folder, with the wheel and what it depends on in a virtual environment. Raises Broken."""
-    venv.create(folder / "venv", with_pip=True)
+def install(wheel: Path, folder: Path, python: str) -> Path:
+    """The folder, with the wheel and what it depends on in a virtual environment. Raises Broken.
+
+    `python` is the interpreter that makes it.
+    """
+    folder.mkdir()
+    run([python, "-m", "venv", folder / "venv"], cwd=folder, env=_environment())
     # The lock has pins without hashes, so it serves as constraints, too.
     pip = ("-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     _use(folder, "python", *pip, "-c", ROOT / "requirements.lock", wheel)
