@@ -56,7 +56,7 @@ def test_bad_usage_is_one_line(words: list[str], what: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.vm", *words],
         capture_output=True,
-        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
         check=False,
     )

@@ -23,7 +23,7 @@ ip netns exec peer ip addr add 192.0.2.2/24 dev "$NETPEER"
 ip netns exec peer ip link set "$NETPEER" up
 ip addr add 192.0.2.1/24 dev "$NETIF"
 ip link set "$NETIF" up
-ping -q -c 1 -w 20 192.0.2.2 >/dev/null && echo reached
+busybox ping -q -c 1 -w 20 192.0.2.2 >/dev/null && echo reached
 sleep 1000 &
 exit 42
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,15 +47,16 @@ def environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = f"{ROOT / '.venv/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     slow = {VARIABLE: str(EMULATED)} if qemu.accelerator() == "tcg" else {}
-    return {**kept, "HOME": "/root", "PATH": path, "DEVMEMTCP_BUILD": "current", **slow}
+    return {**kept, "HOME": "/run/home", "PATH": path, "DEVMEMTCP_BUILD": "current", **slow}
 
 
 def run_and_tell(call: Callable[[], int]) -> int:
     """Its status, or the one that a failure has, which is told in a line."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return call()
     except Failure as failure:
         say(str(failure))
         return failure.status
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT

@@ -20,7 +20,7 @@ mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t cgroup2 cgroup /sys/fs/cgroup
-mkdir -p /run/lock /run/netns /lib/modules
+mkdir -p /run/home /run/lock /run/netns /lib/modules
 
 eval "set -- $(words modules)"
 ln -sfn "$1/lib/modules/$2" "/lib/modules/$2"
@@ -44,7 +44,9 @@ fi
 # A port opens once, but a program may want to open its /dev/stdout again: so pipes.
 mkfifo /run/vm/1 /run/vm/2
 cat /run/vm/1 >"$(port 1)" &
+output=$!
 cat /run/vm/2 >"$(port 2)" &
+errors=$!
 (
 	eval "set -- $(words environment)"
 	cd "$1" || exit 125
@@ -53,12 +55,14 @@ cat /run/vm/2 >"$(port 2)" &
 ) </dev/null >/run/vm/1 2>/run/vm/2
 status=$?
 
-# What the command has left running may hold the pipes open for ever.
-(
-	sleep 2
-	kill -9 -1
-) &
-wait %1 %2
+# What the command has left running would hold the pipes open.
+for process in /proc/[0-9]*; do
+	case ${process#/proc/} in
+	"$$" | "$output" | "$errors") ;;
+	*) kill -9 "${process#/proc/}" 2>/dev/null ;;
+	esac
+done
+wait "$output" "$errors"
 echo "$status" >"$(port 3)"
 sync
 echo b >/proc/sysrq-trigger

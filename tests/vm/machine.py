@@ -9,18 +9,19 @@ the folder for results.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import selectors
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from . import initramfs, nics, qemu
 from .failure import Failure, TimedOut
@@ -66,7 +67,7 @@ class Task:
     """A folder of the host's that the guest may write to, under the same name."""
 
     console: Path | None = None
-    """Gets all that the guest's kernel says."""
+    """Gets all that the guest's kernel says, and QEMU."""
 
 
 def run(machine: Machine, emulator: qemu.Qemu, task: Task) -> int:
@@ -77,23 +78,30 @@ def run(machine: Machine, emulator: qemu.Qemu, task: Task) -> int:
         Failure: it ended without a status: QEMU refused, or the kernel panicked.
     """
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="devmemtcp-vm-")))
-        console = task.console or scratch / "console"
-        archive = scratch / "initramfs"
-        archive.write_bytes(initramfs.build(machine.kernel, _words(machine, task)))
+        # Without a name in any folder nothing is left of them, however this ends.
+        archive = stack.enter_context(os.fdopen(os.memfd_create("initramfs"), "wb"))
+        archive.write(initramfs.build(machine.kernel, _words(machine, task)))
+        archive.flush()
+        console = stack.enter_context(_appended(task.console))
         ports = [_Port(stack), _Port(stack), _Port(stack)]
         command = [
             *emulator.command,
-            *_arguments(machine, archive, console, task.results),
+            *_arguments(machine, task.results),
+            *("-initrd", f"/proc/self/fd/{archive.fileno()}"),
+            *("-chardev", f"file,id=console,path=/proc/self/fd/{console.fileno()},append=on"),
             *(word for number, port in enumerate(ports, 1) for word in port.arguments(number)),
         ]
         guest = subprocess.Popen(
             command,
             env=os.environ | emulator.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[port.theirs.fileno() for port in ports],
+            stdout=console,
+            stderr=console,
+            pass_fds=[
+                archive.fileno(),
+                console.fileno(),
+                *(port.theirs.fileno() for port in ports),
+            ],
             preexec_fn=_end_with(os.getpid()),
             process_group=0,
         )
@@ -105,7 +113,8 @@ def run(machine: Machine, emulator: qemu.Qemu, task: Task) -> int:
             _kill(guest)
             raise TimedOut(f"the guest was still at work after {task.timeout:g} s")
         if not status:
-            raise Failure(_last_words(guest, console))
+            guest.wait()
+            raise Failure(_last_words(console))
         with suppress(subprocess.TimeoutExpired):  # it is killed on the way out
             guest.wait(_LEAVE_SECONDS)
         return int(status)
@@ -132,15 +141,14 @@ def _words(machine: Machine, task: Task) -> dict[str, list[str]]:
     }
 
 
-def _arguments(machine: Machine, archive: Path, console: Path, results: Path | None) -> list[str]:
+def _arguments(machine: Machine, results: Path | None) -> list[str]:
     accelerator = qemu.accelerator()
     cpu = "host" if accelerator == "kvm" else "max,la57=off"  # the fifth level only costs time
     words = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-monitor", "none"]
     words += ["-machine", "q35", "-accel", accelerator, "-cpu", cpu]
     words += ["-smp", str(machine.cpus), "-m", str(machine.memory)]
-    words += ["-kernel", str(machine.kernel.image), "-initrd", str(archive)]
-    words += ["-append", _KERNEL_ARGUMENTS]
-    words += ["-chardev", f"file,id=console,path={_escaped(console)}", "-serial", "chardev:console"]
+    words += ["-kernel", str(machine.kernel.image), "-append", _KERNEL_ARGUMENTS]
+    words += ["-serial", "chardev:console"]
     words += ["-virtfs", _share("host", Path("/")) + ",readonly=on"]
     if results:
         words += ["-virtfs", _share("results", results)]
@@ -148,11 +156,16 @@ def _arguments(machine: Machine, archive: Path, console: Path, results: Path | N
 
 
 def _share(tag: str, path: Path) -> str:
-    return f"local,mount_tag={tag},path={_escaped(path)},security_model=none,multidevs=remap"
+    escaped = str(path).replace(",", ",,")
+    return f"local,mount_tag={tag},path={escaped},security_model=none,multidevs=remap"
 
 
-def _escaped(path: Path) -> str:
-    return str(path).replace(",", ",,")
+def _appended(path: Path | None) -> BinaryIO:
+    """A new file to append to: by whoever has this descriptor, and whoever opens it again."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+    descriptor = os.open(path, flags, 0o644) if path else os.memfd_create("console")
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    return os.fdopen(descriptor, "r+b")
 
 
 class _Port:
@@ -218,9 +231,7 @@ def _kill(guest: subprocess.Popen[bytes]) -> None:
     guest.wait()
 
 
-def _last_words(guest: subprocess.Popen[bytes], console: Path) -> str:
-    assert guest.stdout is not None
-    said = guest.stdout.read().decode(errors="replace").splitlines()
-    if console.exists():
-        said += console.read_text(errors="replace").splitlines()[-_CONSOLE_LINES:]
-    return "\n".join(["the guest ended without a status; it and QEMU said last:", *said])
+def _last_words(console: BinaryIO) -> str:
+    console.seek(0)
+    said = console.read().decode(errors="replace").splitlines()[-_CONSOLE_LINES:]
+    return "\n".join(["the guest ended without a status; QEMU and its console said last:", *said])
