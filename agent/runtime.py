@@ -79,7 +79,8 @@ class Runtime:
     `region`: what the packets of the `queues` (None: of all) are received into; those of other
     queues, or of all if it is None, are received into host memory, and copied to the application.
     `mode`: how the XDP program is attached; `auto` tries native, then generic, except on a
-    veth, where generic is faster: there native mode takes the peer's segmentation offload away.
+    veth, where generic is faster: there native mode takes the peer's segmentation offload away,
+    which must be where AF_XDP has packets of one buffer (before Linux 6.6).
     `zerocopy` has the NIC write to the region itself: see docs/zero-copy.md for what that changes.
     `rx_csum`: `verify` every TCP checksum, or `trust` the NIC.
     `linear_bytes`: what the split leaves of each packet's payload with its headers, and so out of

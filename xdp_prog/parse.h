@@ -73,12 +73,14 @@ static __always_inline void *hdr_pull(struct hdr_cursor *cur, __u32 len)
 }
 
 /*
- * What is known anyway, so that the verifier knows it too. By two comparisons: it learns nothing
- * from the subtraction and one comparison that the compiler would make of them, and before Linux
- * 6.8 nothing about a number from what was compared with it but a constant.
+ * What is known anyway, so that the verifier knows it too. By two comparisons of the number
+ * itself: it learns nothing from what the compiler would make of them (one comparison of a
+ * difference, or of what the number is the sum of), and before Linux 6.8 nothing about a number
+ * that is compared with anything but a constant.
  */
 static __always_inline bool is_within(__u32 *number, __u32 least, __u32 most)
 {
+	barrier_var(*number);
 	if (*number < least)
 		return false;
 	barrier_var(*number);

@@ -37,7 +37,7 @@ class Attachment:
     def of(cls, dev: NetDev, mode: XdpMode | Literal["zerocopy"]) -> Self:
         """For an interface, in the mode that was asked for."""
         can = dev.features
-        chosen = attach_mode(mode, can.driver) or (
+        chosen = attach_mode(mode, can.driver, multi_buffer=can.multi_buffer is not False) or (
             "generic" if can.native_xdp is False else "native"
         )
         advertised = bool(can.xdp_features and can.xdp_features & XdpAct.RX_SG)
