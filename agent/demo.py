@@ -38,7 +38,9 @@ from devmemtcp.agent.socket import Connection
 PORT = 5201
 STALL_SECONDS = 20.0
 """Longer than a lost segment can hold a stream up, RFC 6298's first back-offs included."""
-RETURN_SECONDS = 1.0
+START_SECONDS = 60.0
+"""The sender is a Python of its own, which an emulated or busy CPU takes long to start."""
+RETURN_SECONDS = 10.0
 RETURN_POLL_SECONDS = 0.001
 """Returned tokens travel through a ring: so long, and how often, the stack's count is looked at."""
 
@@ -140,7 +142,7 @@ def run_demo(
         _Waiter(rt, signals, sender) as waiter,
     ):
         report.mode, report.interface = rt.mode, lab.near.ifname
-        waiter.wait()
+        waiter.wait(START_SECONDS)
         with listener.accept(timeout=0) as conn:
             _transfer(waiter, conn, view, report, progress)
             report.tokens_outstanding = _tokens_outstanding(rt)
@@ -196,19 +198,19 @@ class _Waiter:
     def __exit__(self, *exc: object) -> None:
         self._undo.close()
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = STALL_SECONDS) -> None:
         """Return when there is something to accept or to receive.
 
         Raises Stopped; OSError: ECHILD with the sender's own words when it failed, ETIMEDOUT
-        after STALL_SECONDS of nothing.
+        after so many seconds of nothing.
         """
-        ready = self._rt.poll(STALL_SECONDS, wake_fd=self._wake.fileno())
+        ready = self._rt.poll(seconds, wake_fd=self._wake.fileno())
         self._signals.check()
         if ready:
             return
         if self._sender.poll() is not None:
             raise _sender_failed(self._sender, self._sender.communicate()[1])
-        raise OSError(errno.ETIMEDOUT, f"nothing came from the sender for {STALL_SECONDS:.0f} s")
+        raise OSError(errno.ETIMEDOUT, f"nothing came from the sender for {seconds:.0f} s")
 
 
 def _sender_failed(sender: subprocess.Popen[str], errors: str) -> OSError:
