@@ -12,6 +12,10 @@ from .command_line import Parser, environment, positive, run_and_tell, say
 from .failure import BadUsage
 
 
+_LEAST_MEMORY = 256
+"""MiB: a Debian kernel, its initramfs, and a little to write to."""
+
+
 def parse(words: list[str]) -> argparse.Namespace:
     """Of the command line, refused in one line.
 
@@ -46,6 +50,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     nics.check(options.nic)
     if not options.command:
         raise BadUsage("no command; ./dev vm [options] -- COMMAND")
+    if options.memory < _LEAST_MEMORY:
+        raise BadUsage(f"--memory {options.memory}: no kernel boots with less than {_LEAST_MEMORY}")
     if options.results and not options.results.is_dir():
         raise BadUsage(f"--results {options.results}: no such folder")
     return options
