@@ -11,7 +11,6 @@ from . import kernels, machine, nics, qemu
 from .command_line import Parser, environment, positive, run_and_tell, say
 from .failure import BadUsage
 
-
 _LEAST_MEMORY = 256
 """MiB: a Debian kernel, its initramfs, and a little to write to."""
 
