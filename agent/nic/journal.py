@@ -34,7 +34,7 @@ from devmemtcp.agent.journal_file import (
     remove_if_empty,
 )
 from devmemtcp.agent.nic.device import Identity
-from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, Setting, Value, parse
+from devmemtcp.agent.nic.setting import ChannelCount, Setting, Value, parse
 
 RUN_DIRECTORY = Path("/run/devmemtcp-nic")
 MAX_BYTES = 4 << 20
@@ -119,8 +119,8 @@ class Journal:
         self._begin()
 
     def note_was(self, setting: Setting, value: Value) -> None:
-        """Write down what a setting is, unless it is one that we have changed before."""
-        if not self.is_touched(setting):
+        """Write down what a setting is, unless that of an earlier time is known."""
+        if setting.key not in self.entries:
             self._append({"was": setting.key, "value": value})
             self.entries[setting.key] = Entry(setting, value)
 
@@ -128,13 +128,6 @@ class Journal:
         """Write down what a setting is about to become."""
         self._append({"to": setting.key, "value": value})
         self.entries[setting.key].to.append(value)
-
-    def is_touched(self, setting: Setting) -> bool:
-        """Whether we may have changed it: a change of channels has drivers write a table of RSS."""
-        entry = self.entries.get(setting.key)
-        if entry is None:
-            return False
-        return bool(entry.to) or (isinstance(setting, RssSpread) and bool(self.channels()))
 
     def channels(self) -> list[Entry]:
         """Counts of channels that we have changed."""
@@ -193,7 +186,9 @@ class Journal:
             if key not in self.entries:
                 raise ValueError(f"{key} has no old value")
             self.entries[key].to.append(value)
-        elif not self.is_touched(setting):
+        elif key in self.entries:
+            raise ValueError(f"{key} has an old value already")
+        else:
             self.entries[key] = Entry(setting, value)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from devmemtcp.agent.nic.device import Nic
 from devmemtcp.agent.nic.journal import Entry, Journal
 from devmemtcp.agent.nic.plan import Plan, Step
-from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, Setting, Value
+from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, RxRing, Setting, Value
 
 Progress = Callable[[str], None]
 """Told what has just happened, after each write to the journal and to the NIC."""
@@ -85,12 +85,14 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
     restored: list[Entry] = []
     left: list[tuple[Entry, Value | None]] = []
     targets: list[tuple[Setting, Value]] = []
-    foreign = {entry.setting.key for entry in journal.channels() if not _is_ours(nic, entry)}
+    # With our number of channels a driver may have written any table of RSS, and may have changed
+    # what was noted for that reason alone; with somebody else's number it is not our doing.
+    channels = journal.channels()
+    drivers = bool(channels) and all(_is_ours(nic, entry) for entry in channels)
     for entry in journal.entries.values():
-        if not journal.is_touched(entry.setting):
-            continue
-        # Any table of RSS may be what the driver made of our number of channels.
-        follows = isinstance(entry.setting, RssSpread) and journal.channels() and not foreign
+        follows = drivers and (not entry.to or isinstance(entry.setting, RssSpread))
+        if not (entry.to or follows):
+            continue  # noted, and killed before it was set
         if not (force or follows or _is_ours(nic, entry)):
             left.append((entry, entry.setting.read(nic)))
             continue
@@ -134,11 +136,9 @@ def put_back(
 
 def _endangered(nic: Nic, step: Step) -> list[tuple[Setting, Value]]:
     """What a step changes, or may change, with its present value."""
-    found: list[tuple[Setting, Value]] = []
-    if isinstance(step.setting, ChannelCount):
-        table = RssSpread().read(nic)
-        if table is not None:
-            found.append((RssSpread(), table))
+    others = (RssSpread(), RxRing()) if isinstance(step.setting, ChannelCount) else ()
+    values = [(setting, setting.read(nic)) for setting in others]
+    found: list[tuple[Setting, Value]] = [(s, value) for s, value in values if value is not None]
     return [*found, (step.setting, step.now)]
 
 

@@ -141,7 +141,7 @@ def _configure(end: NetNS, ifname: str, ip4: str, ip6: str) -> tuple[int, str]:
     return ifindex, mac
 
 
-def _await_carrier(handle: NetNS, ifindex: int) -> None:
+def await_carrier(handle: NetNS | IPRoute, ifindex: int) -> None:
     """The kernel drops what is sent before its link watch has seen the carrier."""
     deadline = time.monotonic() + 30
     while handle.link("get", index=ifindex)[0].get_attr("IFLA_OPERSTATE") != "UP":
@@ -173,7 +173,7 @@ def join(names: Sequence[str], ifnames: Sequence[str]) -> Veth:
             ifindex, mac = _configure(handle, ifnames[index], ip4, ip6)
             ends.append(VethEnd(names[index], ifnames[index], ifindex, ip4, ip6, mac))
         for handle, end in zip((left, right), ends, strict=True):
-            _await_carrier(handle, end.ifindex)
+            await_carrier(handle, end.ifindex)
         return Veth(*ends)
 
 

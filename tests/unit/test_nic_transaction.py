@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -84,7 +85,8 @@ def nics(draw: st.DrawFn) -> EmulatedNic:
         wanted=wanted,
         rules=rules,
     )
-    return EmulatedNic(state, fixed=fixed, table_grows=grows)
+    follows = draw(st.booleans())
+    return EmulatedNic(state, fixed=fixed, table_grows=grows, ring_follows=follows)
 
 
 WISHES = st.builds(
@@ -180,6 +182,46 @@ def test_all_that_is_planned_is_applied_and_put_back(run: Path) -> None:
     assert planner(nic, STEER)().steps == ()
     assert undone(nic, run).left == []
     assert nic.snapshot() == before
+
+
+USERS_TABLE = (0, 0, 0, 1, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "follows", "stride"),
+    [((0, 1) * 4, False, 1), ((0, 1) * 8, True, 3), (USERS_TABLE, True, 3)],
+)
+def test_killed_at_each_moment(
+    table: tuple[int, ...], follows: bool, stride: int, run: Path
+) -> None:
+    """And then undo at each of its own, in turn. `follows`: what a driver changes beside."""
+    undo_moment = 0
+    for moment in range(0, 1000, stride):
+        nic = steering_nic()
+        nic.state.table, nic.table_grows, nic.ring_follows = table, len(table) > 8, follows
+        nic.state.configured = table == USERS_TABLE
+        before = nic.snapshot()
+        finished = lives(nic, moment, partial(applied, nic, STEER, run))
+        undo_moment += 1
+        if lives(nic, undo_moment, partial(undone, nic, run)):
+            undo_moment = 0
+        assert undone(nic, run).left == [], moment
+        assert nic.snapshot() == before, moment
+        if finished:
+            break
+    assert moment > 100
+
+
+def lives(nic: EmulatedNic, moments: int, work: Callable[[], object]) -> bool:
+    """Whether it ends before its process does."""
+    nic.moments_left = moments
+    try:
+        work()
+    except Killed:
+        return False
+    finally:
+        nic.moments_left = None
+    return True
 
 
 def test_each_old_value_is_on_disk_before_the_change(run: Path) -> None:

@@ -3,7 +3,7 @@
 
 The quirks are those of drivers in the tree: a change of channels writes another RSS table, unless
 a user has written one, and then refuses to take its queues away; the table may grow with the
-channels (mlx5); flow rules go with the feature that they need.
+channels (mlx5), rings may get other sizes; flow rules go with the feature that they need.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ class EmulatedNic:
         max_channels: int = 4,
         fixed: dict[str, bool] | None = None,
         table_grows: bool = False,
+        ring_follows: bool = False,
         places: int = 16,
     ) -> None:
         self.state = state or State()
         self.max_channels = max_channels
         self.fixed = fixed or {}
         self.table_grows = table_grows
+        self.ring_follows = ring_follows
         self.places = places
         self.ifname = "eth1"
         self.moments_left: int | None = None
@@ -99,6 +101,8 @@ class EmulatedNic:
         state.channels = count
         if state.table is not None and not state.configured:
             state.table = default_table(self._table_size(), count)
+        if self.ring_follows:
+            state.rx_ring = 1024 // count
         self.moment()
 
     def _table_size(self) -> int:
