@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import ClassVar
 
 from devmemtcp.agent.nic.device import Nic
+from devmemtcp.netlink.ethtool import Channels
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.rss_table import default_table
 
@@ -61,6 +62,10 @@ class Setting(ABC):
     def put_back(self, nic: Nic, value: Value) -> None:
         """Write a value that was there before."""
         self.write(nic, value)
+
+    def trace(self, nic: Nic, value: Value) -> str | None:
+        """What is not as it was although the value is; None: nothing."""
+        return None
 
     def show(self, value: Value | None) -> str:
         """In words."""
@@ -216,12 +221,20 @@ class RssSpread(Setting):
         can read, but which keeps a later `ethtool -L` from taking queues away.
         """
         table = _table(value)
-        channels = nic.channels()
-        queues = (channels.combined_count or 0) + (channels.rx_count or 0)
-        if queues and table == default_table(len(table), queues):
+        if is_default(table, nic.channels()):
             nic.reset_rss()
         if nic.rss() != table:
             nic.set_rss(table)
+
+    def trace(self, nic: Nic, value: Value) -> str | None:
+        """A default of the driver's own (igb's) cannot be written without the mark."""
+        if is_default(_table(value), nic.channels()):
+            return None
+        ifname = nic.link().ifname
+        return (
+            "the RSS table is what it was, but counts as a user's, if it did not before: then "
+            f"`ethtool -L` keeps the queues that it leads to, until `ethtool -X {ifname} default`"
+        )
 
     def command(self, ifname: str, value: Value) -> str:
         """Return ethtool's, which fills the table in the same way as spread()."""
@@ -246,6 +259,12 @@ class RssSpread(Setting):
         if not all(type(queue) is int and 0 <= queue < MAX_COUNT for queue in value):
             raise ValueError(f"{self.key} is a table of queues")
         return tuple(value)
+
+
+def is_default(table: tuple[int, ...], channels: Channels) -> bool:
+    """Whether the kernel would write this table for those channels, if asked for the default."""
+    queues = (channels.combined_count or 0) + (channels.rx_count or 0)
+    return queues > 0 and table == default_table(len(table), queues)
 
 
 def spread(size: int, queues: Sequence[int]) -> tuple[int, ...]:

@@ -73,6 +73,8 @@ class Undone:
     restored: list[Entry]
     left: list[tuple[Entry, Value | None]]
     """What somebody else has changed since, and what it is now."""
+    traces: list[str]
+    """What is not as it was although ethtool(8) shows it so."""
 
 
 def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress = silent) -> Undone:
@@ -100,10 +102,11 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
             restored.append(entry)
         targets.append((entry.setting, entry.was))
     put_back(nic, targets, progress)
+    traces = [entry.setting.trace(nic, entry.was) for entry in restored if entry.to]
     if not left:
         journal.drop()
         progress("journal dropped")
-    return Undone(restored, left)
+    return Undone(restored, left, list(filter(None, traces)))
 
 
 def put_back(

@@ -171,6 +171,7 @@ def undo(
             journal.drop()
             _finish(report, as_json, 0, head="nothing restored")
         undone = transaction.undo(nic, journal, force=force)
+    report.notes += undone.traces
     report.restored = [
         {"setting": entry.setting.key, "to": entry.setting.show(entry.was)}
         for entry in undone.restored

@@ -110,6 +110,8 @@ def applied(end: VethEnd, run: Path, attachment: Attachment, wishes: Wishes) -> 
     finally:
         with end.enter():
             undo(end.ifindex, run)
+            with KernelNic(end.ifindex) as nic:
+                nic.reset_rss()  # a user's table would keep its queues from the tests to come
 
 
 def counters(end: VethEnd) -> dict[int, int]:

@@ -337,6 +337,19 @@ def test_rules_of_others_are_never_touched(run: Path) -> None:
     assert nic.snapshot() == before
 
 
+def test_a_table_that_was_the_driver_s_own_default_counts_as_a_users_then(run: Path) -> None:
+    """igb's: what nobody can read cannot be put back, but it is said."""
+    nic = steering_nic()
+    nic.state.table = (0,) * 4 + (1,) * 4
+    before = nic.snapshot()
+    applied(nic, Wishes(queues=(1,), rss=True), run)
+    (trace,) = undone(nic, run).traces
+    assert "counts as a user's" in trace
+    assert "`ethtool -X eth1 default`" in trace
+    assert replace(nic.snapshot(), configured=False) == before
+    assert nic.state.configured
+
+
 def test_two_at_a_time_are_refused(run: Path) -> None:
     nic = steering_nic()
     with (
