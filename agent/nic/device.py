@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from devmemtcp.agent.errors import Unsupported
 from devmemtcp.agent.namespaces import netns_cookie
+from devmemtcp.netlink import errors
 from devmemtcp.netlink.ethtool import Channels, Ethtool, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule, FlowRules
 from devmemtcp.netlink.link import Link, Links
@@ -75,9 +77,16 @@ class KernelNic:
     """A NIC of the calling thread's network namespace, held by its index; it may be renamed."""
 
     def __init__(self, ifindex: int) -> None:
-        """Open sockets to the kernel. Raises OSError, ENODEV: there is no such interface."""
+        """Open sockets to the kernel.
+
+        Raises OSError, ENODEV: there is no such interface; Unsupported: the kernel was built
+        without ethtool's netlink family.
+        """
         self._ifindex = ifindex
-        self._ethtool = Ethtool()
+        try:
+            self._ethtool = Ethtool()
+        except errors.Unsupported as error:
+            raise Unsupported(str(error)) from error
         self._links = Links()
         try:
             self.identity = Identity(netns_cookie(), ifindex, self.link().perm_address)

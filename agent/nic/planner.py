@@ -26,6 +26,7 @@ from devmemtcp.agent.nic.setting import (
     spread,
 )
 from devmemtcp.agent.preflight import LINEAR_MTU, MIN_MTU
+from devmemtcp.agent.zerocopy import MTU_MAX
 from devmemtcp.netlink.constants import TcpDataSplit
 from devmemtcp.netlink.flow_rules import FlowRule
 
@@ -204,7 +205,7 @@ class _Planner:
         link, attachment = self._facts.link, self._facts.attachment
         limit = link.max_mtu or (1 << 16) - 1
         if not attachment.multi_buffer:
-            limit = min(limit, LINEAR_MTU)
+            limit = min(limit, MTU_MAX if attachment.mode == "zerocopy" else LINEAR_MTU)
         wanted = self._wishes.mtu or min(link.mtu, limit)
         least = max(link.min_mtu, MIN_MTU)
         if not least <= wanted <= limit:

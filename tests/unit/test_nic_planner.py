@@ -156,6 +156,9 @@ def test_the_mtu_fits_one_buffer_where_a_packet_has_one() -> None:
     jumbo = replace(IGB.link, mtu=9000)
     plan = make_plan(replace(IGB, link=jumbo), Wishes())
     assert commands(plan)[-1] == "ip link set eth1 mtu 3498"
+    zero_copy = replace(MLX5.attachment, mode="zerocopy", multi_buffer=False)
+    plan = make_plan(replace(MLX5, link=jumbo, attachment=zero_copy), Wishes())
+    assert commands(plan)[-1] == "ip link set eth1 mtu 3822"
     assert commands(make_plan(replace(MLX5, link=jumbo), Wishes())) == [
         "ethtool -K eth1 rx-vlan-hw-parse off"
     ]
