@@ -58,7 +58,13 @@ class Record:
     driver: str
     zero_copy: bool
     """Whether the driver has it."""
-    modes: list[dict[str, Any]]
+    said: dict[str, Any]
+    """All of it."""
+
+    @property
+    def modes(self) -> list[dict[str, Any]]:
+        """Its conclusion."""
+        return list(self.said["modes"])
 
     def has(self, floor: Floor) -> bool | None:
         """None: it was built without it."""
@@ -86,7 +92,7 @@ def _record(path: Path) -> Record:
         lacks=set(re.findall(r"CONFIG_(\w+)", checks["configuration"]["found"])),
         driver=checks["driver"]["found"],
         zero_copy=checks["zero-copy"]["mend"] is not None,
-        modes=said["modes"],
+        said=said,
     )
 
 

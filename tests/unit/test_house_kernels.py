@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ..doctor_table import differences
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +39,11 @@ def test_no_kernel_that_was_seen_says_otherwise() -> None:
     found = kernels.records()
     assert found != []
     assert list(kernels.contradictions(found)) == []
+
+
+def test_what_was_said_of_each_nic_is_right() -> None:
+    for record in kernels.records():
+        assert differences(record.said, record.release) == []
 
 
 @pytest.fixture
