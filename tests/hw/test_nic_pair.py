@@ -28,10 +28,6 @@ from ..net.test_closed_ports import (
     test_a_port_is_closed_when_its_last_listener_is_gone,
 )
 from ..net.test_doctor_table import test_the_doctor_is_right_about_this_kernel_and_driver
-from ..net.test_header_split import (
-    test_padding_stays_out_of_device_pages,
-    test_stream_of_the_kernel,
-)
 from ..net.test_impaired import test_streams_over_a_bad_road_are_exact
 from ..net.test_leftovers import test_what_a_runtime_has_is_found_and_gone_when_it_is_closed
 from ..net.test_linkwatch import test_addresses_may_come_and_go
