@@ -18,6 +18,7 @@
 #ifndef DEVMEMTCP_CHUNK_H
 #define DEVMEMTCP_CHUNK_H
 
+#include <linux/bpf.h> /* whose types libbpf 1.5 wants to know before */
 #include <bpf/bpf_core_read.h>
 #include "slot.h"
 
