@@ -11,8 +11,8 @@ from devmemtcp.netlink.ethtool import Ethtool, Feature
 Offloads = Mapping[str, Feature]
 
 MERGING = {"rx-lro": "lro", "rx-gro-hw": "rx-gro-hw"}
-"""Of the NIC, in front of XDP: mlx5 and vmxnet3 refuse programs meanwhile. As `ethtool -K` calls
-them; generic_xdp_install() turns them off by itself."""
+"""Of the NIC, in front of XDP, as `ethtool -K` calls them. Drivers refuse a program meanwhile, or
+turn them off for good (vmxnet3_xdp_set()), as generic_xdp_install() does."""
 
 _SEGMENTATION = ("tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-generic-segmentation")
 
@@ -47,7 +47,7 @@ def checks(ifname: str, offloads: Offloads, *, multi_buffer: bool) -> Iterator[C
         yield warn(
             "merging in the NIC",
             f"{', '.join(found)} on",
-            "some drivers refuse native XDP with it; generic mode turns it off itself",
+            "some drivers refuse native XDP with it, others turn it off, as generic mode does",
             f"ethtool -K {ifname} {options}",
         )
     else:
