@@ -25,10 +25,13 @@ from devmemtcp.agent.nic.setting import (
     Steering,
     spread,
 )
-from devmemtcp.agent.preflight import LINEAR_MTU, MIN_MTU
+from devmemtcp.agent.preflight import LINEAR_MTU
 from devmemtcp.agent.zerocopy import MTU_MAX
 from devmemtcp.netlink.constants import TcpDataSplit
 from devmemtcp.netlink.flow_rules import FlowRule
+
+_IPV6_MIN_MTU = 1280
+"""RFC 8200, section 5. Below it the kernel takes IPv6 addresses away, which nothing puts back."""
 
 
 @dataclass(frozen=True)
@@ -206,19 +209,19 @@ class _Planner:
         limit = link.max_mtu or (1 << 16) - 1
         if not attachment.multi_buffer:
             limit = min(limit, MTU_MAX if attachment.mode == "zerocopy" else LINEAR_MTU)
-        wanted = self._wishes.mtu or min(link.mtu, limit)
-        least = max(link.min_mtu, MIN_MTU)
-        if not least <= wanted <= limit:
-            raise ConfigError(f"an MTU of {least} to {limit} is possible on {self._name}")
-        if wanted == link.mtu:
-            return
-        why = "as --mtu wants it"
-        if not self._wishes.mtu:
+        wanted = self._wishes.mtu
+        if wanted is None:
+            wanted = min(link.mtu, limit)
             why = (
                 f"a packet has to fit one buffer in {attachment.mode} mode here; some drivers "
                 "want it smaller still, and say so when the program is attached"
             )
-        yield Step(Mtu(), link.mtu, wanted, why)
+        else:
+            least, why = max(link.min_mtu, _IPV6_MIN_MTU), "as --mtu wants it"
+            if not least <= wanted <= limit:
+                raise ConfigError(f"an MTU of {least} to {limit} is possible on {self._name}")
+        if wanted != link.mtu:
+            yield Step(Mtu(), link.mtu, wanted, why)
 
     def _plan_ring(self) -> Iterator[Step]:
         wanted, rings = self._wishes.rx_ring, self._facts.rings

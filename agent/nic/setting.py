@@ -103,7 +103,7 @@ class ChannelCount(Setting):
         try:
             self.write(nic, value)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno != errno.EINVAL or RssSpread().read(nic) is None:
                 raise
             nic.reset_rss()
             self.write(nic, value)

@@ -164,6 +164,11 @@ def test_the_mtu_fits_one_buffer_where_a_packet_has_one() -> None:
     ]
 
 
+def test_an_mtu_that_is_small_already_stays() -> None:
+    small = replace(IGB, link=replace(IGB.link, mtu=576))
+    assert not any("mtu" in command for command in commands(make_plan(small, Wishes())))
+
+
 def test_more_queues_than_a_stack_has_are_too_many() -> None:
     facts = replace(MLX5, channels=Channels(combined_max=1024, combined_count=1024))
     plan = make_plan(facts, Wishes())
@@ -181,9 +186,9 @@ def test_more_queues_than_a_stack_has_are_too_many() -> None:
         (replace(MLX5, channels=None), Wishes(channels=65), "cannot change the number"),
         (MLX5, Wishes(rx_ring=8193), "an RX ring has 1 to 8192 descriptors"),
         (replace(MLX5, rings=None), Wishes(rx_ring=64), "no RX ring whose size can be set"),
-        (MLX5, Wishes(mtu=9979), "an MTU of 576 to 9978 is possible"),
-        (IGB, Wishes(mtu=9000), "an MTU of 576 to 3498 is possible"),
-        (MLX5, Wishes(mtu=100), "an MTU of 576 to 9978 is possible"),
+        (MLX5, Wishes(mtu=9979), "an MTU of 1280 to 9978 is possible"),
+        (IGB, Wishes(mtu=9000), "an MTU of 1280 to 3498 is possible"),
+        (MLX5, Wishes(mtu=1279), "an MTU of 1280 to 9978 is possible"),
     ],
 )
 def test_what_cannot_be_is_one_line(facts: Facts, wishes: Wishes, complaint: str) -> None:
