@@ -116,8 +116,8 @@ def _dotted(release: Release) -> str:
 
 
 def floors_table(found: list[Record]) -> str:
-    """One row a feature; what was seen is of the veth's records."""
-    seen = [record for record in found if record.nic == "veth"]
+    """One row a feature. All records of a kernel say the same of them: see contradictions()."""
+    seen = list({record.release: record for record in found}.values())
     head = ["feature", "since Linux", "doctor's line", "without it"]
     rows = [
         [floor.feature, _dotted(floor.since), floor.check, floor.without]
