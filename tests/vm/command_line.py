@@ -16,6 +16,8 @@ from . import qemu
 from .failure import BadUsage, Failure
 
 ROOT = Path(__file__).resolve().parents[2]
+_LIVE = {"PYTHONUNBUFFERED": "1"}
+"""Who waits for a slow guest wants to see what it is at, though its output is a pipe."""
 _KEPT = ("LANG", "LC_ALL", "LOGNAME", "TERM", "TZ", "USER")
 
 
@@ -47,7 +49,14 @@ def environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = f"{ROOT / '.venv/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     slow = {VARIABLE: str(EMULATED)} if qemu.accelerator() == "tcg" else {}
-    return {**kept, "HOME": "/run/home", "PATH": path, "DEVMEMTCP_BUILD": "current", **slow}
+    return {
+        **kept,
+        "HOME": "/run/home",
+        "PATH": path,
+        "DEVMEMTCP_BUILD": "current",
+        **slow,
+        **_LIVE,
+    }
 
 
 def run_and_tell(call: Callable[[], int]) -> int:
