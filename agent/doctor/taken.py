@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import time
 from collections.abc import Iterator, Sequence
 
 from devmemtcp.agent import preflight
@@ -20,8 +21,9 @@ from devmemtcp.pyxdp import AttachedProgram, Features, Umem, XdpError, XskSocket
 _QUEUES_TELL = (6, 14)
 """The release from which queue-get knows AF_XDP sockets."""
 _PAGE = 4096
-_PATIENCE = 0.2
+_PATIENCE = 1.0
 """Seconds: a socket that has just been closed, as that of the check before, is gone by then."""
+_LOOK_AGAIN = 0.01
 
 
 def checks(can: Features, *, served: bool) -> Iterator[Check]:
@@ -78,10 +80,17 @@ def _queues_with_sockets(can: Features) -> list[int]:
     Raises Unsupported, and OSError, EPERM: no CAP_NET_RAW to try it with.
     """
     if host.release() >= _QUEUES_TELL:
-        with Netdev() as netdev:
-            queues = netdev.queue_get(can.ifindex)
-        return sorted({each.id or 0 for each in queues if each.xsk and each.type is QueueType.RX})
+        deadline = time.monotonic() + _PATIENCE
+        while (taken := _asked(can.ifindex)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+        return taken
     return [queue for queue in range(can.rx_queues or 1) if _is_taken(can.ifindex, queue)]
+
+
+def _asked(ifindex: int) -> list[int]:
+    with Netdev() as netdev:
+        queues = netdev.queue_get(ifindex)
+    return sorted({each.id or 0 for each in queues if each.xsk and each.type is QueueType.RX})
 
 
 def _is_taken(ifindex: int, queue: int) -> bool:

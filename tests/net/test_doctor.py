@@ -222,6 +222,14 @@ def test_sockets_are_found_where_the_kernel_does_not_list_them(
     assert re.fullmatch(r"queue 0: process \d+ \(python\S*\)", found.found)
 
 
+def test_its_own_sockets_are_not_taken_for_somebody_elses(veth: Veth, bpf_object: Compile) -> None:
+    """The kernel releases a queue some time after the socket that tried it was closed."""
+    with ExitStack() as causes:
+        patient = Patient(veth, bpf_object, causes)
+        for _ in range(10):
+            assert line(patient.seen(), "AF_XDP users").state is State.OK
+
+
 def test_more_queues_than_a_stack_can_have(netns_pair: Pairs, bpf_object: Compile) -> None:
     with ExitStack() as causes:
         patient = Patient(netns_pair(queues=66), bpf_object, causes)
