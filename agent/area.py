@@ -117,9 +117,9 @@ class Area:
             check(lib.mosaic_seal(m), "cannot seal the UMEM")
 
     def open_socket(
-        self, ifname: str, queue: int, *, multi_buffer: bool, patience: float
+        self, ifname: str, queue: int, *, rx_ring: int, multi_buffer: bool, patience: float
     ) -> XskSocket:
-        """Bind a queue.
+        """Bind a queue, with an RX ring of so many descriptors.
 
         A queue that somebody has is tried for `patience` seconds: the kernel takes some 30 ms to
         release one. Raises XdpError, EBUSY when it is not free by then.
@@ -138,7 +138,7 @@ class Area:
                     ifname,
                     queue,
                     self._umem,
-                    rx_size=ring_size(self.buffers),
+                    rx_size=rx_ring,
                     tx_size=TX_RING,
                     bind_flags=flags,
                     busy_timeout=patience,

@@ -248,7 +248,13 @@ class Datapath:
     def _open_socket(self, queue: int, area: Area, patience: float) -> XskSocket:
         c = self.config
         try:
-            return area.open_socket(c.ifname, queue, multi_buffer=c.multi_buffer, patience=patience)
+            return area.open_socket(
+                c.ifname,
+                queue,
+                rx_ring=c.rx_ring(area.buffers),
+                multi_buffer=c.multi_buffer,
+                patience=patience,
+            )
         except (Unsupported, XdpError) as error:
             if c.mode != "zerocopy" or getattr(error, "errno", None) == errno.EBUSY:
                 raise

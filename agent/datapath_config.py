@@ -36,9 +36,11 @@ _HALF_PAGE_MTU = 1458
 4 KiB, skb_pp_cow_data() then makes two buffers for a veth, and one for anything longer."""
 _VETH_WINDOW_PACKETS = 208
 """Of the 256 that a veth's ring holds in native mode (VETH_RING_SIZE); the rest is for others."""
-_FILL_MIN = 512
+_FILL_MIN, _ZERO_COPY_FILL_MIN = 512, 1024
 """Buffers a queue has at least, when there are enough: a burst of connections opening, which no
-window has announced, while the loop's thread waits for a CPU."""
+window has announced, while the loop's thread waits for a CPU. In zero-copy mode the ring of the
+driver itself holds some 256 of them."""
+_IGB_RX_RING = _ZERO_COPY_FILL_MIN // 2
 
 
 def ring_size(count: int) -> int:
@@ -159,6 +161,17 @@ class DatapathConfig:
             return min(mtu, _HALF_PAGE_MTU)
         return mtu
 
+    def rx_ring(self, buffers: int) -> int:
+        """Descriptors of the RX ring of a socket on an area of so many `buffers`.
+
+        One for each buffer, so that it never overflows. Only igb's zero-copy must not run out of
+        buffers, for then it hands some out twice (docs/zero-copy.md): there the RX ring is full
+        before they are all in it, and what comes then is dropped, and its buffer used again.
+        """
+        if (self.mode, self.driver) == ("zerocopy", "igb"):
+            return min(ring_size(buffers) // 8, _IGB_RX_RING)
+        return ring_size(buffers)
+
     def stack_config(self) -> Any:
         """`struct stack_config`, all but memory and key."""
         return ffi.new(
@@ -171,7 +184,7 @@ class DatapathConfig:
                 "nr_queues": self.queues,
                 "max_flows": self.max_flows,
                 "max_listeners": MAX_LISTENERS,
-                "fill_min": _FILL_MIN,
+                "fill_min": _ZERO_COPY_FILL_MIN if self.mode == "zerocopy" else _FILL_MIN,
                 "fill_max": ring_size(self.max_buffers),
                 "mtu": self.mtu,
                 "rcv_wnd_max": self.rcv_wnd_max,

@@ -9,6 +9,7 @@ import os
 import signal
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from devmemtcp.agent.head_ranges import HeadRanges
 from devmemtcp.agent.zerocopy import refused
 from devmemtcp.pyxdp import BindFlags
 
+from .channel_config import CONFIG
 from .loop_machine import (
     CONTD,
     EVENT_FRAG,
@@ -349,6 +351,21 @@ def test_ranges_of_heads_do_not_overlap_and_come_back() -> None:
     assert ranges.take(40) == 0
     with pytest.raises(ValueError, match="not in list"):
         ranges.give_back(1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "driver", "buffers", "size"),
+    [
+        ("native", "igb", 4096, 4096),
+        ("zerocopy", "virtio_net", 4096, 4096),
+        ("zerocopy", "igb", 1024, 128),
+        ("zerocopy", "igb", 1 << 16, 512),
+    ],
+)
+def test_the_rx_ring_of_igb_is_full_before_its_driver_has_no_buffers(
+    mode: str, driver: str, buffers: int, size: int
+) -> None:
+    assert replace(CONFIG, mode=mode, driver=driver).rx_ring(buffers) == size
 
 
 def test_a_driver_that_refuses_is_named_with_what_to_do() -> None:
