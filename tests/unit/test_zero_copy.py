@@ -17,6 +17,7 @@ import pytest
 
 from devmemtcp.agent import Region
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.datapath_config import AttachMode
 from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.head_ranges import HeadRanges
 from devmemtcp.agent.zerocopy import refused
@@ -363,7 +364,7 @@ def test_ranges_of_heads_do_not_overlap_and_come_back() -> None:
     ],
 )
 def test_the_rx_ring_of_igb_is_full_before_its_driver_has_no_buffers(
-    mode: str, driver: str, buffers: int, size: int
+    mode: AttachMode, driver: str, buffers: int, size: int
 ) -> None:
     assert replace(CONFIG, mode=mode, driver=driver).rx_ring(buffers) == size
 
