@@ -21,7 +21,6 @@ Progress = Callable[[str], None]
 """Told what has just happened, after each write to the journal and to the NIC."""
 
 _MOST_TIMES = 2  # a driver may write the RSS table anew when channels are changed after it
-_PASSES = 2  # what one setting keeps from being put back, another may have allowed since
 
 
 def silent(event: str) -> None:
@@ -112,25 +111,21 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
 def put_back(
     nic: Nic, targets: Sequence[tuple[Setting, Value]], progress: Progress = silent
 ) -> None:
-    """Give settings their values, the last first, until all have them. Raises OSError.
+    """Give settings their values, the last first, and look. Raises OSError.
 
-    The table of RSS comes at the very end: its size and its queues go with the channels.
+    What a change of channels may change was noted before them, and is put back after them.
     """
     problems: list[tuple[Setting, OSError]] = []
-    ordered = list(reversed(targets))
-    ordered.sort(key=lambda target: isinstance(target[0], RssSpread))
-    for attempt in range(_PASSES):
-        problems.clear()
-        for setting, value in ordered:
-            try:
-                if setting.read(nic) != value or (setting.leaves_a_mark and not attempt):
-                    setting.put_back(nic, value)
-                    progress(f"{setting.key} put back")
-            except OSError as error:
-                problems.append((setting, error))
-        wrong = [setting for setting, value in targets if setting.read(nic) != value]
-        if not wrong:
-            return
+    for setting, value in reversed(targets):
+        try:
+            if setting.read(nic) != value or setting.leaves_a_mark:
+                setting.put_back(nic, value)
+                progress(f"{setting.key} put back")
+        except OSError as error:
+            problems.append((setting, error))
+    wrong = [setting for setting, value in targets if setting.read(nic) != value]
+    if not wrong:
+        return
     reasons = {setting.key: error.strerror or str(error) for setting, error in problems}
     words = [f"{setting.key} ({reasons.get(setting.key, 'it does not stay')})" for setting in wrong]
     number = problems[0][1].errno if problems else errno.EIO
