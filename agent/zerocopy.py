@@ -40,7 +40,7 @@ def zero_copy_refusals(can: Features, mtu: int) -> Iterator[Refusal]:
             f"{driver}, the driver of {name}, has no zero-copy AF_XDP in this kernel",
             _INSTEAD,
         )
-    elif driver == "virtio_net" and _is_bare_virtio(name):
+    elif driver == "virtio_net" and is_bare_virtio(name):
         yield Refusal(_CHECK, f"{name} has no DMA address space of its own", _VIRTIO)
     if mtu > MTU_MAX:
         yield Refusal(
@@ -62,10 +62,10 @@ def refused(ifname: str, driver: str | None, error: Unsupported | XdpError) -> C
     )
 
 
-def _is_bare_virtio(name: str) -> bool:
+def is_bare_virtio(name: str, devices: Path = Path("/sys/class/net")) -> bool:
     """Whether a virtio device's DMA goes past the platform; False where that cannot be seen."""
     try:
-        bits = Path(f"/sys/class/net/{name}/device/features").read_text().strip()
+        bits = (devices / name / "device/features").read_text().strip()
     except OSError:  # it is in another network namespace than this /sys
         return False
     return bits[_VIRTIO_F_ACCESS_PLATFORM : _VIRTIO_F_ACCESS_PLATFORM + 1] == "0"

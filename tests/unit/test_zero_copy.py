@@ -20,7 +20,7 @@ from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.datapath_config import AttachMode
 from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.head_ranges import HeadRanges
-from devmemtcp.agent.zerocopy import refused
+from devmemtcp.agent.zerocopy import is_bare_virtio, refused
 from devmemtcp.pyxdp import BindFlags
 
 from .channel_config import CONFIG
@@ -381,3 +381,17 @@ def test_a_driver_that_refuses_is_named_with_what_to_do() -> None:
     assert "\n" not in str(told)
     assert "iommu_platform=on,disable-legacy=on" in str(told)
     assert told.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("platform", [False, True])
+def test_a_virtio_device_that_bypasses_the_iommu_is_known_beforehand(
+    tmp_path: Path, platform: bool
+) -> None:
+    """VIRTIO_F_ACCESS_PLATFORM is bit 33; sysfs writes bit 0 first."""
+    (tmp_path / "eth1/device").mkdir(parents=True)
+    bits = ["0"] * 128
+    bits[5] = bits[32] = "1"
+    bits[33] = str(int(platform))
+    (tmp_path / "eth1/device/features").write_text("".join(bits) + "\n")
+    assert is_bare_virtio("eth1", tmp_path) is not platform
+    assert not is_bare_virtio("eth2", tmp_path)  # another namespace's: the bind will tell
