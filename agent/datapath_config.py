@@ -36,11 +36,11 @@ _HALF_PAGE_MTU = 1458
 4 KiB, skb_pp_cow_data() then makes two buffers for a veth, and one for anything longer."""
 _VETH_WINDOW_PACKETS = 208
 """Of the 256 that a veth's ring holds in native mode (VETH_RING_SIZE); the rest is for others."""
-_FILL_MIN, _ZERO_COPY_FILL_MIN = 512, 1024
+_FILL_MIN, _ZERO_COPY_FILL_MIN = 512, 4096
 """Buffers a queue has at least, when there are enough: a burst of connections opening, which no
 window has announced, while the loop's thread waits for a CPU. In zero-copy mode the ring of the
 driver itself holds some 256 of them."""
-_IGB_RX_RING = _ZERO_COPY_FILL_MIN // 2
+_IGB_RX_RING_MIN, _IGB_RX_RING_MAX = 64, _ZERO_COPY_FILL_MIN // 2
 
 
 def ring_size(count: int) -> int:
@@ -169,7 +169,9 @@ class DatapathConfig:
         before they are all in it, and what comes then is dropped, and its buffer used again.
         """
         if (self.mode, self.driver) == ("zerocopy", "igb"):
-            return min(ring_size(buffers) // 8, _IGB_RX_RING)
+            # Half of what window_fill_target() keeps filled in, a quarter of a queue's share.
+            half = min(max(buffers // self.queues // 8, _IGB_RX_RING_MIN), _IGB_RX_RING_MAX)
+            return 1 << (half.bit_length() - 1)
         return ring_size(buffers)
 
     def stack_config(self) -> Any:
