@@ -133,8 +133,7 @@ def run_all(words: list[str]) -> int:
         for pair in ((kernel, nic) for kernel in booted for nic in options.nic):
             say(f"Linux {pair[0].release}, {pair[1]}")
             outcomes.append(_test(pair, emulator, options.limit, given, to.resolve()))
-        named = tier.arguments("veth", given) == given
-        return outcome.finish(outcomes, {} if named else tier.LEFT_TO_THE_HOST)
+        return outcome.finish(outcomes, tier.left_out(options.nic, given))
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ def finish(outcomes: list[Outcome], left_out: dict[str, str]) -> int:
     console.print(table(outcomes))
     for reason, where in _skips(outcomes).items():
         console.print(f"skipped: {reason} ({', '.join(where)})", markup=False)
-    for place, reason in left_out.items():
-        console.print(f"left to the host: {place}: {reason}", markup=False)
+    for reason in dict.fromkeys(left_out.values()):
+        places = [place for place, why in left_out.items() if why == reason]
+        console.print(f"left to the host, {reason}: {', '.join(places)}", markup=False)
     for one in outcomes:
         for complaint in one.complaints:
             console.print(f"{one.kernel} {one.nic}: kernel: {complaint}", markup=False)
