@@ -17,8 +17,11 @@ from devmemtcp.agent.closing import Closing
 from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.netlink.constants import NapiThreaded
 from devmemtcp.netlink.errors import NetlinkError
+from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.records import Napi
+
+_TOO_OLD = "NAPI is put into threads of its own, one by one, since Linux 6.17"
 
 
 class NapiThreads(Closing):
@@ -29,11 +32,17 @@ class NapiThreads(Closing):
     """
 
     def __init__(self, ifname: str) -> None:
-        """`ifname` is in the calling thread's network namespace. Raises OSError."""
+        """`ifname` is in the calling thread's network namespace.
+
+        Raises OSError, Unsupported before Linux 6.3.
+        """
         self._ifname = ifname
         self._ifindex = socket.if_nametoindex(ifname)
         with ExitStack() as undo:
-            self._netdev = undo.enter_context(Netdev())
+            try:
+                self._netdev = undo.enter_context(Netdev())
+            except NoFamily as error:
+                raise Unsupported(_TOO_OLD) from error
             self._undo = undo.pop_all()
 
     def move(self, cpu: int) -> list[int]:
@@ -52,7 +61,7 @@ class NapiThreads(Closing):
     def _move(self, napi: Napi, cpu: int) -> int:
         assert napi.id is not None
         if napi.threaded is None:
-            raise Unsupported("NAPI is put into threads of its own, one by one, since Linux 6.17")
+            raise Unsupported(_TOO_OLD)
         if napi.threaded == NapiThreaded.DISABLED:
             self._netdev.napi_set(napi.id, threaded=NapiThreaded.ENABLED)
             self._undo.callback(self._give_back, napi.id)

@@ -129,7 +129,7 @@ def test_a_taken_interface_is_refused(veth: Any, region: Region) -> None:
         with (
             Region(4 * MIB) as other,
             pytest.raises(
-                ConfigError, match=r"already: steer_frags \(.*\): another agent or receiver has"
+                ConfigError, match=r"already: steer_\w+ \(.*\): another agent or receiver has"
             ),
             Runtime(veth.right.ifname, other, netns=veth.right.netns),
         ):

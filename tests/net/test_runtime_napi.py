@@ -13,17 +13,21 @@ from typing import Any
 import pytest
 from pyroute2 import NetNS
 
-from devmemtcp.agent import ConfigError, Region, Runtime
+from devmemtcp.agent import ConfigError, Region, Runtime, Unsupported, napi
 from devmemtcp.agent.bench.conditions import set_offloads
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.netlink.constants import NapiThreaded
+from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.records import Napi
 
+from ..capability import since
 from .test_runtime_e2e import exchange, receiver
 from .traffic import MIB, PATIENCE, PORT, dial
 
 CPU = max(os.sched_getaffinity(0))
+in_threads = since(6, 17, "NETDEV_A_NAPI_THREADED")
+auto_is_generic = since(6, 6, "a veth in generic mode")
 
 
 def instances(end: Any) -> list[Napi]:
@@ -31,19 +35,21 @@ def instances(end: Any) -> list[Napi]:
         return netdev.napi_get(ifindex=end.ifindex)
 
 
+@in_threads
 @pytest.mark.parametrize("isolate", [False, True])
 def test_napi_is_polled_on_the_core_that_was_asked_for(veth: Any, isolate: bool) -> None:
     data = random.Random(3).randbytes(2 * MIB)
     with receiver(veth.right, mode="native", isolate=isolate, napi_cpu=CPU) as (rt, view):
-        (napi,) = instances(veth.right)
-        assert napi.threaded == NapiThreaded.ENABLED
-        assert napi.pid is not None
-        assert os.sched_getaffinity(napi.pid) == {CPU}
+        (instance,) = instances(veth.right)
+        assert instance.threaded == NapiThreaded.ENABLED
+        assert instance.pid is not None
+        assert os.sched_getaffinity(instance.pid) == {CPU}
         with rt.listen((veth.right.ip4, PORT)) as listener:
             assert exchange(rt, view, listener, veth.left, data)[0] == data
     assert instances(veth.right) == []
 
 
+@in_threads
 def test_every_queue_has_its_thread_there(netns_pair: Callable[..., Any]) -> None:
     end = netns_pair(queues=2).right
     with receiver(end, mode="native", napi_cpu=CPU):
@@ -52,6 +58,7 @@ def test_every_queue_has_its_thread_there(netns_pair: Callable[..., Any]) -> Non
         assert all(os.sched_getaffinity(pid) == {CPU} for pid in threads if pid)
 
 
+@in_threads
 def test_napi_that_was_there_before_is_left_as_it_was(veth: Any) -> None:
     netns = NetNs(f"/run/netns/{veth.right.netns}")
     with contextlib.closing(netns), netns.entered():
@@ -62,7 +69,20 @@ def test_napi_that_was_there_before_is_left_as_it_was(veth: Any) -> None:
     assert [each.threaded for each in instances(veth.right)] == [NapiThreaded.DISABLED]
 
 
-@pytest.mark.parametrize("mode", ["auto", "generic"])
+def test_a_kernel_that_cannot_says_so(veth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_family() -> Netdev:
+        raise NoFamily("the kernel has no netlink family 'netdev'")
+
+    monkeypatch.setattr(napi, "Netdev", no_family)
+    with (
+        Region(4 * MIB) as region,
+        pytest.raises(Unsupported, match=r"since Linux 6\.17"),
+        Runtime(veth.right.ifname, region, netns=veth.right.netns, mode="native", napi_cpu=CPU),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("mode", [pytest.param("auto", marks=auto_is_generic), "generic"])
 def test_without_napi_there_is_nothing_to_move(veth: Any, mode: Any) -> None:
     with (
         Region(4 * MIB) as region,
@@ -78,7 +98,11 @@ def test_without_napi_there_is_nothing_to_move(veth: Any, mode: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "packets"),
-    [({"mode": "native"}, 208), ({"mode": "native", "rcv_wnd": 1 * MIB}, 699), ({}, 2796)],
+    [
+        ({"mode": "native"}, 208),
+        ({"mode": "native", "rcv_wnd": 1 * MIB}, 699),
+        pytest.param({}, 2796, marks=auto_is_generic),
+    ],
 )
 def test_the_window_of_a_native_veth_fits_into_its_ring(
     veth: Any, options: dict[str, Any], packets: int
