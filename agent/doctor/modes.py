@@ -109,6 +109,7 @@ def _against_mode(facts: Facts, mode: AttachMode) -> Iterator[str]:
 _ZERO_COPY = (
     "the NIC writes to device memory itself, and nothing is copied",
     "headers lie in device memory too, in front of the payload; the stack can read neither there",
+    "applications can read and forge all frames on their queues: trust them as with CAP_NET_RAW",
     f"packets of one buffer alone, an MTU of at most {MTU_MAX}",
     "regions may have huge pages",
 )

@@ -378,6 +378,7 @@ def test_zero_copy_is_for_a_driver_that_has_it_and_says_what_it_gives_up() -> No
     assert verdict.usable
     assert not verdict.chosen
     assert any("headers lie in device memory too" in promise for promise in verdict.promises)
+    assert any("read and forge all frames" in promise for promise in verdict.promises)
     large = by_mode(modes.modes(facts(dataclasses.replace(can, mtu=9000))))["zerocopy"]
     assert "MTU" in large.why_not
     unloaded = dataclasses.replace(HEALTHY, chunk=False)
