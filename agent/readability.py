@@ -105,8 +105,17 @@ class FileId(NamedTuple):
 def mappings_of(file: FileId, proc: Path = Path("/proc/self")) -> int:
     """How many of a process's mappings are of that file; see proc(5), /proc/pid/maps."""
     wanted = [f"{os.major(file.device):02x}:{os.minor(file.device):02x}", str(file.inode)]
-    lines = (proc / "maps").read_text().splitlines()
+    lines = (proc / "maps").read_text(errors="backslashreplace").splitlines()
     return sum(line.split()[3:5] == wanted for line in lines)
+
+
+def command_of(proc: Path) -> str:
+    """What a process is called, fit for a terminal: any user may choose any bytes (PR_SET_NAME).
+
+    Raises OSError.
+    """
+    text = (proc / "comm").read_bytes().strip().decode(errors="backslashreplace")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def descriptors_of(file: FileId, proc: Path = Path("/proc/self")) -> int:
@@ -126,7 +135,7 @@ def dma_bufs_of(proc: Path = Path("/proc/self")) -> tuple[int, int]:
 
     A dma-buf can be of a region's pages (udmabuf), and nobody can be asked of which pages it is.
     """
-    lines = (proc / "maps").read_text().splitlines()
+    lines = (proc / "maps").read_text(errors="backslashreplace").splitlines()
     mapped = sum(line.partition("/")[2].startswith("dmabuf:") for line in lines)
     opened = 0
     for entry in os.scandir(proc / "fd"):
@@ -167,7 +176,7 @@ def holders(fd: int) -> Holders:
         try:
             descriptors = max(descriptors_of(file, task) for task in (proc / "task").iterdir())
             mappings = mappings_of(file, proc)
-            command = (proc / "comm").read_text().strip()
+            command = command_of(proc)
         except (FileNotFoundError, ProcessLookupError, ValueError):
             continue  # it has ended meanwhile
         except PermissionError:

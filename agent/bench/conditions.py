@@ -127,7 +127,7 @@ def stolen_cores(before: CpuTimes, after: CpuTimes) -> float:
 
 def _process_ticks(pid: int) -> int:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     fields = stat.rpartition(")")[2].split()
@@ -140,7 +140,7 @@ def _softirq_threads() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                name = (entry / "comm").read_text()
+                name = (entry / "comm").read_text(errors="replace")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if name.startswith(("ksoftirqd/", "napi/")):

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from devmemtcp.agent.readability import command_of
+
 _AF_XDP = 44
 _SO_DOMAIN = 39
 _SIOCGSKNS = 0x894C
@@ -76,7 +78,7 @@ def _processes() -> Iterator[Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                yield Process(int(entry.name), (entry / "comm").read_text().strip())
+                yield Process(int(entry.name), command_of(entry))
             except OSError:
                 continue  # it has ended meanwhile
 
@@ -95,7 +97,7 @@ def _sockets(pid: int) -> Iterator[tuple[int, str]]:
 
 def _maps_sockets(pid: int) -> bool:
     try:
-        return "socket:[" in Path(f"/proc/{pid}/maps").read_text()
+        return b"socket:[" in Path(f"/proc/{pid}/maps").read_bytes()
     except OSError:
         return False
 

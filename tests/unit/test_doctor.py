@@ -6,12 +6,17 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from devmemtcp.agent.doctor import driver, host, modes, offloads, process, render
+from devmemtcp.agent import readability
+from devmemtcp.agent.doctor import driver, holders, host, modes, offloads, process, render
 from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.floors import FLOORS
 from devmemtcp.agent.doctor.look import looked, named
@@ -383,3 +388,23 @@ def test_zero_copy_is_for_a_driver_that_has_it_and_says_what_it_gives_up() -> No
     assert "MTU" in large.why_not
     unloaded = dataclasses.replace(HEALTHY, chunk=False)
     assert "program" in by_mode(modes.modes(facts(can, loaded=unloaded)))["zerocopy"].why_not
+
+
+def test_a_process_may_call_itself_what_it_likes() -> None:
+    """Unseen it must not be either: readability.holders() takes a ValueError for its end."""
+    inside, outside = socket.socketpair()
+    rename = "import ctypes,sys; ctypes.CDLL(None).prctl(15, b'x\\xff\\x1b[31m', 0, 0, 0)"
+    command = [sys.executable, "-c", f"{rename}; print(flush=True); sys.stdin.read()"]
+    with inside, outside:
+        inode = os.fstat(inside.fileno()).st_ino
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[inside.fileno()]
+        ) as hostile:
+            assert hostile.stdout is not None
+            hostile.stdout.readline()
+            found = holders.holders_of_sockets([inode])
+            also = readability.holders(inside.fileno()).holders
+            hostile.communicate()
+    commands = {process.pid: process.command for process in found}
+    assert hostile.pid in {holder.pid for holder in also}
+    assert commands[hostile.pid] == r"x\xff\x1b[31m"
