@@ -439,18 +439,17 @@ def test_links(end: VethEnd) -> None:
 
 
 @pytest.mark.parametrize("command", ["dev-get", "queue-get", "napi-get", "page-pool-get"])
-def test_netdev_dump(end: VethEnd, command: str) -> None:
+def test_netdev_dump(netdev: Netdev, end: VethEnd, command: str) -> None:
     base = [sys.executable, "-m", "devmemtcp.agent.cli", "netdev", "dump", command]
     of_end = ["-i", end.ifname]
     dumped = json.loads(end.run([*base, *of_end, "--json"], capture_output=True).stdout)
     assert (dumped["ok"], dumped["command"], dumped["target"]) == (True, command, "kernel")
-    with Netdev(netns=end.netns) as netdev:
-        objects: dict[str, Callable[[], Sequence[Record]]] = {
-            "dev-get": lambda: [netdev.dev_get(end.ifindex)],
-            "queue-get": lambda: netdev.queue_get(end.ifindex),
-            "napi-get": lambda: netdev.napi_get(ifindex=end.ifindex),
-            "page-pool-get": list,
-        }
-        assert dumped["objects"] == [record.document() for record in objects[command]()]
+    objects: dict[str, Callable[[], Sequence[Record]]] = {
+        "dev-get": lambda: [netdev.dev_get(end.ifindex)],
+        "queue-get": lambda: netdev.queue_get(end.ifindex),
+        "napi-get": lambda: netdev.napi_get(ifindex=end.ifindex),
+        "page-pool-get": list,
+    }
+    assert dumped["objects"] == [record.document() for record in objects[command]()]
     table = end.run([*base, *of_end], capture_output=True, text=True).stdout
     assert table.startswith(f"{command} of the kernel")
