@@ -78,12 +78,14 @@ class Lab:
         """
         check_mtu(mtu)
         self.mtu = mtu
-        near, far = nics or ("veth0", "veth1")
         self._undo = contextlib.ExitStack()
         try:
             for name in sweep(directory):
                 log.warning("removed %s, left behind by a killed run", name)
             lent = [LentNic.of(*nic) for nic in zip(("near", "far"), nics or (), strict=False)]
+            near, far = [nic.ifname for nic in lent] or ("veth0", "veth1")
+            if near == far:
+                raise ConfigError(f"-i and --peer are both {near}; it takes two NICs on one wire")
             journal = self._undo.enter_context(Journal(directory))
             self.near = Side(journal.make_netns("near"), near, "192.0.2.1", "2001:db8::1")
             self.far = Side(journal.make_netns("far"), far, "192.0.2.2", "2001:db8::2")

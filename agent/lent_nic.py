@@ -49,9 +49,10 @@ class LentNic:
 
     @classmethod
     def of(cls, side: str, ifname: str) -> Self:
-        """Look at an interface of the calling thread's namespace.
+        """Look at an interface of the calling thread's namespace, by its name or an altname.
 
-        Raises ConfigError for one that is not there, or is in use.
+        It goes by its name from here on: if_nameindex(3) lists no altnames. Raises ConfigError for
+        one that is not there, or is in use.
         """
         try:
             with Links() as links:
@@ -62,6 +63,7 @@ class LentNic:
             raise ConfigError(
                 f"no interface {ifname!r} here; `ip link show` lists those there are"
             ) from error
+        ifname = link.ifname
         if link.loopback:
             raise ConfigError(f"{ifname} is the loopback device; it cannot leave its namespace")
         if link.master is not None:

@@ -176,6 +176,19 @@ def test_two_nics_are_lent_and_come_back_as_they_were(host: Any) -> None:
     assert before == state_of_nics(host) == [(1400, False), (1500, True)]
 
 
+def test_nics_go_by_their_names_also_where_altnames_are_given(host: Any) -> None:
+    for nic, altname in zip(NICS, ("alt0", "alt1"), strict=True):
+        host.run(["ip", "link", "property", "add", "dev", nic, "altname", altname])
+    before = state_of_nics(host)
+    process = host.run(
+        [*COMMAND, "--json", "--size", "1M", "-i", "alt0", "--peer", "alt1"],
+        capture_output=True,
+        check=False,
+    )
+    assert state_of_nics(host) == before, "lost"
+    assert json.loads(process.stdout)["interface"] == "nic0", process.stderr
+
+
 def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
     before = state_of_nics(host)
     with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
@@ -200,8 +213,9 @@ def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
         ("true", ("-i", "lo", "--peer", "nic1"), "lo is the loopback"),
         ("true", ("-i", "gone0", "--peer", "nic1"), "no interface 'gone0'"),
         ("true", ("-i", "nic0"), "-i and --peer go together"),
+        ("true", ("-i", "nic0", "--peer", "nic0"), "-i and --peer are both nic0"),
     ],
-    ids=["address", "bridge", "loopback", "gone", "one"],
+    ids=["address", "bridge", "loopback", "gone", "one", "same"],
 )
 def test_nics_that_cannot_be_lent_stay(
     host: Any, spoil: str, args: tuple[str, ...], says: str
