@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from devmemtcp.agent.netdev import NetNs
 from devmemtcp.netlink.link import Link, Links
@@ -55,7 +55,8 @@ def _namespaces(number: int) -> Iterator[str]:
         return
     with IPRoute() as route:
         for path in sorted(_NAMES.iterdir()):
-            with contextlib.suppress(OSError):  # not open to this user, or gone
+            # Not open to this user, gone, or a file that no namespace is mounted on (any more).
+            with contextlib.suppress(OSError, NetlinkError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     known = route.get_netnsid(fd=fd)["nsid"]

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devmemtcp.agent.doctor import host, program, taken
+from devmemtcp.agent.doctor import host, peer, program, taken
 from devmemtcp.agent.doctor.examine import examine
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State
 from devmemtcp.netlink.errors import Unsupported
+from devmemtcp.netlink.link import Links
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach
 
 from .agent_process import open_folder, running_agent
@@ -228,6 +229,19 @@ def test_its_own_sockets_are_not_taken_for_somebody_elses(veth: Veth, bpf_object
         patient = Patient(veth, bpf_object, causes)
         for _ in range(10):
             assert line(patient.seen(), "AF_XDP users").state is State.OK
+
+
+def test_a_stale_name_of_a_namespace_hides_no_peer(
+    veth: Veth, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a namespace that is no longer mounted leaves one; it sorts before the peer's."""
+    (tmp_path / "+stale").touch()
+    (tmp_path / veth.left.netns).symlink_to(Path("/run/netns") / veth.left.netns)
+    monkeypatch.setattr(peer, "_NAMES", tmp_path)
+    with veth.right.enter(), Links() as links:
+        found = peer.find_peer(links.get(veth.right.ifname))
+    assert found is not None
+    assert (found.netns, found.link.ifname) == (veth.left.netns, veth.left.ifname)
 
 
 def test_more_queues_than_a_stack_can_have(netns_pair: Pairs, bpf_object: Compile) -> None:
