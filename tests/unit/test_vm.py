@@ -324,8 +324,29 @@ def test_an_outcome_is_what_the_report_says(
     assert outcome.finish([made], {}) == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "failures"),
+    [
+        ("[ 2.0] WARNING: CPU: 0 at net/x.c:1 f()", 0),
+        ("[ 2.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", 0),
+        ("[ 2.0] BUG: workqueue lockup - pool cpus=0 stuck for 30s!", 0),
+        ("[ 2.0] BUG: KASAN: slab-use-after-free in f+0x1/0x2", 1),
+        ("[ 2.0] BUG: kernel NULL pointer dereference, address: 0", 1),
+        ("[ 2.0] Oops: general protection fault, probably for address 0x1", 1),
+    ],
+)
+def test_a_bug_of_the_kernel_is_a_failure_and_a_warning_is_none(
+    tmp_path: Path, said: str, failures: int
+) -> None:
+    (tmp_path / "console").write_text(f"{said}\n")
+    made = outcome.Outcome("6.12.1", "veth")
+    made.listen(tmp_path / "console")
+    assert (len(made.complaints), len(made.failed)) == (1, failures)
+
+
 def guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: dict[str, Any]) -> list[Any]:
-    """What the matrix boots: by NIC the status that its guest ends with, or what is raised."""
+    """What the matrix boots: by NIC the status that its guest ends with, what is raised, or the
+    report that it leaves."""
     booted = []
 
     def run(made: machine.Machine, _: qemu.Qemu, task: machine.Task) -> int:
@@ -334,8 +355,10 @@ def guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: dict[str, Any]
         if isinstance(end, Failure):
             raise end
         report = next(word for word in task.command if word.startswith("--junitxml="))
-        Path(report.partition("=")[2]).write_text("<testsuites><testcase name='x'/></testsuites>")
-        return int(end)
+        left = end if isinstance(end, str) else "<testsuites><testcase name='x'/></testsuites>"
+        if left:
+            Path(report.partition("=")[2]).write_text(left)
+        return 0 if isinstance(end, str) else int(end)
 
     def fetch(series: str, _: Callable[[str], None]) -> kernels.Kernel:
         (tmp_path / series / "lib/modules" / f"{series}.9").mkdir(parents=True)
@@ -380,6 +403,9 @@ def test_tests_that_are_named_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (TimedOut("too late"), "FAILED too late"),
         (3, "FAILED pytest ended with status 3"),
         (124, "FAILED pytest was stopped after 1500 s"),
+        ("", "FAILED pytest has left no report"),
+        ("<testsuites><testcase name='x'/>", "FAILED pytest's report is torn: no element found"),
+        ("<testsuites></testsuites>", "FAILED no test was run"),
     ],
 )
 def test_a_guest_that_goes_wrong_fails_and_the_next_is_booted(

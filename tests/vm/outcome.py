@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 _KERNEL_COMPLAINS = re.compile(r"\b(?:BUG|WARNING|Oops|general protection fault|KASAN)\b.*")
+_HARMLESS = re.compile(r"WARNING\b|BUG: (?:soft|workqueue) lockup\b")
+"""A lockup by the clock: an emulated CPU is late, see docs/vm.md."""
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Outcome:
     seconds: float = 0.0
     passed: int = 0
     failed: list[str] = field(default_factory=list)
-    """Tests, each with the first line of why; or why there is no report."""
+    """Tests, each with the first line of why; why there is no report; bugs of the kernel."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     """By reason."""
@@ -33,8 +35,18 @@ class Outcome:
     """Of the guest's kernel, such as warnings and oopses."""
 
     def read(self, report: Path) -> None:
-        """Count the test cases of a report."""
-        for case in ET.parse(report).iter("testcase"):
+        """Count the test cases of a report; that there is none, or nothing in it, is a failure."""
+        try:
+            cases = list(ET.parse(report).iter("testcase"))
+        except FileNotFoundError:
+            self.failed.append("pytest has left no report")
+            return
+        except ET.ParseError as error:
+            self.failed.append(f"pytest's report is torn: {error}")
+            return
+        if not cases:
+            self.failed.append("no test was run")
+        for case in cases:
             trouble = [case.find(kind) for kind in ("failure", "error")]
             skip = case.find("skipped")
             wrong = next((found for found in trouble if found is not None), None)
@@ -48,10 +60,12 @@ class Outcome:
                 self.passed += 1
 
     def listen(self, console: Path) -> None:
-        """Note what the kernel has complained of."""
+        """Note what the kernel has complained of; what is more than a warning is a failure."""
         if console.exists():
             text = console.read_text(errors="replace")
             self.complaints = [found[0].strip() for found in _KERNEL_COMPLAINS.finditer(text)]
+            worse = [one for one in self.complaints if not _HARMLESS.match(one)]
+            self.failed += [f"the guest's kernel: {one}" for one in worse]
 
 
 def table(outcomes: list[Outcome]) -> Table:
