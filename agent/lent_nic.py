@@ -8,12 +8,14 @@ of a journal:
     nic near eth1 1500 up 4097          side, name, MTU, state, cookie of the namespace it is of
 
 The line alone is enough to take the NIC back, wherever it is by then: still in the namespace, back
-but down, or in the hands of somebody who has renamed it since; that is then left to him.
+but down, or in the hands of somebody who has renamed it, set it up or given it addresses since;
+that is then left to him.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import socket
@@ -33,6 +35,8 @@ _LINE = re.compile(
     r"nic (near|far) ([!-.0-~]{1,15}) ([0-9]{1,5}) (up|down) ([0-9]{1,20})",  # dev_valid_name()
     re.ASCII,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,22 +108,31 @@ class LentNic:
             raise OSError(
                 errno.ENOENT, f"{self.ifname} is of another network namespace; run it there"
             )
-        if namespaces.exists(netns):
-            self._fetch(netns)
+        fetched = namespaces.exists(netns) and self._fetch(netns)
         if self.ifname not in (name for _, name in socket.if_nameindex()):
             return
+        with Links() as links:
+            link = links.get(self.ifname)
+        if not fetched and (link.up or addresses_of(self.ifname)):
+            # It has not come out of our hands, where one that nobody has touched is down.
+            if (link.mtu, link.up) != (self.mtu, self.up):
+                log.warning("%s is somebody's by now; left as it is", self.ifname)
+            return
         with IPRoute() as here, _told(f"cannot set {self.ifname} up as it was"):
-            index = socket.if_nametoindex(self.ifname)
-            here.link("set", index=index, mtu=self.mtu, state="up" if self.up else "down")
+            state = "up" if self.up else "down"
+            here.link("set", index=link.ifindex, mtu=self.mtu, state=state)
 
-    def _fetch(self, netns: str) -> None:
+    def _fetch(self, netns: str) -> bool:
+        """Whether it was there."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             with namespaces.entered(netns), _told(f"cannot move {self.ifname} back"):
-                if self.ifname in (name for _, name in socket.if_nameindex()):
-                    with IPRoute() as away:
-                        index = socket.if_nametoindex(self.ifname)
-                        away.link("set", index=index, net_ns_fd=home)
+                if self.ifname not in (name for _, name in socket.if_nameindex()):
+                    return False
+                with IPRoute() as away:
+                    index = socket.if_nametoindex(self.ifname)
+                    away.link("set", index=index, net_ns_fd=home)
+                return True
         finally:
             os.close(home)
 

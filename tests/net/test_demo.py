@@ -205,6 +205,25 @@ def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
     assert state_of_nics(host) == before
 
 
+def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
+    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
+        near = f"devmemtcp-{process.pid}-near"
+        wait_until(lambda: (NETNS / near).exists() and bool(inhabitants(near)))
+        process.kill()
+    wait_until(lambda: not inhabitants(near))
+    # An administrator fetches the one that was down, with an MTU of 1400, and uses it.
+    fetch = ["ip", "-n", near, "link", "set", "nic0", "netns", host.netns]
+    subprocess.run(fetch, check=True)
+    host.run(["ip", "link", "set", "nic0", "mtu", "1300", "up"])
+    host.run(["ip", "route", "add", "default", "dev", "nic0"])
+    process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert state_of_nics(host) == [(1300, True), (1500, True)]
+    assert b"nic0 is somebody's by now; left as it is" in process.stderr
+    routes = host.run(["ip", "route", "show", "default"], capture_output=True).stdout
+    assert b"nic0" in routes
+
+
 @pytest.mark.parametrize(
     ("spoil", "args", "says"),
     [
