@@ -29,6 +29,7 @@ from pyroute2 import IPRoute, NetlinkError
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.netdev import addresses_of
+from devmemtcp.agent.way_out import ways_out
 from devmemtcp.netlink.link import Links
 
 _LINE = re.compile(
@@ -61,6 +62,7 @@ class LentNic:
         try:
             with Links() as links:
                 link = links.get(ifname)
+                others = links.dump()
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -72,7 +74,16 @@ class LentNic:
             raise ConfigError(f"{ifname} is the loopback device; it cannot leave its namespace")
         if link.master is not None:
             raise ConfigError(f"{ifname} is a port of a bridge or bond: it is in use")
-        used = [address for address in addresses_of(ifname) if not address.is_link_local]
+        if link.ifindex in ways_out():
+            raise ConfigError(
+                f"the default route leaves by {ifname}: it is in use; choose another interface"
+            )
+        for other in others:
+            # A veth's peer is not on it, and an index of another namespace is none of ours.
+            if other.lower == link.ifindex and other.lower_netns is None and other.kind != "veth":
+                raise ConfigError(f"{other.ifname} is made on {ifname}: it is in use")
+        # Every IPv6 link has an address of its own, but an IPv4 one somebody has asked for.
+        used = [a for a in addresses_of(ifname) if a.version == 4 or not a.is_link_local]
         if used:
             raise ConfigError(
                 f"{ifname} has the address {used[0]}, so it is in use; choose another, or take "

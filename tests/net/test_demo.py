@@ -228,13 +228,30 @@ def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
     ("spoil", "args", "says"),
     [
         ("ip address add 10.9.9.1/24 dev nic1", OVER_NICS, "nic1 has the address 10.9.9.1"),
+        ("ip address add 169.254.9.9/16 dev nic1", OVER_NICS, "nic1 has the address 169.254.9.9"),
+        (
+            "ip link set nic0 up; ip route add default dev nic0",
+            OVER_NICS,
+            "the default route leaves by nic0",
+        ),
+        ("ip link add mac0 link nic1 type macvlan", OVER_NICS, "mac0 is made on nic1"),
         ("ip link add br0 type bridge; ip link set nic0 master br0", OVER_NICS, "nic0 is a port"),
         ("true", ("-i", "lo", "--peer", "nic1"), "lo is the loopback"),
         ("true", ("-i", "gone0", "--peer", "nic1"), "no interface 'gone0'"),
         ("true", ("-i", "nic0"), "-i and --peer go together"),
         ("true", ("-i", "nic0", "--peer", "nic0"), "-i and --peer are both nic0"),
     ],
-    ids=["address", "bridge", "loopback", "gone", "one", "same"],
+    ids=[
+        "address",
+        "link-local",
+        "way-out",
+        "macvlan",
+        "bridge",
+        "loopback",
+        "gone",
+        "one",
+        "same",
+    ],
 )
 def test_nics_that_cannot_be_lent_stay(
     host: Any, spoil: str, args: tuple[str, ...], says: str
