@@ -31,6 +31,7 @@ from typing import Self
 
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.journal_file import (
+    append_line,
     create_locked,
     entries,
     locked_if_dead,
@@ -82,14 +83,14 @@ class Journal:
             raise FileExistsError(
                 errno.EEXIST, "namespace exists already and is not of this run", name
             )
-        os.write(self._fd, f"netns {name}\n".encode())
+        append_line(self._fd, f"netns {name}")
         self._names.append(name)
         namespaces.create(name)
         return name
 
     def lend(self, nic: LentNic) -> None:
         """Move a NIC into the namespace of its side, which has been made. Raises OSError."""
-        os.write(self._fd, f"{nic.line()}\n".encode())
+        append_line(self._fd, nic.line())
         self._lent.append(nic)
         nic.lend(_netns_name(os.getpid(), nic.side))
 

@@ -120,6 +120,20 @@ def _is_plain(fd: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
+def append_line(fd: int, line: str) -> None:
+    """Write a line at the end, whole or not at all. Raises OSError, ENOSPC: there is no room.
+
+    write(2) does as much as there is room for and calls that a success; but who makes a thing
+    relies on its line.
+    """
+    data = f"{line}\n".encode()
+    size = os.fstat(fd).st_size
+    written = os.write(fd, data)
+    if written < len(data):
+        os.ftruncate(fd, size)
+        raise OSError(errno.ENOSPC, f"cannot write the journal: {os.strerror(errno.ENOSPC)}")
+
+
 def read_lines(fd: int, max_bytes: int) -> list[str]:
     """Lines from the file's beginning. What a kill has cut off in the last one is left out.
 

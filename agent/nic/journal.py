@@ -27,6 +27,7 @@ from typing import Self
 
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal_file import (
+    append_line,
     create_locked,
     entries,
     open_directory,
@@ -143,7 +144,7 @@ class Journal:
 
     def _append(self, line: dict[str, object]) -> None:
         """A line is on disk, or at least out of this process's hands, before what it announces."""
-        os.write(self._fd, f"{json.dumps(line)}\n".encode())
+        append_line(self._fd, json.dumps(line))
         os.fsync(self._fd)
 
     def _complete_lines(self) -> list[str]:

@@ -206,3 +206,18 @@ def test_a_journal_is_of_one_nic(run: Path) -> None:
         journal.note_was(Mtu(), 1500)
     with Journal(other, "eth2", run) as journal:
         assert list(journal.entries) == ["mtu"]
+
+
+def test_a_line_that_there_is_no_room_for_is_not_begun(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full filesystem write(2) does a part, and says how much."""
+    path = leave(run, LINES)
+    write = os.write
+    with opened(run) as journal:
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+        with pytest.raises(OSError, match="cannot write the journal: No space left"):
+            journal.note_to(Mtu(), 1500)
+        monkeypatch.undo()
+        assert path.read_bytes() == LINES
+        assert journal.entries["mtu"].to == [3498]
