@@ -14,6 +14,10 @@ device memory are the kernel's."""
 _TIME = "about time: how long it goes on is what it is about"
 _LOAD = "about load: packets, calls or processes by the thousand"
 _SPEED = "a benchmark: under emulation it would measure the emulator"
+_FRAMES = (
+    "a frame at a time through BPF_PROG_TEST_RUN: that the program loads and works under a kernel, "
+    "all other tests show"
+)
 _OURS = "about our code alone: another kernel has no say in it"
 
 LEFT_TO_THE_HOST = {
@@ -30,6 +34,7 @@ LEFT_TO_THE_HOST = {
     "tests/net/test_runtime_failures.py::test_what_cannot_be_is_refused": _OURS,
     "tests/net/test_soak.py": _TIME,
     "tests/net/test_storm.py": _LOAD,
+    "tests/net/test_xdp_prog.py": _FRAMES,
 }
 """Deselected, with the reason: what would take most of the time under emulation, and say
 nothing about another kernel."""
