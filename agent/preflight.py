@@ -13,6 +13,7 @@ import resource
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from devmemtcp.agent._loop import FORM, lib
 from devmemtcp.agent.datapath_config import AttachMode, DatapathConfig, umem_layout, umem_size
@@ -113,14 +114,15 @@ def buffer_refusals(
     found = f"{can.ifname}: packets of more than one buffer need Linux 6.6 (XDP_USE_SG)"
     if mtu > LINEAR_MTU:
         means = f"without it only an MTU of at most {LINEAR_MTU} works"
-        mend = f"ip link set {can.ifname} mtu {LINEAR_MTU}"
+        mend = f"ip link set {quote(can.ifname)} mtu {LINEAR_MTU}"
         yield Refusal("MTU", found, means, mend, kind=Unsupported)
     if mode == "generic" and can.driver == "veth":
         means = "without it only native mode works on a veth"
         yield Refusal("MTU", found, means, kind=Unsupported)
     elif mode == "generic" and can.gro:
         means = "without it generic mode loses what GRO merges"
-        yield Refusal("GRO", found, means, f"ethtool -K {can.ifname} gro off", kind=Unsupported)
+        mend = f"ethtool -K {quote(can.ifname)} gro off"
+        yield Refusal("GRO", found, means, mend, kind=Unsupported)
 
 
 def check_attached(config: DatapathConfig, mode: str) -> None:
@@ -154,13 +156,14 @@ def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:
             "`devmemtcp demo` makes it",
         )
     if not dev.up:
-        yield Refusal("link", f"{name} is down", "it receives nothing", f"ip link set {name} up")
+        mend = f"ip link set {quote(name)} up"
+        yield Refusal("link", f"{name} is down", "it receives nothing", mend)
     if not MIN_MTU <= mtu <= MAX_MTU:
         yield Refusal(
             "MTU",
             f"{name} has an MTU of {mtu}",
             f"{MIN_MTU} to {MAX_MTU} work",
-            f"ip link set {name} mtu 1500",
+            f"ip link set {quote(name)} mtu 1500",
         )
 
 
@@ -172,7 +175,7 @@ def queue_refusals(can: Features, queues: int) -> Iterator[Refusal]:
             "queues",
             f"{can.ifname} has {queues} RX queues",
             f"{lib.STACK_MAX_QUEUES} are possible",
-            f"ethtool -L {can.ifname} {kind} {lib.STACK_MAX_QUEUES}",
+            f"ethtool -L {quote(can.ifname)} {kind} {lib.STACK_MAX_QUEUES}",
         )
 
 
@@ -180,7 +183,7 @@ def program_refusals(name: str, programs: Collection[AttachedProgram]) -> Iterat
     """For an interface that has an XDP program already."""
     for program in programs:
         where = "xdpgeneric" if program.mode is Mode.GENERIC else "xdpdrv"
-        mend: str | None = f"ip link set {name} {where} off"
+        mend: str | None = f"ip link set {quote(name)} {where} off"
         if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR):
             means = (
                 "another agent or receiver has the interface, `bpftool link show` tells its process"

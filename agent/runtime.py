@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from ipaddress import ip_address
+from shlex import quote
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 
@@ -334,7 +335,7 @@ class Runtime:
             if not 0 <= queue < config.queues:
                 raise ConfigError(
                     f"{config.ifname} has no queue {queue}, but {config.queues} from 0; "
-                    f"see `ethtool -L {config.ifname}`"
+                    f"see `ethtool -L {quote(config.ifname)}`"
                 )
 
     def _check_region(self, region: Region, queues: int) -> None:

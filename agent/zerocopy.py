@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.refusal import Refusal
@@ -47,7 +48,7 @@ def zero_copy_refusals(can: Features, mtu: int) -> Iterator[Refusal]:
             "MTU",
             f"{name} has an MTU of {mtu}",
             f"in zero-copy mode a packet must fit a chunk of 4 KiB: {MTU_MAX} at most",
-            f"ip link set {name} mtu {MTU_MAX}",
+            f"ip link set {quote(name)} mtu {MTU_MAX}",
         )
 
 

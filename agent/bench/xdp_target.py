@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from shlex import quote
 
 from devmemtcp.agent.bench import conditions
 from devmemtcp.agent.bench.cores import ksoftirqd, process_seconds
@@ -232,7 +233,7 @@ def on_interface(
             f"{ifname} is the loopback device; choose a NIC, or one end of a veth pair"
         )
     if not dev.up:
-        raise ConfigError(f"{ifname} is down; `ip link set {ifname} up`")
+        raise ConfigError(f"{ifname} is down; `ip link set {quote(ifname)} up`")
     with _attached(variants, ifname, mode) as target:
         yield target
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor.look import named
@@ -93,7 +94,7 @@ def _zero_copy(can: Features, kernel: Release) -> Check:
                 name,
                 "the driver has it; not tried, since that resets a queue, on some NICs the link",
                 "try it where that does no harm",
-                f"devmemtcp doctor -i {can.ifname} --try-zero-copy",
+                f"devmemtcp doctor -i {quote(can.ifname)} --try-zero-copy",
             )
         case False:
             return note(name, "the driver has none", "copy mode it is")

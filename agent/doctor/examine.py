@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
+from shlex import quote
 
 from devmemtcp.agent.datapath_config import HOST_BUFFERS
 from devmemtcp.agent.doctor import (
@@ -168,5 +169,6 @@ def _summary(name: str) -> Iterator[Check]:
     words += [str(program) for program in can.programs]
     native, zero_copy = driver.native(can, kernel), driver.zero_copy(can, kernel)
     has = {True: "", False: "no ", None: "perhaps "}
-    means = f"{has[native]}native XDP, {has[zero_copy]}zero-copy; more: devmemtcp doctor -i {name}"
+    more = f"devmemtcp doctor -i {quote(name)}"
+    means = f"{has[native]}native XDP, {has[zero_copy]}zero-copy; more: {more}"
     yield (ok if native else note)(name, ", ".join(words), means)

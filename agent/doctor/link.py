@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor.peer import Peer
@@ -33,14 +34,16 @@ def checks(dev: NetDev, link: Link, peer: Peer | None) -> Iterator[Check]:
             "port",
             f"{link.ifname} is a port of a bridge or bond",
             "XDP sees its packets first, but the addresses are the bridge's or bond's",
-            f"ip link set {link.ifname} nomaster",
+            f"ip link set {quote(link.ifname)} nomaster",
         )
 
 
 def _carrier(link: Link, peer: Peer | None) -> Check:
     if link.carrier:
         return ok("link", f"{link.ifname} is up", "and has a carrier")
-    mend = f"{peer.prefix}ip link set {peer.link.ifname} up" if peer and not peer.link.up else None
+    mend = None
+    if peer and not peer.link.up:
+        mend = f"{peer.prefix}ip link set {quote(peer.link.ifname)} up"
     return warn("link", f"{link.ifname} has no carrier", "its other end is down", mend)
 
 
@@ -51,7 +54,7 @@ def _mtu(link: Link, peer: Peer | None) -> Check:
             "MTU",
             f"{found}, and its peer's {peer.link.mtu}",
             "what is longer than ours is dropped by the veth",
-            f"{peer.prefix}ip link set {peer.link.ifname} mtu {link.mtu}",
+            f"{peer.prefix}ip link set {quote(peer.link.ifname)} mtu {link.mtu}",
         )
     if link.mtu <= preflight.LINEAR_MTU:
         return ok("MTU", found, "a packet fits one buffer")
@@ -63,7 +66,7 @@ def _addresses(link: Link) -> Check:
     routable = [str(address) for address in addresses if not address.is_link_local]
     if routable:
         return ok("addresses", ", ".join(sorted(routable)), "listeners can be at each")
-    mend = f"ip address add {_EXAMPLE} dev {link.ifname}"
+    mend = f"ip address add {_EXAMPLE} dev {quote(link.ifname)}"
     means = f"listeners have nowhere to be; {_EXAMPLE} stands for one of yours"
     if addresses:
         return Check("addresses", State.WARN, "link-local ones alone", means, mend)

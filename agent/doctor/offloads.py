@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from shlex import quote
 
 from devmemtcp.agent.doctor.record import Check, ok, warn
 from devmemtcp.netlink.ethtool import Ethtool, Feature
@@ -48,7 +49,7 @@ def checks(ifname: str, offloads: Offloads, *, multi_buffer: bool) -> Iterator[C
             "merging in the NIC",
             f"{', '.join(found)} on",
             "some drivers refuse native XDP with it, others turn it off, as generic mode does",
-            f"ethtool -K {ifname} {options}",
+            f"ethtool -K {quote(ifname)} {options}",
         )
     else:
         yield ok("merging in the NIC", "off (LRO, GRO_HW)", "packets come as they were sent")
@@ -64,7 +65,7 @@ def _gro(ifname: str, offloads: Offloads, *, multi_buffer: bool) -> Check:
         "GRO",
         "on",
         "generic mode would get merged packets, longer than the one buffer they may have here",
-        f"ethtool -K {ifname} gro off",
+        f"ethtool -K {quote(ifname)} gro off",
     )
 
 
@@ -92,5 +93,5 @@ def peer_checks(
             "on",
             "generic mode would get packets of 64 KB, longer than the one buffer they may have "
             "here; native mode turns it off there",
-            f"{prefix}ethtool -K {ifname} tso off gso off",
+            f"{prefix}ethtool -K {quote(ifname)} tso off gso off",
         )

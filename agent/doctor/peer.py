@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from pyroute2 import IPRoute, NetlinkError
 
@@ -29,7 +30,7 @@ class Peer:
     @property
     def prefix(self) -> str:
         """What a command begins with that is to be run there."""
-        return f"ip netns exec {self.netns} " if self.netns else ""
+        return f"ip netns exec {quote(self.netns)} " if self.netns else ""
 
     def entered(self) -> AbstractContextManager[None]:
         """The calling thread is there meanwhile. Raises OSError."""

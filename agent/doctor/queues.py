@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
+from shlex import quote
 
 from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor.look import looked
@@ -73,7 +74,7 @@ def _steering(can: Features, offloads: Mapping[str, Feature]) -> Iterator[Check]
             name,
             "off",
             "flows cannot be given a queue of their own",
-            f"ethtool -K {can.ifname} ntuple on",
+            f"ethtool -K {quote(can.ifname)} ntuple on",
         )
     else:
         with FlowRules(can.ifname) as rules:
@@ -91,14 +92,14 @@ def _split(ifname: str, rings: Rings | None) -> Check:
             name,
             "tcp-data-split is off",
             "the kernel's devmem TCP needs it, ours does not (ethtool 6.14 knows it, 6.1 does not)",
-            f"ethtool -G {ifname} tcp-data-split on",
+            f"ethtool -G {quote(ifname)} tcp-data-split on",
         )
     if rings.hds_thresh:
         return note(
             name,
             f"on, but hds-thresh is {rings.hds_thresh}",
             "the kernel's devmem TCP needs 0, ours does not (ethtool 6.14 does not know it yet)",
-            f"ethtool -G {ifname} hds-thresh 0",
+            f"ethtool -G {quote(ifname)} hds-thresh 0",
         )
     return ok(name, "on, for packets of any length", "as the kernel's devmem TCP needs it")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 from devmemtcp.agent.nic.setting import Setting, Value
 
@@ -47,7 +48,7 @@ class Plan:
                 step.setting.show(step.now),
                 step.setting.show(step.wanted),
                 step.why,
-                step.setting.command(self.ifname, step.wanted),
+                step.setting.command(quote(self.ifname), step.wanted),
             )
             for step in self.steps
         ]

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from shlex import quote
 from typing import ClassVar
 
 from devmemtcp.agent.nic.device import Nic
@@ -48,7 +49,7 @@ class Setting(ABC):
 
     @abstractmethod
     def command(self, ifname: str, value: Value) -> str:
-        """The shell command that would write it."""
+        """The shell command that would write it, for a name as the shell takes it: quoted."""
 
     def read(self, nic: Nic) -> Value | None:
         """Its value; None where the NIC has no such thing. Raises OSError."""
@@ -230,7 +231,7 @@ class RssSpread(Setting):
         """A default of the driver's own (igb's) cannot be written without the mark."""
         if is_default(_table(value), nic.channels()):
             return None
-        ifname = nic.link().ifname
+        ifname = quote(nic.link().ifname)
         return (
             "the RSS table is what it was, but counts as a user's, if it did not before: then "
             f"`ethtool -L` keeps the queues that it leads to, until `ethtool -X {ifname} default`"

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,21 +16,24 @@ from typing import Any
 
 import pytest
 
-from devmemtcp.agent import readability
-from devmemtcp.agent.doctor import driver, holders, host, modes, offloads, process, render
+from devmemtcp.agent import preflight, readability
+from devmemtcp.agent.doctor import driver, holders, host, link, modes, offloads, process, render
 from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.floors import FLOORS
 from devmemtcp.agent.doctor.look import looked, named
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, drivers_with, known
+from devmemtcp.agent.doctor.peer import Peer
 from devmemtcp.agent.doctor.program import Loaded, tried
 from devmemtcp.agent.doctor.program import checks as program_checks
 from devmemtcp.agent.doctor.record import Check, Report, State, Verdict, fail, note, ok, warn
 from devmemtcp.agent.document import document
 from devmemtcp.agent.errors import ConfigError, Unsupported
+from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.preflight import buffer_refusals
 from devmemtcp.agent.refusal import Refusal, raise_first
 from devmemtcp.netlink.ethtool import Feature
-from devmemtcp.pyxdp import Features, XdpAct, XdpError
+from devmemtcp.netlink.link import Link
+from devmemtcp.pyxdp import AttachedProgram, Features, Mode, XdpAct, XdpError
 
 HEALTHY = Loaded(frags=True, linear=True, chunk=True, jited=True, path="metadata")
 
@@ -408,3 +412,34 @@ def test_a_process_may_call_itself_what_it_likes() -> None:
     commands = {process.pid: process.command for process in found}
     assert hostile.pid in {holder.pid for holder in also}
     assert commands[hostile.pid] == r"x\xff\x1b[31m"
+
+
+def test_a_command_that_mends_quotes_names_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes `$(reboot);` for a name, and whoever rules a namespace gives its end one."""
+    name, there = "$(reboot);", "a b"
+    lame = dict.fromkeys(("rx-lro", "rx-gro", "tx-tcp-segmentation"), Feature(True, True, True))
+    end = Link(7, name, 9000, 0, 0, None, False, False, False, "veth", 1, 1, None, master=3)
+    peer = Peer(end, there)
+    can = nic(ifname=name, mtu=9000, rx_queues=99)
+    dev = NetDev(can, up=False, loopback=False, default_route=False)
+    program = AttachedProgram(id=1, name="x", mode=Mode.GENERIC, link_id=None)
+    monkeypatch.setattr(link, "addresses_of", lambda _: [])
+    ours: list[Check | Refusal] = [
+        *link.checks(dev, dataclasses.replace(end, up=True, mtu=1500), None),
+        *offloads.checks(name, lame, multi_buffer=False),
+        *preflight.link_refusals(dev, 1, force=True),
+        *preflight.queue_refusals(can, 99),
+        *preflight.program_refusals(name, [program]),
+        *buffer_refusals(can, "generic", 9000, multi_buffer=False),
+        *buffer_refusals(can, "zerocopy", 9000, multi_buffer=True),
+    ]
+    theirs: list[Check] = [
+        *link.checks(dataclasses.replace(dev, up=True), dataclasses.replace(end, mtu=1500), peer),
+        *offloads.peer_checks(name, peer.prefix, lame, multi_buffer=False),
+    ]
+    mends = [each.mend for each in [*ours, *theirs] if each.mend]
+    assert len(mends) >= 14
+    for mend in mends:
+        assert name in shlex.split(mend), mend
+    away = [shlex.split(each.mend) for each in theirs if each.mend and "netns" in each.mend]
+    assert [words[:4] for words in away] == [["ip", "netns", "exec", there]] * 3
