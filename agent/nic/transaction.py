@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devmemtcp.agent.nic.device import Nic
@@ -86,21 +86,27 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
     restored: list[Entry] = []
     left: list[tuple[Entry, Value | None]] = []
     targets: list[tuple[Setting, Value]] = []
+    problems: dict[str, OSError] = {}
     # With our number of channels a driver may have written any table of RSS, and may have changed
     # what was noted for that reason alone; with somebody else's number it is not our doing.
     channels = journal.channels()
-    drivers = bool(channels) and all(_is_ours(nic, entry) for entry in channels)
+    drivers = bool(channels) and all(_is_ours(nic, entry, problems) for entry in channels)
     for entry in journal.entries.values():
         follows = drivers and (not entry.to or isinstance(entry.setting, RssSpread))
         if not (entry.to or follows):
             continue  # noted, and killed before it was set
-        if not (force or follows or _is_ours(nic, entry)):
-            left.append((entry, entry.setting.read(nic)))
+        try:
+            now = entry.setting.read(nic)
+        except OSError as error:
+            problems[entry.setting.key] = error
             continue
-        if entry.setting.read(nic) != entry.was:
+        if not (force or follows or now in [entry.was, *entry.to]):
+            left.append((entry, now))
+            continue
+        if now != entry.was:
             restored.append(entry)
         targets.append((entry.setting, entry.was))
-    put_back(nic, targets, progress)
+    put_back(nic, targets, progress, problems)
     traces = [entry.setting.trace(nic, entry.was) for entry in restored if entry.to]
     if not left:
         journal.drop()
@@ -109,26 +115,37 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
 
 
 def put_back(
-    nic: Nic, targets: Sequence[tuple[Setting, Value]], progress: Progress = silent
+    nic: Nic,
+    targets: Sequence[tuple[Setting, Value]],
+    progress: Progress = silent,
+    unread: Mapping[str, OSError] | None = None,
 ) -> None:
-    """Give settings their values, the last first, and look. Raises OSError.
+    """Give settings their values, the last first, and look. Raises OSError, when all are done.
 
     What a change of channels may change was noted before them, and is put back after them.
+    `unread`: what else could not be put back, by the key of its setting, and why.
     """
-    problems: list[tuple[Setting, OSError]] = []
+    problems = dict(unread or {})
+    wrong = list(problems)
     for setting, value in reversed(targets):
         try:
             if setting.read(nic) != value or setting.leaves_a_mark:
                 setting.put_back(nic, value)
                 progress(f"{setting.key} put back")
         except OSError as error:
-            problems.append((setting, error))
-    wrong = [setting for setting, value in targets if setting.read(nic) != value]
+            problems[setting.key] = error
+    for setting, value in targets:
+        try:
+            is_back = setting.read(nic) == value
+        except OSError as error:
+            problems[setting.key], is_back = error, False
+        if not is_back:
+            wrong.append(setting.key)
     if not wrong:
         return
-    reasons = {setting.key: error.strerror or str(error) for setting, error in problems}
-    words = [f"{setting.key} ({reasons.get(setting.key, 'it does not stay')})" for setting in wrong]
-    number = problems[0][1].errno if problems else errno.EIO
+    reasons = {key: error.strerror or str(error) for key, error in problems.items()}
+    words = [f"{key} ({reasons.get(key, 'it does not stay')})" for key in wrong]
+    number = next((problems[key].errno for key in wrong if key in problems), errno.EIO)
     raise OSError(number, f"cannot put back {', '.join(words)}")
 
 
@@ -166,6 +183,10 @@ def _take_back(
         raise OSError(error.errno, f"{first}; and {error.strerror}: try `undo`") from cause
 
 
-def _is_ours(nic: Nic, entry: Entry) -> bool:
-    """Whether it is as it was, or as we set it once."""
-    return entry.setting.read(nic) in [entry.was, *entry.to]
+def _is_ours(nic: Nic, entry: Entry, problems: dict[str, OSError]) -> bool:
+    """Whether it is as it was, or as we set it once; what cannot be read is a problem."""
+    try:
+        return entry.setting.read(nic) in [entry.was, *entry.to]
+    except OSError as error:
+        problems[entry.setting.key] = error
+        return False

@@ -21,6 +21,7 @@ from devmemtcp.agent.nic.journal import Journal
 from devmemtcp.agent.nic.plan import Plan
 from devmemtcp.agent.nic.planner import Wishes, make_plan
 from devmemtcp.agent.nic.transaction import Undone, apply, undo
+from devmemtcp.netlink.ethtool import Channels
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.rss_table import default_table
 
@@ -358,3 +359,24 @@ def test_two_at_a_time_are_refused(run: Path) -> None:
     ):
         applied(nic, STEER, run)
     assert nic.writes == []
+
+
+def test_what_cannot_be_read_keeps_nothing_else_from_coming_back(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nic = steering_nic()
+    before = nic.snapshot()
+    applied(nic, Wishes(queues=(2,), listen=(HTTP,), mtu=1500), run)
+
+    def broken() -> Channels:
+        raise OSError(errno.EIO, "the firmware is silent")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nic, "rings", broken)
+        patch.setattr(nic, "channels", broken)
+        with pytest.raises(OSError, match=r"channels combined \(the firmware is silent\)"):
+            undone(nic, run)
+    assert nic.state.mtu == before.mtu
+    assert nic.state.wanted == before.wanted
+    undone(nic, run)
+    assert nic.snapshot() == before
