@@ -129,7 +129,7 @@ def test_without_rules_anybody_may_listen_and_nobody_bind() -> None:
         ),
         (
             '[[interface]]\nname = "a"\n[[interface]]\nname = "b"\nmode = "fast"',
-            'x.toml: [[interface]] 2: mode must be auto, native or generic, not "fast"',
+            'x.toml: [[interface]] 2: mode must be auto, native, generic or zerocopy, not "fast"',
         ),
         (
             '[[interface]]\nname = "a"\nmemory = "1000"',

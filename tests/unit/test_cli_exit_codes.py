@@ -96,8 +96,8 @@ def test_without_an_agent_netdev_dump_says_where_it_looked() -> None:
         (["bench", "fly"], "No such command 'fly' (see 'devmemtcp bench --help')"),
         (
             ["demo", "--mode", "foo"],
-            "Invalid value for '--mode': 'foo' is not one of 'auto', 'native', 'generic' "
-            "(see 'devmemtcp demo --help')",
+            "Invalid value for '--mode': 'foo' is not one of 'auto', 'native', 'generic', "
+            "'zerocopy' (see 'devmemtcp demo --help')",
         ),
         (
             ["bench", "tcp-rx", "--mtu", "x"],
