@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,21 +153,21 @@ def undo(
     from devmemtcp.agent.nic import transaction
 
     report = Report(interface)
-    ifindex = _ifindex_to_undo(interface, report)
+    ifindex = _ifindex_to_undo(interface, report, forget)
     if ifindex is None:
-        _finish(report, as_json, 0, head="nothing to undo")
+        _finish(report, as_json, 0, head="nothing restored" if forget else "nothing to undo")
     from devmemtcp.agent.nic.device import KernelNic
 
     with KernelNic(ifindex) as nic, _journal(nic, interface) as journal:
         name = nic.link().ifname
         if name != journal.ifname:
             report.notes.append(f"{journal.ifname} is called {name} by now")
-        if not journal.is_of(nic.identity):
-            report.notes.append(
-                f"{journal.ifname} ({journal.perm_address}) is gone, {name} is another one with "
-                "its index: the journal is dropped"
+        if not (forget or journal.is_of(nic.identity)):
+            raise OSError(
+                errno.ENODEV,
+                f"{journal.ifname} ({journal.perm_address}) is not in this network namespace, "
+                f"{name} is another one with its index; drop the journal (--forget)",
             )
-            forget = True
         if forget:
             journal.drop()
             _finish(report, as_json, 0, head="nothing restored")
@@ -275,38 +276,62 @@ def _journal(nic: KernelNic, interface: str) -> Iterator[Journal]:
         yield journal
 
 
-def _ifindex_to_undo(interface: str, report: Report) -> int | None:
-    """The index of the NIC that has a journal and this name, or had it at the time.
+def _ifindex_to_undo(interface: str, report: Report, forget: bool) -> int | None:
+    """The index of the NIC that has a journal and this name or altname, or had it at the time.
 
     None: there is nothing to undo, and the report says why. Raises ConfigError for a name that
-    nobody has or had.
+    nobody has or had, and for a NIC that is not in this namespace, unless `forget`.
     """
     from devmemtcp.agent.errors import ConfigError
     from devmemtcp.agent.namespaces import netns_cookie
     from devmemtcp.agent.nic.device import Identity
     from devmemtcp.agent.nic.journal import Journal, journals
 
-    netns, present = netns_cookie(), {name: index for index, name in socket.if_nameindex()}
+    netns, present = netns_cookie(), _ifindex(interface)
     known = list(journals(netns))
-    if present.get(interface) in known:
-        return present[interface]
+    if present in known:
+        return present
+    indices = [index for index, _ in socket.if_nameindex()]
     for ifindex in known:
-        with Journal(Identity(netns, ifindex, None), interface) as journal:
+        try:
+            journal = Journal(Identity(netns, ifindex, None), interface)
+        except ConfigError as error:
+            # Another NIC's, maybe: its state says nothing about this one's.
+            report.notes.append(str(error))
+            continue
+        with journal:
             if journal.ifname != interface:
                 continue
-            if ifindex not in present.values():
+            if ifindex not in indices:
+                if not forget:
+                    raise OSError(
+                        errno.ENODEV,
+                        f"the {interface} that was set up is not in this network namespace; put "
+                        "it back, or drop the journal (--forget)",
+                    )
                 journal.drop()
-                report.notes.append(
-                    f"the {interface} that was set up is gone, and its settings with it: "
-                    "the journal is dropped"
-                )
                 return None
-        if interface not in present:
+        if present is None:
             return ifindex
-    if interface not in present:
-        raise ConfigError(f"no interface {interface!r} here; `ip link show` lists those there are")
+    if present is None:
+        raise ConfigError(
+            "; ".join(
+                [
+                    f"no interface {interface!r} here; `ip link show` lists those there are",
+                    *report.notes,
+                ]
+            )
+        )
     report.notes.append(f"nothing was applied to {interface}")
     return None
+
+
+def _ifindex(interface: str) -> int | None:
+    """By its name or an altname; None: there is no such interface."""
+    try:
+        return socket.if_nametoindex(interface)
+    except (OSError, OverflowError):
+        return None
 
 
 def _report(interface: str, attachment: Attachment, made: Plan) -> Report:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from devmemtcp.agent.endpoint import Endpoint
+from devmemtcp.agent.namespaces import netns_cookie
 from devmemtcp.agent.nic.facts import Attachment
+from devmemtcp.agent.nic.journal import RUN_DIRECTORY
 from devmemtcp.agent.nic.planner import Wishes
 
 from .nic_snapshot import apply, killed_at, snapshot, undo
@@ -154,6 +156,36 @@ def test_the_default_route_and_one_that_is_gone(end: VethEnd) -> None:
     assert nic(end, "apply", "-i", end.ifname, "--mtu", "1400", "--force")[0] == 0
     end.run(["ip", "link", "del", end.ifname])
     status, undone = nic(end, "undo", "-i", end.ifname)
-    assert status == 0
-    assert "is gone, and its settings with it: the journal is dropped" in str(undone["notes"])
+    assert status == 1
+    assert "is not in this network namespace; put it back" in str(undone["error"])
+    assert nic(end, "undo", "-i", end.ifname, "--forget")[0] == 0
     assert nic(end, "undo", "-i", end.ifname)[0] == 2
+
+
+def test_one_that_is_in_another_namespace_keeps_its_journal(
+    end: VethEnd, netns_pair: Callable[..., Veth]
+) -> None:
+    nic(end, "apply", "-i", end.ifname, "--mtu", "1400")
+    end.run(["ip", "link", "set", end.ifname, "down"])
+    cookie, far = netns_cookie(), netns_pair().left
+    end.run(["ip", "link", "set", end.ifname, "netns", far.netns, "name", "away0"])
+    assert nic(end, "undo", "-i", end.ifname)[0] == 1
+    assert (RUN_DIRECTORY / f"{cookie}-{end.ifindex}.journal").exists()
+    assert nic(end, "undo", "-i", end.ifname, "--forget")[0] == 0
+
+
+def test_undo_by_an_altname_and_beside_the_junk_of_another(end: VethEnd) -> None:
+    end.run(["ip", "link", "property", "add", "dev", end.ifname, "altname", "alt0"])
+    assert nic(end, "apply", "-i", "alt0", "--mtu", "1400")[0] == 0
+    assert nic(end, "undo", "-i", "alt0")[0] == 0
+    assert mtu(end) == 2000
+    junk = RUN_DIRECTORY / f"{netns_cookie()}-999999.journal"
+    RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+    try:
+        junk.write_text("junk\n")
+        junk.chmod(0o600)
+        status, undone = nic(end, "undo", "-i", end.ifname)
+        assert status == 0
+        assert "nothing was applied to veth0" in str(undone["notes"])
+    finally:
+        junk.unlink()
