@@ -99,7 +99,13 @@ class Facts:
         counts = self.channels
         if counts is None or self.channel_kind is None:
             return self.queues
-        return (counts.combined_max or 0) or (counts.rx_max or 0)
+        return (counts.combined_max or counts.rx_max or 0) + self.fixed_queues
+
+    @property
+    def fixed_queues(self) -> int:
+        """RX queues of the other kind, where a driver has both (ice): they stay as they are."""
+        counts = self.channels
+        return (counts.rx_count or 0) if counts and self.channel_kind == "combined" else 0
 
     @property
     def can_steer(self) -> bool:

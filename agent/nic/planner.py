@@ -95,6 +95,8 @@ class _Planner:
         wanted = wishes.channels or min(max(facts.queues, needed), lib.STACK_MAX_QUEUES)
         if wishes.channels is not None and facts.channel_kind is None:
             raise ConfigError(f"{self._name}: its driver cannot change the number of channels")
+        if facts.channel_kind is not None and wanted != facts.queues:
+            needed = max(needed, facts.fixed_queues + 1)
         if not needed <= wanted <= facts.max_queues:
             raise ConfigError(
                 f"{self._name} would need {max(needed, wanted)} RX queues, and "
@@ -112,7 +114,8 @@ class _Planner:
             why = "queues for our flows, and at least one for those of others"
         else:
             why = f"our stack serves at most {lib.STACK_MAX_QUEUES} queues"
-        yield Step(ChannelCount(kind), facts.queues, self._channels, why)
+        now, wanted = (count - facts.fixed_queues for count in (facts.queues, self._channels))
+        yield Step(ChannelCount(kind), now, wanted, why)
 
     def _plan_rss(self) -> Iterator[Step]:
         facts = self._facts

@@ -196,6 +196,17 @@ def test_what_cannot_be_is_one_line(facts: Facts, wishes: Wishes, complaint: str
         make_plan(facts, wishes)
 
 
+def test_channels_of_two_kinds_at_once() -> None:
+    """As ice has them: only the one kind is changed, and only its own count noted."""
+    both = Channels(combined_max=8, combined_count=4, rx_max=8, rx_count=2)
+    facts = replace(MLX5, channels=both, rss=(0, 1, 2, 3, 4, 5, 0, 1))
+    assert (facts.queues, facts.max_queues) == (6, 10)
+    step = make_plan(facts, Wishes(queues=(6,), listen=(HTTP,))).steps[0]
+    assert (step.setting.key, step.now, step.wanted) == ("channels combined", 4, 5)
+    with pytest.raises(ConfigError, match="would need 3 RX queues"):
+        make_plan(facts, Wishes(channels=2))
+
+
 @pytest.mark.parametrize(
     ("text", "queues"), [("1", (1,)), ("2-3", (2, 3)), ("0,2-4,2", (0, 2, 3, 4))]
 )
