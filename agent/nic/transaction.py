@@ -13,9 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devmemtcp.agent.nic.device import Nic
+from devmemtcp.agent.nic.facts import NTUPLE
 from devmemtcp.agent.nic.journal import Entry, Journal
 from devmemtcp.agent.nic.plan import Plan, Step
-from devmemtcp.agent.nic.setting import ChannelCount, RssSpread, RxRing, Setting, Value
+from devmemtcp.agent.nic.setting import (
+    ChannelCount,
+    OffloadWanted,
+    RssSpread,
+    RxRing,
+    Setting,
+    Steering,
+    Value,
+)
 
 Progress = Callable[[str], None]
 """Told what has just happened, after each write to the journal and to the NIC."""
@@ -97,10 +106,11 @@ def undo(nic: Nic, journal: Journal, *, force: bool = False, progress: Progress 
             continue  # noted, and killed before it was set
         try:
             now = entry.setting.read(nic)
+            theirs = now != entry.was and _takes_rules_of_others(nic, journal, entry)
         except OSError as error:
             problems[entry.setting.key] = error
             continue
-        if not (force or follows or now in [entry.was, *entry.to]):
+        if not (force or follows or (now in [entry.was, *entry.to] and not theirs)):
             left.append((entry, now))
             continue
         if now != entry.was:
@@ -181,6 +191,20 @@ def _take_back(
     except OSError as error:
         first = cause.strerror if isinstance(cause, OSError) else str(cause) or type(cause).__name__
         raise OSError(error.errno, f"{first}; and {error.strerror}: try `undo`") from cause
+
+
+def _takes_rules_of_others(nic: Nic, journal: Journal, entry: Entry) -> bool:
+    """Whether flow rules that are not ours would go with a feature that we have turned on."""
+    if entry.setting != OffloadWanted(NTUPLE) or entry.was:
+        return False
+    settings = [each.setting for each in journal.entries.values()]
+    ours = [setting.rule for setting in settings if isinstance(setting, Steering)]
+    try:
+        return any(rule not in ours for rule in nic.rules().values())
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return False  # there are none while it is off
+        raise
 
 
 def _is_ours(nic: Nic, entry: Entry, problems: dict[str, OSError]) -> bool:

@@ -380,3 +380,16 @@ def test_what_cannot_be_read_keeps_nothing_else_from_coming_back(
     assert nic.state.wanted == before.wanted
     undone(nic, run)
     assert nic.snapshot() == before
+
+
+def test_flow_rules_that_others_have_added_since_stay(run: Path) -> None:
+    nic = steering_nic()
+    before = nic.snapshot()
+    applied(nic, Wishes(queues=(1,), listen=(HTTP,)), run)
+    theirs = FlowRule(4, 0, dst_port=443)
+    place = nic.insert_rule(theirs)
+    assert [entry.setting.key for entry, _ in undone(nic, run).left] == [f"feature {NTUPLE}"]
+    assert nic.state.rules == {place: theirs}
+    nic.delete_rule(place)
+    assert undone(nic, run).left == []
+    assert nic.snapshot() == before
