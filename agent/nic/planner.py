@@ -261,5 +261,9 @@ def _rules(endpoint: Endpoint, queue: int) -> Iterator[FlowRule]:
     """One for an address; one a family where it is every address."""
     for host in [endpoint.host] if endpoint.host else ANY:
         address = ipaddress.ip_address(host)
+        if address.version == 6 and address.scope_id:
+            raise ConfigError(
+                f"{endpoint}: a flow rule knows no zone; leave out %{address.scope_id}"
+            )
         dst = None if address.is_unspecified else address
         yield FlowRule(address.version, queue, dst=dst, dst_port=endpoint.port)

@@ -196,6 +196,11 @@ def test_what_cannot_be_is_one_line(facts: Facts, wishes: Wishes, complaint: str
         make_plan(facts, wishes)
 
 
+def test_a_zone_is_in_no_flow_rule() -> None:
+    with pytest.raises(ConfigError, match="a flow rule knows no zone; leave out %eth1"):
+        make_plan(MLX5, Wishes(queues=(1,), listen=(Endpoint("fe80::1%eth1", 80),)))
+
+
 def test_channels_of_two_kinds_at_once() -> None:
     """As ice has them: only the one kind is changed, and only its own count noted."""
     both = Channels(combined_max=8, combined_count=4, rx_max=8, rx_count=2)
