@@ -133,7 +133,7 @@ def demo(
         )
     with _progress(total) as progress:
         report = run_demo(
-            nics=(interface, peer) if interface and peer else None,
+            nics=None if interface is None or peer is None else (interface, peer),
             size=total,
             mtu=mtu,
             mode=mode.value,

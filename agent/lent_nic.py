@@ -64,7 +64,8 @@ class LentNic:
                 link = links.get(ifname)
                 others = links.dump()
         except OSError as error:
-            if error.errno != errno.ENODEV:
+            # ERANGE and EINVAL: nothing could have that name, it is too long or empty.
+            if error.errno not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
                 raise
             raise ConfigError(
                 f"no interface {ifname!r} here; `ip link show` lists those there are"
