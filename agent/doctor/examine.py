@@ -89,10 +89,14 @@ def _host(
     yield from program.checks(loaded)
     yield from sockets.checks(can)
     yield from families.checks()
+    yield from looked("memory", _memory)
+    yield agents.check(agent)
+
+
+def _memory() -> Iterator[Check]:
     for memory in survey():
         state = ok if memory.usable else note
         yield state(f"memory {memory.name}", memory.found, memory.means, memory.mend)
-    yield agents.check(agent)
 
 
 def _softened(check: Check, means: str) -> Check:

@@ -75,9 +75,11 @@ class Udmabuf(MemoryProvider):
             return MemoryState(self.name, False, f"no {self._device}", self._missing())
         if not os.access(self._device, os.R_OK | os.W_OK):
             return MemoryState(self.name, False, self._closed(), *self._way_in())
-        most, pieces = self._limit("size_limit_mb"), self._limit("list_limit")
-        found = f"{self._device}; up to {most} MiB a dma-buf, and {pieces} pieces (a region is one)"
         means = "packets can be received into a dma-buf"
+        most, pieces = self._limit("size_limit_mb"), self._limit("list_limit")
+        if most is None or pieces is None:
+            return MemoryState(self.name, True, f"{self._device}; its limits are not told", means)
+        found = f"{self._device}; up to {most} MiB a dma-buf, and {pieces} pieces (a region is one)"
         if most >= _UNLIMITED_MIB:
             return MemoryState(self.name, True, found, means)
         means += f"; a larger one than {most} MiB needs a higher limit"
@@ -85,14 +87,17 @@ class Udmabuf(MemoryProvider):
 
     def _check_limit(self, size: int) -> None:
         most = self._limit("size_limit_mb")
-        if size > most * _MIB:
+        if most is not None and size > most * _MIB:
             raise ConfigError(
                 f"a udmabuf may have {most} MiB here, and the region {size} bytes; take less, or "
                 f"raise the limit: `{self._raise_to(-(-size // _MIB))}`"
             )
 
-    def _limit(self, word: str) -> int:
-        return int((self._parameters / word).read_text())
+    def _limit(self, word: str) -> int | None:
+        try:
+            return int((self._parameters / word).read_text())
+        except OSError:  # a container's /sys need not show them: then the kernel says it, EINVAL
+            return None
 
     def _raise_to(self, mib: int) -> str:
         return f"echo {mib} > {self._parameters}/size_limit_mb"
@@ -104,7 +109,10 @@ class Udmabuf(MemoryProvider):
         return f"{self._device} is not open to this user"
 
     def _way_in(self) -> tuple[str, str | None]:
-        group = self._device.group()
+        try:
+            group = self._device.group()
+        except KeyError:  # without a name here, as in a container
+            return f"its group, {self._device.stat().st_gid}, or root may open it", None
         if group == "root":
             return "run it as root", None
         return f"group {group} may open it", f"usermod --append --groups {group} USER"

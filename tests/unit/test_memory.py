@@ -199,6 +199,27 @@ def test_the_limits_of_udmabuf_are_in_the_survey(small_limits: Udmabuf, tmp_path
     assert small_limits.state().mend is None
 
 
+def test_a_udmabuf_that_tells_no_limits_is_used_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "udmabuf").touch()
+    told = Udmabuf(tmp_path / "udmabuf", tmp_path / "nowhere")
+    assert (told.state().usable, told.state().mend) == (True, None)
+    assert "limits are not told" in told.state().found
+    with pytest.raises(OSError, match="Inappropriate ioctl"):  # beyond the limit's check
+        told.alloc(MIB)
+
+
+def test_a_group_without_a_name_is_told_by_its_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "udmabuf").touch()
+    if os.geteuid():
+        pytest.skip("only root gives a file away")
+    os.chown(tmp_path / "udmabuf", -1, 54321)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    state = Udmabuf(tmp_path / "udmabuf", tmp_path).state()
+    assert (state.usable, state.means) == (False, "its group, 54321, or root may open it")
+
+
 def test_a_larger_udmabuf_is_made_once_the_limit_has_been_raised() -> None:
     limit = Path("/sys/module/udmabuf/parameters/size_limit_mb")
     if not limit.exists():
