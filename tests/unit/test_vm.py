@@ -48,6 +48,7 @@ def test_everything_after_the_dashes_is_the_command() -> None:
         (["--nic", "e1000", "--", "true"], "no NIC 'e1000'; there are veth, virtio, igb, vmxnet3"),
         (["--cpus", "0", "--", "true"], "--cpus: invalid"),
         (["--memory", "16", "--", "true"], "less than 256"),
+        (["--console", "/nowhere/x", "--", "true"], "--console /nowhere/x: no file can be there"),
         (["--timeout", "soon", "--", "true"], "--timeout: invalid"),
         (["--results", "/nowhere/at/all", "--", "true"], "no such folder"),
         (["--kernal", "6.1", "--", "true"], "--kernal"),

@@ -53,6 +53,8 @@ def parse(words: list[str]) -> argparse.Namespace:
         raise BadUsage(f"--memory {options.memory}: no kernel boots with less than {_LEAST_MEMORY}")
     if options.results and not options.results.is_dir():
         raise BadUsage(f"--results {options.results}: no such folder")
+    if options.console and (options.console.is_dir() or not options.console.parent.is_dir()):
+        raise BadUsage(f"--console {options.console}: no file can be there")
     return options
 
 
