@@ -39,9 +39,11 @@ def doctor(
     from devmemtcp.agent.doctor.render import show
     from devmemtcp.agent.document import document
     from devmemtcp.agent.errors import ConfigError
+    from devmemtcp.agent.region import check_size
     from devmemtcp.agent.sizes import parse_size
 
     size = parse_size(region_size, what="--region-size")
+    check_size(size)
     if interface is not None:
         report = examine(
             interface, region_size=size, try_zero_copy=try_zero_copy, agent_socket=agent_socket

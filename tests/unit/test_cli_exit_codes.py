@@ -66,6 +66,8 @@ RECV = ["recv", "-i", "nowhere0"]
         ([*RECV, "--listen", ":80", "--output-dir", "/nonexistent"], "/nonexistent does not exist"),
         ([*RECV, "--listen", ":80", "--output-dir", "/etc/passwd"], "is not a directory"),
         (["demo", "--size", "0"], "--size '0'"),
+        (["doctor", "--region-size", "1"], "a region of 1 bytes is too small"),
+        (["doctor", "--region-size", "1048577"], "multiple of the page"),
         (["demo", "--size", "1M", "--pattern", "1000"], "2 to 256"),
         (["demo", "--size", "1M", "--mtu", "100"], "MTU 100"),
         (["netdev", "dump"], "Choose from: dev-get, queue-get"),
