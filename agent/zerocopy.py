@@ -17,6 +17,7 @@ from shlex import quote
 from devmemtcp.agent.errors import ConfigError, Unsupported, XdpError
 from devmemtcp.agent.refusal import Refusal
 from devmemtcp.pyxdp import Features
+from devmemtcp.pyxdp.ethtool import bus_info
 from devmemtcp.pyxdp.netdev import XdpAct
 
 MTU_MAX = 4096 - 256 - 14 - 4
@@ -63,10 +64,18 @@ def refused(ifname: str, driver: str | None, error: Unsupported | XdpError) -> C
     )
 
 
-def is_bare_virtio(name: str, devices: Path = Path("/sys/class/net")) -> bool:
-    """Whether a virtio device's DMA goes past the platform; False where that cannot be seen."""
+def is_bare_virtio(name: str, buses: Path = Path("/sys/bus")) -> bool:
+    """Whether a virtio device's DMA goes past the platform; False where that cannot be seen.
+
+    It is found by its place on the bus: /sys/class/net has the names of one network namespace,
+    which need not be the caller's.
+    """
     try:
-        bits = (devices / name / "device/features").read_text().strip()
-    except OSError:  # it is in another network namespace than this /sys
+        place = bus_info(name)
+    except (Unsupported, XdpError):
         return False
-    return bits[_VIRTIO_F_ACCESS_PLATFORM : _VIRTIO_F_ACCESS_PLATFORM + 1] == "0"
+    for bus in ("pci", "platform"):  # virtio-pci, virtio-mmio
+        for features in (buses / bus / "devices" / place).glob("virtio*/features"):
+            bits = features.read_text().strip()
+            return bits[_VIRTIO_F_ACCESS_PLATFORM : _VIRTIO_F_ACCESS_PLATFORM + 1] == "0"
+    return False

@@ -24,7 +24,9 @@ _ETHTOOL_GCHANNELS = 0x3C
 _IFNAMSIZ = 16
 _IFREQ_SIZE = 40
 _VALUE = struct.Struct("=2I")  # struct ethtool_value: cmd, data
-_DRVINFO_SIZE = 196  # struct ethtool_drvinfo: u32 cmd, char driver[32], ...
+_DRVINFO_SIZE = (
+    196  # struct ethtool_drvinfo: u32 cmd, char driver[32], ...
+)
 _CHANNELS = struct.Struct("=9I")  # struct ethtool_channels
 
 
@@ -49,6 +51,15 @@ def driver(ifname: str) -> str:
     """Name of the driver. :class:`Unsupported` if it does not tell."""
     info = _ethtool(ifname, _ETHTOOL_GDRVINFO, _DRVINFO_SIZE)
     return info[4:36].split(b"\0")[0].decode()
+
+
+def bus_info(ifname: str) -> str:
+    """Where its device is on its bus, as ``0000:00:03.0``; "" where the driver does not tell.
+
+    :class:`Unsupported` if it tells nothing at all.
+    """
+    info = _ethtool(ifname, _ETHTOOL_GDRVINFO, _DRVINFO_SIZE)
+    return info[100:132].split(b"\0")[0].decode()
 
 
 def channels(ifname: str) -> Channels:

@@ -135,9 +135,12 @@ class LiveBackend:
             )
         if not is_writable(fd):
             raise Refused(errno.EINVAL, "the region must be writable, by its descriptor and seals")
-        stat, most = os.fstat(fd), self._interfaces[ifindex].options.memory
-        if stat.st_blksize != PAGE:
-            raise Refused(errno.EINVAL, "the region must have pages of 4096 bytes")
+        interface = self._interfaces[ifindex]
+        stat, most = os.fstat(fd), interface.options.memory
+        if stat.st_blksize != PAGE and interface.config.mode != "zerocopy":
+            raise Refused(
+                errno.EINVAL, "the region must have pages of 4096 bytes, or zero-copy mode be on"
+            )
         least = lib.STACK_MIN_AREA * PAGE
         if not least <= stat.st_size <= most or stat.st_size % PAGE:
             raise Refused(

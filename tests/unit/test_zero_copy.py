@@ -9,18 +9,22 @@ import os
 import signal
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from devmemtcp.agent import Region
+from devmemtcp.agent import Region, zerocopy
 from devmemtcp.agent._loop import ffi, lib
+from devmemtcp.agent.daemon.backend import LiveBackend
 from devmemtcp.agent.datapath_config import AttachMode
 from devmemtcp.agent.errors import Unsupported, XdpError
 from devmemtcp.agent.head_ranges import HeadRanges
 from devmemtcp.agent.zerocopy import is_bare_virtio, refused
+from devmemtcp.netlink.extack import Refused
 from devmemtcp.pyxdp import BindFlags
 
 from .channel_config import CONFIG
@@ -385,15 +389,34 @@ def test_a_driver_that_refuses_is_named_with_what_to_do() -> None:
     assert told.errno == errno.EINVAL
 
 
-@pytest.mark.parametrize("platform", [False, True])
-def test_a_virtio_device_that_bypasses_the_iommu_is_known_beforehand(
-    tmp_path: Path, platform: bool
+@pytest.mark.parametrize("platform", [True, False])
+@pytest.mark.parametrize("bus", ["pci", "platform"])
+def test_a_virtio_device_says_whether_its_dma_is_the_platforms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bus: str, platform: bool
 ) -> None:
-    """VIRTIO_F_ACCESS_PLATFORM is bit 33; sysfs writes bit 0 first."""
-    (tmp_path / "eth1/device").mkdir(parents=True)
-    bits = ["0"] * 128
-    bits[5] = bits[32] = "1"
-    bits[33] = str(int(platform))
-    (tmp_path / "eth1/device/features").write_text("".join(bits) + "\n")
+    """VIRTIO_F_ACCESS_PLATFORM is bit 33; sysfs writes bit 0 first. Names are not looked at."""
+    device = tmp_path / bus / "devices/0000:00:03.0/virtio0"
+    device.mkdir(parents=True)
+    (device / "features").write_text("1" * 33 + str(int(platform)) + "1" * 30 + "\n")
+    monkeypatch.setattr(zerocopy, "bus_info", {"eth1": "0000:00:03.0", "veth1": ""}.__getitem__)
     assert is_bare_virtio("eth1", tmp_path) is not platform
-    assert not is_bare_virtio("eth2", tmp_path)  # another namespace's: the bind will tell
+    assert not is_bare_virtio("veth1", tmp_path)
+    monkeypatch.undo()
+    assert not is_bare_virtio("nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["zerocopy", "native"])
+def test_an_agent_takes_huge_pages_in_zero_copy_mode_alone(
+    monkeypatch: pytest.MonkeyPatch, mode: AttachMode
+) -> None:
+    """As a Runtime does; the size of pages is feigned, as few machines have huge ones free."""
+    interface = SimpleNamespace(
+        options=SimpleNamespace(memory=64 << 20), config=SimpleNamespace(mode=mode)
+    )
+    backend = LiveBackend.__new__(LiveBackend)
+    backend._interfaces = {1: cast("Any", interface)}
+    refusal = nullcontext() if mode == "zerocopy" else pytest.raises(Refused, match="zero-copy")
+    with Region(2 << 20) as region, monkeypatch.context() as feigned, refusal:
+        huge = SimpleNamespace(st_blksize=2 << 20, st_size=2 << 20)
+        feigned.setattr(os, "fstat", lambda _: huge)
+        backend.check_dmabuf(1, region.fd)
