@@ -97,3 +97,20 @@ def test_a_symlink_leads_to_the_checkout(bare: Path) -> None:
     done = dev("run", script=bare / "link", **as_a_user(bare))
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"dev: {bare}/checkout is not set up.*\n", done.stderr)
+
+
+def test_what_needs_root_finds_the_tools_of_root(bare: Path) -> None:
+    dev_of_bare = bare / "checkout/dev"
+    text = dev_of_bare.read_text()
+    assert text.endswith('\nmain "$@"\n')
+    dev_of_bare.write_text(text.replace('\nmain "$@"\n', "\nexec_as_root ethtool --version\n"))
+    sudo = bare / "bin/sudo"
+    sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    sudo.chmod(0o755)
+    done = dev(script=dev_of_bare, **as_a_user(bare))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    (path,) = (word for word in said if word.startswith("PATH="))
+    assert path.split(":")[0] == f"PATH={bare}/bin"
+    assert "/usr/sbin" in path.split(":")
+    assert said[-2:] == ["ethtool", "--version"]
