@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ..net.veth import remove_leavings
+from ..slowness import SLOWNESS
 from . import language
 from .blocks import ScenarioError
 from .run import Diverged
@@ -52,7 +53,7 @@ class ScenarioFile(pytest.File):
             self, name=name, nodeid=f"{folder}/{target}::{name}",
             scenario=scenario, target=target, family=family,
         )  # fmt: skip
-        item.add_marker(pytest.mark.timeout(_SETUP_SECONDS))
+        item.add_marker(pytest.mark.timeout(_SETUP_SECONDS * SLOWNESS))
         return item
 
 

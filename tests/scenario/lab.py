@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..net.veth import Veth, veth_pair
+from ..slowness import SLOWNESS
 from ..unit.tcp import wire
 from ..unit.tcp.wire import Address
 from .end import End
@@ -139,7 +140,10 @@ def _tcp_destination(frame: bytes) -> int:
 class Place:
     """The lab as one case sees it: ``Target``."""
 
-    tolerance = Tolerance(at_once=30 * MS, early=10 * MS, late=300 * MS)
+    # How late this machine may be; how early the other end may be is its own.
+    tolerance = Tolerance(
+        at_once=int(30 * MS * SLOWNESS), early=10 * MS, late=int(300 * MS * SLOWNESS)
+    )
 
     def __init__(self, lab: Lab, server: Server, family: int) -> None:
         self._lab, self._server, self._family = lab, server, family
