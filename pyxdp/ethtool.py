@@ -24,9 +24,7 @@ _ETHTOOL_GCHANNELS = 0x3C
 _IFNAMSIZ = 16
 _IFREQ_SIZE = 40
 _VALUE = struct.Struct("=2I")  # struct ethtool_value: cmd, data
-_DRVINFO_SIZE = (
-    196  # struct ethtool_drvinfo: u32 cmd, char driver[32], ...
-)
+_DRVINFO_SIZE = 196  # struct ethtool_drvinfo: u32 cmd, char driver[32], ...
 _CHANNELS = struct.Struct("=9I")  # struct ethtool_channels
 
 
