@@ -21,7 +21,10 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetNS, netns
 
+from ..slowness import SLOWNESS
+
 _PREFIX = "dmt-"
+_RUN_SECONDS = 60.0 * SLOWNESS
 _NETNS_DIR = Path("/var/run/netns")
 _CLONE_NEWNET = 0x40000000
 _IFA_F_NODAD = 0x02
@@ -87,7 +90,12 @@ class VethEnd:
             return subprocess.Popen(args, **kwargs)
 
     def run(
-        self, args: Sequence[str], *, check: bool = True, timeout: float = 60, **kwargs: Any
+        self,
+        args: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = _RUN_SECONDS,
+        **kwargs: Any,
     ) -> subprocess.CompletedProcess[Any]:
         """Run a command in this end's namespace, to its end."""
         with self.enter():
