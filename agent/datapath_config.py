@@ -176,6 +176,8 @@ class DatapathConfig:
 
     def stack_config(self) -> Any:
         """`struct stack_config`, all but memory and key."""
+        fill_max = ring_size(self.max_buffers)
+        fill_min = _ZERO_COPY_FILL_MIN if self.mode == "zerocopy" else _FILL_MIN
         return ffi.new(
             "struct stack_config *",
             {
@@ -186,8 +188,8 @@ class DatapathConfig:
                 "nr_queues": self.queues,
                 "max_flows": self.max_flows,
                 "max_listeners": MAX_LISTENERS,
-                "fill_min": _ZERO_COPY_FILL_MIN if self.mode == "zerocopy" else _FILL_MIN,
-                "fill_max": ring_size(self.max_buffers),
+                "fill_min": min(fill_min, fill_max),
+                "fill_max": fill_max,
                 "mtu": self.mtu,
                 "rcv_wnd_max": self.rcv_wnd_max,
                 "delack_ns": _DELACK_NS,
