@@ -3,31 +3,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from .. import kernels
 from ..doctor_table import differences
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kernels_page", ROOT / "tests/kernels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kernels_page"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-kernels = load()
 
 
 def test_the_tables_are_what_is_in_docs() -> None:
