@@ -27,7 +27,7 @@ _IFF_UP = 1
 _BACK_SECONDS = 10.0 * SLOWNESS
 
 
-def _await_there(ifname: str) -> int:
+def await_there(ifname: str) -> int:
     """The index of an interface that may be on its way back from a namespace that has gone."""
     deadline = time.monotonic() + _BACK_SECONDS
     while True:
@@ -79,7 +79,7 @@ def nic_pair(near: str, far: str, *, mtu: int = 1500, queues: int = 1) -> Iterat
         names = undo.enter_context(two_namespaces())
         with IPRoute() as here:
             for ifname, name in ((far, names[0]), (near, names[1])):
-                index = _await_there(ifname)
+                index = await_there(ifname)
                 _set_queues(undo, ifname, queues)
                 was: Any = here.link("get", index=index)[0]
                 before = was.get_attr("IFLA_MTU"), bool(was["flags"] & _IFF_UP)
