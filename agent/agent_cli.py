@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from devmemtcp.agent.options import Debug, Json
+from devmemtcp.agent.verb import finish
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an agent serves: a table of each."""
+
+    interfaces: list[dict[str, Any]]
+    bindings: list[dict[str, Any]]
+    applications: list[dict[str, Any]]
 
 
 def agent(
@@ -125,17 +135,18 @@ def status(
 
     with Session(socket) as session:
         report = _report(session)
-    if as_json:
-        print(json.dumps({"ok": True, "exit_code": 0, **report}, indent=2))
-        return
+    finish(report, as_json, _show)
+
+
+def _show(report: Status) -> None:
     from rich.console import Console
 
     console = Console()
-    for title, rows in report.items():
+    for title, rows in asdict(report).items():
         console.print(_table(title, rows) if rows else f"no {title}")
 
 
-def _report(session: Session) -> dict[str, list[dict[str, Any]]]:
+def _report(session: Session) -> Status:
     from devmemtcp.netlink.netdev import Netdev
 
     stacks = {stack.ifindex: stack for stack in session.stacks()}
@@ -147,24 +158,24 @@ def _report(session: Session) -> dict[str, list[dict[str, Any]]]:
         if queue.dmabuf is not None:
             bound.setdefault(queue.dmabuf, []).append(queue.id or 0)
     names = {ifindex: stack.ifname for ifindex, stack in stacks.items()}
-    return {
-        "interfaces": [
+    return Status(
+        interfaces=[
             {"interface": s.ifname, "mode": s.mode, "mtu": s.mtu, "queues": s.queues}
             | {"check": s.netmem_check, "state": s.state, "addresses": sorted(s.addresses)}
             | {"unreadable": s.unreadable.reason if s.state == "serving" else ""}
             for s in stacks.values()
         ],
-        "bindings": [
+        bindings=[
             {"id": pool.dmabuf, "interface": names.get(pool.ifindex or 0, "gone")}
             | {"queues": bound.get(pool.dmabuf or 0, []), "inflight": pool.inflight}
             | {"state": "bound" if pool.detach_time is None else "draining"}
             for pool in pools
         ],
-        "applications": [
+        applications=[
             {"interface": names.get(app.pop("ifindex"), "gone"), **app}
             for app in session.applications()
         ],
-    }
+    )
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -33,7 +34,7 @@ import typer
 from devmemtcp.agent import agent_cli, netdev_cli
 from devmemtcp.agent import bench as bench_verbs
 from devmemtcp.agent.doctor import verb as doctor_verb
-from devmemtcp.agent.document import document, failure
+from devmemtcp.agent.document import failure
 from devmemtcp.agent.nic import verbs as nic_verbs
 from devmemtcp.agent.options import (
     DEFAULT_PERIOD,
@@ -47,6 +48,7 @@ from devmemtcp.agent.options import (
     Pattern,
     RegionSize,
 )
+from devmemtcp.agent.verb import finish
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
 if TYPE_CHECKING:
@@ -144,7 +146,8 @@ def demo(
         )
     for line in report.failures:
         logging.error("%s", line)
-    _finish(report, as_json, title="devmemtcp demo", exit_code=0 if report.ok else 1)
+    show = partial(_show, title="devmemtcp demo")
+    finish(report, as_json, show, exit_code=0 if report.ok else 1)
 
 
 @app.command()
@@ -229,7 +232,8 @@ def recv(
             agent=agent_socket or (AGENT_SOCKET if agent else None),
         )
     )
-    _finish(report, as_json, title="devmemtcp recv", exit_code=report.exit_code)
+    show = partial(_show, title="devmemtcp recv")
+    finish(report, as_json, show, exit_code=report.exit_code)
 
 
 @app.command()
@@ -263,7 +267,7 @@ def send(
         congestion=congestion,
         connect_timeout=connect_timeout,
     )
-    _finish(result, as_json, title="devmemtcp send", exit_code=0)
+    finish(result, as_json, partial(_show, title="devmemtcp send"))
 
 
 @contextmanager
@@ -282,15 +286,11 @@ def _progress(total: int) -> Iterator[Progress]:
         yield lambda received: bar.update(task, completed=received)
 
 
-def _finish(report: Any, as_json: bool, *, title: str, exit_code: int) -> NoReturn:
-    """Print a report (a dataclass) and leave with `exit_code`."""
-    if as_json:
-        print(document(report, exit_code))
-    else:
-        from rich.console import Console
+def _show(report: Any, title: str) -> None:
+    """A report (a dataclass) for people."""
+    from rich.console import Console
 
-        Console().print(_table(dataclasses.asdict(report), title))
-    raise typer.Exit(exit_code)
+    Console().print(_table(dataclasses.asdict(report), title))
 
 
 def _table(values: dict[str, Any], title: str) -> Table:

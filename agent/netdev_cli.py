@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from devmemtcp.agent.document import document
 from devmemtcp.agent.options import Debug, Json
+from devmemtcp.agent.verb import finish, group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from devmemtcp.netlink.netdev import Netdev
     from devmemtcp.netlink.records import Record
 
-app = typer.Typer(
-    help="Ask the kernel's netdev netlink family, or the agent's.", invoke_without_command=True
-)
+app = group("Ask the kernel's netdev netlink family, or the agent's.")
 
 
 class TargetChoice(StrEnum):
@@ -76,14 +74,6 @@ class Report:
     objects: list[dict[str, Any]]
 
 
-@app.callback()
-def _which(context: typer.Context) -> None:
-    """Ask the kernel's netdev netlink family, or the agent's."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit()
-
-
 @app.command()
 def dump(
     command: Command,
@@ -105,11 +95,7 @@ def dump(
     with _client(target, socket_path) as netdev:
         records = _dump(netdev, command, ifindex, per_queue=scope is ScopeChoice.QUEUE)
     objects = [record.document() for record in records]
-    report = Report(target.value, command.value, objects)
-    if as_json:
-        print(document(report, 0))
-    else:
-        _print(report)
+    finish(Report(target.value, command.value, objects), as_json, _show)
 
 
 def _ifindex(interface: str | None) -> int | None:
@@ -169,7 +155,7 @@ def _dump(
             ]
 
 
-def _print(report: Report) -> None:
+def _show(report: Report) -> None:
     from rich.console import Console
 
     title = f"{report.command} of the {report.target}"

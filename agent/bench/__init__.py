@@ -18,8 +18,6 @@ The files, from what is measured to what is said about it:
 
 from __future__ import annotations
 
-import typer
-
 from devmemtcp.agent.bench.verbs import (
     agent,
     every,
@@ -31,19 +29,9 @@ from devmemtcp.agent.bench.verbs import (
     tcp_rx,
     xdp_drop,
 )
+from devmemtcp.agent.verb import group
 
-app = typer.Typer(
-    help="Measure, interleaved with what a user would have instead.", invoke_without_command=True
-)
-
-
-@app.callback()
-def _which(context: typer.Context) -> None:
-    """Measure, interleaved with what a user would have instead."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit()
-
+app = group("Measure, interleaved with what a user would have instead.")
 
 for _name, _verb, _short in (
     ("page-pool", page_pool.page_pool, "What a buffer costs, and the check whether it is a page."),

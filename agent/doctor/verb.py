@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from devmemtcp.agent.options import Debug, Json, RegionSize
+from devmemtcp.agent.verb import finish
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
 
@@ -37,7 +38,6 @@ def doctor(
     """
     from devmemtcp.agent.doctor.examine import examine, examine_host
     from devmemtcp.agent.doctor.render import show
-    from devmemtcp.agent.document import document
     from devmemtcp.agent.errors import ConfigError
     from devmemtcp.agent.region import check_size
     from devmemtcp.agent.sizes import parse_size
@@ -52,9 +52,4 @@ def doctor(
         raise ConfigError("--try-zero-copy is for one interface: -i IF")
     else:
         report = examine_host(region_size=size, agent_socket=agent_socket)
-    exit_code = 0 if report.ok else 1
-    if as_json:
-        print(document(report, exit_code))
-    else:
-        show(report)
-    raise typer.Exit(exit_code)
+    finish(report, as_json, show, exit_code=0 if report.ok else 1)

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from devmemtcp.agent.document import document
 from devmemtcp.agent.options import Debug, Json, NicMode, NicModeChoice
+from devmemtcp.agent.verb import finish, group
 
 if TYPE_CHECKING:
     from devmemtcp.agent.nic.device import KernelNic
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from devmemtcp.agent.nic.plan import Plan, StepReport
     from devmemtcp.agent.nic.planner import Wishes
 
-app = typer.Typer(help="Set a NIC up for our flows, and put it back.", invoke_without_command=True)
+app = group("Set a NIC up for our flows, and put it back.")
 
 Interface = Annotated[str, typer.Option("--interface", "-i", metavar="IF", help="The NIC.")]
 Queues = Annotated[
@@ -68,14 +68,6 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-@app.callback()
-def _which(context: typer.Context) -> None:
-    """Set a NIC up for our flows, and put it back."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit()
-
-
 @app.command()
 def plan(
     interface: Interface,
@@ -94,7 +86,7 @@ def plan(
     with _nic(interface, mode) as (nic, attachment):
         made = _plan(nic, attachment, wishes)
     report = _report(interface, attachment, made)
-    _finish(report, as_json, 0, head="to do" if made.steps else "nothing to do")
+    finish(report, as_json, _under("to do" if made.steps else "nothing to do"))
 
 
 @app.command()
@@ -130,7 +122,7 @@ def apply(
                 journal.begin_anew(nic.identity, nic.link().ifname)
             done = transaction.apply(nic, lambda: _plan(nic, attachment, wishes), journal)
     report = _report(interface, attachment, replace(first, steps=tuple(done)))
-    _finish(report, as_json, 0, head="done" if done else "nothing to do")
+    finish(report, as_json, _under("done" if done else "nothing to do"))
 
 
 @app.command()
@@ -155,7 +147,7 @@ def undo(
     report = Report(interface)
     ifindex = _ifindex_to_undo(interface, report, forget)
     if ifindex is None:
-        _finish(report, as_json, 0, head="nothing restored" if forget else "nothing to undo")
+        finish(report, as_json, _under("nothing restored" if forget else "nothing to undo"))
     from devmemtcp.agent.nic.device import KernelNic
 
     with KernelNic(ifindex) as nic, _journal(nic, interface) as journal:
@@ -170,7 +162,7 @@ def undo(
             )
         if forget:
             journal.drop()
-            _finish(report, as_json, 0, head="nothing restored")
+            finish(report, as_json, _under("nothing restored"))
         undone = transaction.undo(nic, journal, force=force)
     report.notes += undone.traces
     report.restored = [
@@ -186,7 +178,7 @@ def undo(
         for entry, now in undone.left
     ]
     head = "not all is as it was" if undone.left else "all is as it was"
-    _finish(report, as_json, 1 if undone.left else 0, head=head)
+    finish(report, as_json, _under(head), exit_code=1 if undone.left else 0)
 
 
 def _wishes(
@@ -344,16 +336,16 @@ def _report(interface: str, attachment: Attachment, made: Plan) -> Report:
     )
 
 
-def _finish(report: Report, as_json: bool, exit_code: int, *, head: str) -> NoReturn:
-    """Print the report and leave."""
-    if as_json:
-        print(document(report, exit_code))
-    else:
+def _under(head: str) -> Callable[[Report], None]:
+    """What prints a report for people, with these words after the NIC."""
+
+    def show(report: Report) -> None:
         about = ", ".join(filter(None, (report.driver, report.mode and f"{report.mode} mode")))
         print(f"{report.interface}{f' ({about})' if about else ''}: {head}")
         for line in _lines(report):
             print(line)
-    raise typer.Exit(exit_code)
+
+    return show
 
 
 def _lines(report: Report) -> Iterator[str]:

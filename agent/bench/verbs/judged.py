@@ -7,9 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-import typer
-
-from devmemtcp.agent.document import document
+from devmemtcp.agent.verb import finish
 
 if TYPE_CHECKING:
     from devmemtcp.agent.bench.agent_rx import AgentRxReport
@@ -31,9 +29,4 @@ def judged(
         report = run(progress)
     for failure in report.failures:
         logging.error("%s", failure)
-    exit_code = 0 if report.ok else 1
-    if as_json:
-        print(document(report, exit_code))
-    else:
-        show(report)
-    raise typer.Exit(exit_code)
+    finish(report, as_json, show, exit_code=0 if report.ok else 1)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from devmemtcp.agent.document import document
 from devmemtcp.agent.options import Debug, Json
+from devmemtcp.agent.verb import finish
 
 ResultFile = Annotated[Path, typer.Argument(help="What a benchmark printed with --json.")]
 
@@ -32,10 +32,7 @@ def compare(
     from devmemtcp.agent.bench.compare import compare as held
 
     contrast = held(saved.load(a), saved.load(b), margin=margin)
-    if as_json:
-        print(document(contrast, 0))
-    else:
-        tables.show_contrast(contrast, tables.console())
+    finish(contrast, as_json, lambda held: tables.show_contrast(held, tables.console()))
 
 
 def plot(
