@@ -3,30 +3,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+pytest.importorskip("clang.cindex", reason="needs libclang, of PyPI")
+
+from .. import audit
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load() -> ModuleType:
-    pytest.importorskip("clang.cindex", reason="needs libclang, of PyPI")
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "tests/audit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["audit"] = module  # where dataclasses look for annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-audit = load()
 SOURCE = "stack/audited.c"
 HEAD = """\
 #include "page_pool.h"
