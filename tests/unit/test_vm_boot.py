@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ..vm import kernels, machine, qemu
+from ..vm import kernels, machine, nics, qemu
 from ..vm.command_line import environment
+from ..vm.failure import Failure
 
 SCRIPT = """
 uname -r
@@ -29,12 +30,21 @@ exit 42
 """
 
 
-def test_a_guest_sees_the_hosts_files_and_changes_none(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+Cached = tuple[kernels.Kernel, qemu.Qemu]
+
+
+@pytest.fixture
+def cached() -> Cached:
     kernel, emulator = kernels.cached("6.12"), qemu.available()
     if kernel is None or emulator is None or shutil.which("busybox") is None:
         pytest.skip("needs what the first ./dev vm downloads")
+    return kernel, emulator
+
+
+def test_a_guest_sees_the_hosts_files_and_changes_none(
+    cached: Cached, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel, emulator = cached
     (tmp_path / "changed").write_text("host\n")
     (tmp_path / "results").mkdir()
     task = machine.Task(
@@ -50,3 +60,12 @@ def test_a_guest_sees_the_hosts_files_and_changes_none(
     assert said == f"{kernel.release}\neth0 eth1\nreached\n"
     assert (tmp_path / "changed").read_text() == "host\n"
     assert (tmp_path / "results/made").read_text() == "guest\n"
+
+
+def test_a_guest_that_cannot_be_set_up_runs_nothing_and_says_why(
+    cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nics, "driver", lambda _: "no_such_module")
+    task = machine.Task(["true"], tmp_path, environment(), timeout=100)
+    with pytest.raises(Failure, match=r"guest\.sh: modprobe no_such_module: .*FATAL"):
+        machine.run(machine.Machine(cached[0], memory=512), cached[1], task)

@@ -10,16 +10,24 @@
 words() { cat "/run/vm/$1"; }
 port() { echo /dev/vport*p"$1"; }
 
+# The machine ends without a status, which is a failure; its console's last words say why: by way
+# of the kernel's log, for what is still on its way to a terminal then is lost.
+must() {
+	said=$("$@" 2>&1) && return
+	echo "<3>guest.sh: $*: $said" >/dev/kmsg
+	echo b >/proc/sysrq-trigger
+}
+
 mkdir -p /dev/pts /dev/shm
 ln -s /proc/self/fd /dev/fd
 for stream in stdin:0 stdout:1 stderr:2; do
 	ln -s "/proc/self/fd/${stream#*:}" "/dev/${stream%:*}"
 done
-mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t bpf bpf /sys/fs/bpf
-mount -t tracefs tracefs /sys/kernel/tracing
-mount -t cgroup2 cgroup /sys/fs/cgroup
+must mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
+must mount -t tmpfs -o mode=1777 shm /dev/shm
+must mount -t bpf bpf /sys/fs/bpf
+must mount -t tracefs tracefs /sys/kernel/tracing
+must mount -t cgroup2 cgroup /sys/fs/cgroup
 mkdir -p /run/home /run/lock /run/netns /lib/modules
 
 eval "set -- $(words modules)"
@@ -30,19 +38,19 @@ for config in "$1/boot/config-$2" "$1/lib/modules/$2/config"; do
 done
 shift 2
 for module; do
-	modprobe "$module"
+	must modprobe "$module"
 done
 
-ip link set lo up
+must ip link set lo up
 hostname guest
 if [ -s /run/vm/results ]; then
 	eval "set -- $(words results)"
-	mkdir -p "$1"
-	mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=none results "$1"
+	must mkdir -p "$1"
+	must mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=none results "$1"
 fi
 
 # A port opens once, but a program may want to open its /dev/stdout again: so pipes.
-mkfifo /run/vm/1 /run/vm/2
+must mkfifo /run/vm/1 /run/vm/2
 cat /run/vm/1 >"$(port 1)" &
 output=$!
 cat /run/vm/2 >"$(port 2)" &
