@@ -379,8 +379,8 @@ static uint64_t any_addr(void)
 
 static uint32_t any_len(void)
 {
-	static const uint32_t edges[] = {0, 1, MOSAIC_PAGE - DATA, STACK_CHUNK_DATA, MOSAIC_PAGE,
-					 UINT32_MAX};
+	static const uint32_t edges[] = {
+		0, 1, MOSAIC_PAGE - DATA, STACK_CHUNK_DATA, MOSAIC_PAGE, UINT32_MAX};
 
 	return chance(2) ? chance(2 * MOSAIC_PAGE) : edges[chance(6)];
 }
