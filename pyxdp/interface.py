@@ -10,10 +10,12 @@ from devmemtcp.pyxdp.errors import XdpError
 
 
 def resolve(interface: str | int) -> tuple[int, str]:
-    """(index, name) of an interface given by either; :class:`XdpError` ENODEV if there is none."""
+    """(index, name) of an interface given by either, or by an altname.
+
+    Raises :class:`XdpError`, ENODEV, if there is none.
+    """
     try:
-        if isinstance(interface, int):
-            return interface, socket.if_indextoname(interface)
-        return socket.if_nametoindex(interface), interface
+        ifindex = interface if isinstance(interface, int) else socket.if_nametoindex(interface)
+        return ifindex, socket.if_indextoname(ifindex)
     except (OSError, OverflowError) as error:
         raise XdpError(errno.ENODEV, f"there is no interface {interface!r} here") from error

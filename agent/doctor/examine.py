@@ -58,7 +58,8 @@ def examine(
     """
     dev = NetDev.find(interface, try_zero_copy=try_zero_copy)
     loaded, agent = program.tried(), agents.asked(agent_socket)
-    served = interface in agent.serves
+    ifname = dev.features.ifname  # which `interface` may be an altname of
+    served = ifname in agent.serves
     socket_features = dev.features if dev.features.af_xdp else features(_LOOPBACK)
     checks = [
         *_host(loaded, agent, socket_features, region_size, served=served),
@@ -71,8 +72,8 @@ def examine(
         multi_buffer=_multi_buffer(socket_features),
         checks=checks,
     )
-    places = modes.places(agent, interface, checks)
-    return Report(_kernel(), interface, checks, modes.modes(facts), places)
+    places = modes.places(agent, ifname, checks)
+    return Report(_kernel(), ifname, checks, modes.modes(facts), places)
 
 
 def _kernel() -> str:

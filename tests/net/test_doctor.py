@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devmemtcp.agent.doctor import host, peer, program, taken
+from devmemtcp.agent.doctor import agents, host, peer, program, taken
 from devmemtcp.agent.doctor.examine import examine
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State
@@ -307,6 +307,17 @@ def test_what_an_agent_serves_needs_no_privilege_and_is_nobody_elses(veth: Veth)
     places = {place["mode"]: place for place in report["places"]}
     assert places["agent"]["usable"]
     assert places["isolated"]["why_not"] == "the agent has the interface"
+
+
+def test_an_agent_serves_an_interface_whichever_of_its_names_is_given(
+    veth: Veth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    veth.right.run(["ip", "link", "property", "add", "dev", "veth1", "altname", "alt0"])
+    monkeypatch.setattr(agents, "asked", lambda path: agents.Agent(("veth1",)))
+    with veth.right.enter():
+        report = examine("alt0", region_size=64 * MIB, try_zero_copy=False)
+    assert report.interface == "veth1"
+    assert [place.mode for place in report.places if place.usable] == ["agent"]
 
 
 def settings(veth: Veth) -> list[bytes]:

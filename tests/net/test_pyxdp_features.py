@@ -56,6 +56,13 @@ def test_a_veth_is_described(
     assert unknown(found) <= found.reasons.keys()
 
 
+def test_an_interface_is_found_by_an_altname_and_has_its_own(veth: Veth) -> None:
+    veth.right.run(["ip", "link", "property", "add", "dev", "veth1", "altname", "alt0"])
+    with veth.right.enter():
+        found = features("alt0")
+    assert (found.ifindex, found.ifname) == (veth.right.ifindex, "veth1")
+
+
 def test_what_a_driver_does_not_have_or_tell_has_a_reason(veth: Veth) -> None:
     with veth.right.enter():
         found = features("lo")
