@@ -29,6 +29,7 @@ from devmemtcp.agent.doctor.look import looked
 from devmemtcp.agent.doctor.peer import Peer, find_peer
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State, note, ok
+from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.memory import survey
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.netlink.constants import AGENT_SOCKET
@@ -125,8 +126,8 @@ def _interface(dev: NetDev, *, multi_buffer: bool, served: bool) -> Iterator[Che
 def _peer(its_link: Link) -> Peer | None:
     try:
         return find_peer(its_link)
-    except OSError:
-        return None  # in a namespace that this user may not enter
+    except (ConfigError, OSError):
+        return None  # in a namespace that this user may not enter, or that has gone meanwhile
 
 
 def _queues(can: Features, kernel: tuple[int, int]) -> Iterator[Check]:

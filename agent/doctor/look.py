@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from devmemtcp.agent.doctor.record import Check, note
-from devmemtcp.agent.errors import Unsupported
+from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.netlink.errors import Unsupported as NoFamily
 
 
@@ -18,7 +18,7 @@ def looked(name: str, ask: Callable[[], Iterable[Check]]) -> Iterator[Check]:
         yield note(name, one_line(error), "this kernel or driver does not tell")
     except PermissionError as error:
         yield note(name, one_line(error), "this user may not look; root may")
-    except OSError as error:
+    except (ConfigError, OSError) as error:  # ConfigError: what was there a moment ago is gone
         yield note(name, one_line(error), "it could not be looked at")
 
 

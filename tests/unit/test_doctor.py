@@ -136,6 +136,7 @@ def test_what_is_piped_gets_a_line_a_check(capsys: pytest.CaptureFixture[str]) -
         PermissionError(errno.EPERM, "no such thing"),
         OSError(errno.EIO, "no such thing"),
         XdpError(errno.EIO, "no such thing", "a verifier\nhas much to say"),
+        ConfigError("no such thing"),  # an interface that has gone since all were listed
     ],
 )
 def test_what_cannot_be_asked_is_a_note_with_the_reason(error: Exception) -> None:
