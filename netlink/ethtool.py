@@ -30,6 +30,9 @@ from devmemtcp.netlink.genl import GenlFamily
 from devmemtcp.netlink.records import Record
 from devmemtcp.netlink.target import NetNs, Target
 
+NTUPLE = "rx-ntuple-filter"
+"""The feature without which a NIC has no flow rules; ``ethtool -K`` calls it ntuple."""
+
 
 @dataclass(frozen=True)
 class Header(Record):
@@ -101,6 +104,11 @@ class Feature:
     """What was asked for last; the driver, or another feature, may keep it from being active."""
     changeable: bool
     """Whether it can be asked for; ``ethtool`` says "fixed" of the others."""
+
+    @property
+    def available(self) -> bool:
+        """Whether it is active, or may become so when it is asked for."""
+        return self.active or self.changeable
 
 
 class Ethtool:

@@ -12,12 +12,10 @@ from devmemtcp.agent.doctor.look import looked
 from devmemtcp.agent.doctor.record import Check, note, ok
 from devmemtcp.netlink.constants import TcpDataSplit
 from devmemtcp.netlink.errors import NetlinkError, Unsupported
-from devmemtcp.netlink.ethtool import Ethtool, Feature, Rings
+from devmemtcp.netlink.ethtool import NTUPLE, Ethtool, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRules
 from devmemtcp.netlink.rss_table import RssTable
 from devmemtcp.pyxdp import Features
-
-_NTUPLE = "rx-ntuple-filter"
 
 
 def checks(can: Features, offloads: Mapping[str, Feature], rings: Rings | None) -> Iterator[Check]:
@@ -66,8 +64,8 @@ def _rss(can: Features) -> Iterator[Check]:
 
 
 def _steering(can: Features, offloads: Mapping[str, Feature]) -> Iterator[Check]:
-    name, ntuple = "flow steering", offloads.get(_NTUPLE)
-    if ntuple is None or not (ntuple.active or ntuple.changeable):
+    name, ntuple = "flow steering", offloads.get(NTUPLE)
+    if ntuple is None or not ntuple.available:
         yield note(name, "the driver has none", "RSS or the sender chooses the queue")
     elif not ntuple.active:
         yield note(

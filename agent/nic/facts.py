@@ -11,12 +11,10 @@ from typing import Literal, Self, TypeVar
 from devmemtcp.agent.datapath_config import AttachMode, XdpMode, attach_mode
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.nic.device import Nic
-from devmemtcp.netlink.ethtool import Channels, Feature, Rings
+from devmemtcp.netlink.ethtool import NTUPLE, Channels, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.link import Link
 from devmemtcp.pyxdp.netdev import XdpAct
-
-NTUPLE = "rx-ntuple-filter"
 
 T = TypeVar("T")
 
@@ -111,7 +109,7 @@ class Facts:
     def can_steer(self) -> bool:
         """Whether there can be flow rules."""
         ntuple = self.features.get(NTUPLE)
-        return ntuple is not None and (ntuple.active or ntuple.changeable)
+        return ntuple is not None and ntuple.available
 
 
 def _if_there(read: Callable[[], T]) -> T | None:

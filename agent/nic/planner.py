@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.endpoint import ANY, Endpoint
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.nic.facts import NTUPLE, Facts
+from devmemtcp.agent.nic.facts import Facts
 from devmemtcp.agent.nic.plan import Plan, Step
 from devmemtcp.agent.nic.setting import (
     ChannelCount,
@@ -28,6 +28,7 @@ from devmemtcp.agent.nic.setting import (
 from devmemtcp.agent.preflight import LINEAR_MTU
 from devmemtcp.agent.zerocopy import MTU_MAX
 from devmemtcp.netlink.constants import TcpDataSplit
+from devmemtcp.netlink.ethtool import NTUPLE
 from devmemtcp.netlink.flow_rules import FlowRule
 
 _IPV6_MIN_MTU = 1280

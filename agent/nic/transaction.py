@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devmemtcp.agent.nic.device import Nic
-from devmemtcp.agent.nic.facts import NTUPLE
 from devmemtcp.agent.nic.journal import Entry, Journal
 from devmemtcp.agent.nic.plan import Plan, Step
 from devmemtcp.agent.nic.setting import (
@@ -25,6 +24,7 @@ from devmemtcp.agent.nic.setting import (
     Steering,
     Value,
 )
+from devmemtcp.netlink.ethtool import NTUPLE
 
 Progress = Callable[[str], None]
 """Told what has just happened, after each write to the journal and to the NIC."""
