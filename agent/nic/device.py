@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from devmemtcp.agent.errors import Unsupported
 from devmemtcp.agent.namespaces import netns_cookie
@@ -14,6 +15,8 @@ from devmemtcp.netlink.ethtool import Channels, Ethtool, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule, FlowRules
 from devmemtcp.netlink.link import Link, Links
 from devmemtcp.netlink.rss_table import RssTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ class Nic(Protocol):
 
     def set_mtu(self, mtu: int) -> None:
         """Set the MTU, in bytes."""
+
+
+def if_there(read: Callable[[], T]) -> T | None:
+    """What `read` returns; None where the NIC has no such thing (EOPNOTSUPP). Raises OSError."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return None
+        raise
 
 
 class KernelNic:

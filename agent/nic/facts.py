@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from devmemtcp.agent.datapath_config import AttachMode, XdpMode, attach_mode
 from devmemtcp.agent.netdev import NetDev
-from devmemtcp.agent.nic.device import Nic
+from devmemtcp.agent.nic.device import Nic, if_there
 from devmemtcp.netlink.ethtool import NTUPLE, Channels, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.link import Link
 from devmemtcp.pyxdp.netdev import XdpAct
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,11 @@ class Facts:
         return cls(
             attachment,
             nic.link(),
-            channels=_if_there(nic.channels),
-            rings=_if_there(nic.rings),
-            features=_if_there(nic.features) or {},
-            rss=_if_there(nic.rss),
-            rules=_if_there(nic.rules) or {},
+            channels=if_there(nic.channels),
+            rings=if_there(nic.rings),
+            features=if_there(nic.features) or {},
+            rss=if_there(nic.rss),
+            rules=if_there(nic.rules) or {},
         )
 
     @property
@@ -110,12 +107,3 @@ class Facts:
         """Whether there can be flow rules."""
         ntuple = self.features.get(NTUPLE)
         return ntuple is not None and ntuple.available
-
-
-def _if_there(read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return None
-        raise

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from shlex import quote
 from typing import ClassVar
 
-from devmemtcp.agent.nic.device import Nic
+from devmemtcp.agent.nic.device import Nic, if_there
 from devmemtcp.netlink.ethtool import Channels
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.rss_table import default_table
@@ -53,12 +53,7 @@ class Setting(ABC):
 
     def read(self, nic: Nic) -> Value | None:
         """Its value; None where the NIC has no such thing. Raises OSError."""
-        try:
-            return self._read(nic)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return None
-            raise
+        return if_there(lambda: self._read(nic))
 
     def put_back(self, nic: Nic, value: Value) -> None:
         """Write a value that was there before."""
@@ -302,12 +297,8 @@ class Steering(Setting):
         return f"tcp{self.rule.version}{address} dst-port {self.rule.dst_port}"
 
     def _read(self, nic: Nic) -> Value:
-        try:
-            return self.rule in nic.rules().values()
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return False  # some drivers list none while rx-ntuple-filter is off
-            raise
+        # Some drivers list none while rx-ntuple-filter is off.
+        return self.rule in (if_there(nic.rules) or {}).values()
 
     def write(self, nic: Nic, value: Value) -> None:
         """Insert the rule, or delete it wherever it is."""

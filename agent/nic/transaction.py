@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from devmemtcp.agent.nic.device import Nic
+from devmemtcp.agent.nic.device import Nic, if_there
 from devmemtcp.agent.nic.journal import Entry, Journal
 from devmemtcp.agent.nic.plan import Plan, Step
 from devmemtcp.agent.nic.setting import (
@@ -199,12 +199,8 @@ def _takes_rules_of_others(nic: Nic, journal: Journal, entry: Entry) -> bool:
         return False
     settings = [each.setting for each in journal.entries.values()]
     ours = [setting.rule for setting in settings if isinstance(setting, Steering)]
-    try:
-        return any(rule not in ours for rule in nic.rules().values())
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return False  # there are none while it is off
-        raise
+    # There are none while it is off.
+    return any(rule not in ours for rule in (if_there(nic.rules) or {}).values())
 
 
 def _is_ours(nic: Nic, entry: Entry, problems: dict[str, OSError]) -> bool:
