@@ -134,7 +134,7 @@ def sweep(directory: Path = RUN_DIRECTORY) -> list[str]:
                 continue
             try:
                 names, lent = _read(fd, pid=match.group(1), path=entry)
-                for nic in lent:
+                for nic in _with_a_home(lent, path=entry):
                     _take_back(nic, int(match.group(1)))
                 for name in names:
                     if _remove_netns(name):
@@ -164,6 +164,16 @@ def _read(fd: int, *, pid: str, path: Path) -> tuple[list[str], list[LentNic]]:
         elif line:
             log.warning("%s: a line that no run writes; skipped", path)
     return names, lent
+
+
+def _with_a_home(lent: list[LentNic], *, path: Path) -> list[LentNic]:
+    """Those that can still be put back, if not from here. Of others nothing is left to be done:
+    the kernel has given, or gives, them to its first namespace."""
+    homeless = [nic for nic in lent if namespaces.is_gone(nic.home)]
+    if homeless:
+        names = " and ".join(nic.ifname for nic in homeless)
+        log.warning("%s: dropped; the network namespace that %s came from is gone", path, names)
+    return [nic for nic in lent if nic not in homeless]
 
 
 def _take_back(nic: LentNic, pid: int) -> None:

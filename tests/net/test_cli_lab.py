@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from devmemtcp.agent import lab as lab_module
+from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal import sweep
 from devmemtcp.agent.lab import Lab, Side
@@ -152,3 +153,54 @@ def test_the_callers_namespace_never_sees_a_device(run: Path) -> None:
     before = socket.if_nameindex()
     with Lab(directory=run):
         assert socket.if_nameindex() == before
+
+
+@pytest.fixture
+def home() -> Iterator[str]:
+    """A namespace by name, in which a killed run was once started."""
+    name = f"dmt-{os.getpid()}-home"
+    namespaces.create(name)
+    try:
+        yield name
+    finally:
+        if namespaces.exists(name):
+            namespaces.remove(name)
+
+
+@contextmanager
+def lodger_of(name: str) -> Iterator[None]:
+    """A process that lives there."""
+    with namespaces.entered(name):
+        process = subprocess.Popen(["sleep", "600"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_came_from_a_namespace_that_is_gone_is_dropped_with_a_word(
+    run: Path, home: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if os.stat("/proc/self/ns/pid").st_ino != 0xEFFFFFFC:
+        pytest.skip("needs all processes in sight: the first pid namespace")
+    with namespaces.entered(home):
+        cookie = namespaces.netns_cookie()
+    run.mkdir(mode=0o700)
+    path = run / "4194305.journal"
+    path.write_text(f"nic far nic1 1500 up {cookie}\nnic near nic0 1400 down {cookie}\n")
+    with (NETNS / home).open() as descriptor:
+        with lodger_of(home):
+            assert sweep(run) == []
+            namespaces.remove(home)
+            assert sweep(run) == []  # it has a process, and a descriptor
+        assert sweep(run) == []
+        assert descriptor.fileno() >= 0
+    assert path.exists()
+    assert caplog.text.count("is of another network namespace; run it there") == 3
+    caplog.clear()
+    assert sweep(run) == []
+    assert not run.exists()
+    (record,) = caplog.records
+    gone = "dropped; the network namespace that nic0 and nic1 came from is gone"
+    assert record.getMessage() == f"{path}: {gone}"
