@@ -58,7 +58,8 @@ static const struct rx_slot *chunk_slot(const struct loop *l, const struct queue
 	return &l->heads[qp->rings.first_head + niov];
 }
 
-/* The last 160 bytes of a header page: record first, headers last. */
+/* The last 160 bytes of a header page: record first, headers last. `niov` is what a descriptor
+ * says, not yet checked: to prefetch what is not there does nothing. */
 void heads_prefetch(const struct loop *l, const struct queue_pair *qp, uint32_t niov)
 {
 	const uint8_t *end = header_end(qp, niov);

@@ -19,7 +19,7 @@ from devmemtcp.netlink.genl import decode
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_AF_XDP = 44
+AF_XDP = 44
 _XDP_SHOW_INFO = 1
 
 
@@ -79,7 +79,7 @@ def xdp_sockets() -> list[XdpSocket]:
     """
     request = _request()
     request["header"]["type"] = _SOCK_DIAG_BY_FAMILY
-    request.update({"sdiag_family": _AF_XDP, "sdiag_protocol": 0, "pad": 0})
+    request.update({"sdiag_family": AF_XDP, "sdiag_protocol": 0, "pad": 0})
     request.update({"xdiag_ino": 0, "xdiag_show": _XDP_SHOW_INFO, "xdiag_cookie": 0})
     try:
         with Connection.open("kernel", protocol=_NETLINK_SOCK_DIAG) as connection:

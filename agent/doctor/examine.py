@@ -26,6 +26,7 @@ from devmemtcp.agent.doctor import (
 )
 from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.look import looked
+from devmemtcp.agent.doctor.matrix import Release
 from devmemtcp.agent.doctor.peer import Peer, find_peer
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State, note, ok
@@ -130,14 +131,14 @@ def _peer(its_link: Link) -> Peer | None:
         return None  # in a namespace that this user may not enter, or that has gone meanwhile
 
 
-def _queues(can: Features, kernel: tuple[int, int]) -> Iterator[Check]:
+def _queues(can: Features, kernel: Release) -> Iterator[Check]:
     rings = queues.rings_of(can.ifindex)
     yield from queues.checks(can, _offloads(can.ifname), rings)
     yield devmem.check(can, kernel, rings)
 
 
 def _offloads(ifname: str) -> offloads.Offloads:
-    """None that can be seen is none that matters."""
+    """Empty where they cannot be seen: each line that wants one says so itself."""
     try:
         return offloads.offloads_of(ifname)
     except (OSError, NoFamily):

@@ -71,7 +71,7 @@ def _ethtool() -> Iterator[Check]:
 
 
 def _commands(name: str, version: int) -> frozenset[int]:
-    """None for a family that is not there."""
+    """Numbers of the commands that a family has; empty for one that is not there."""
     try:
         with GenlFamily(Connection.open("kernel"), name, version) as family:
             return family.commands

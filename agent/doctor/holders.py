@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devmemtcp.agent.readability import command_of
+from devmemtcp.netlink.xdp_diag import AF_XDP
 
-_AF_XDP = 44
 _SO_DOMAIN = 39
-_SIOCGSKNS = 0x894C
+_SIOCGSKNS = 0x894C  # linux/sockios.h: a descriptor of a socket's network namespace
 _SYS_PIDFD_GETFD = 438  # the same number everywhere
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,13 +33,16 @@ class Process:
 
 
 def holders_of_link(link_id: int) -> list[Process]:
-    """Of a BPF link; those that this process may look at. None: it is pinned in a bpffs."""
+    """Who has a descriptor of a BPF link, as far as this process may look (PTRACE_MODE_READ).
+
+    Empty for one that is kept by a pin in a bpffs alone.
+    """
     line = re.compile(rf"^link_id:\s*{link_id}$", re.MULTILINE)
     return [process for process, link in _links() if line.search(link)]
 
 
 def holders_of_sockets(inodes: Collection[int]) -> list[Process]:
-    """Who has one of these sockets."""
+    """Who has one of these sockets, as far as this process may look."""
     names = {f"socket:[{inode}]" for inode in inodes}
     return [
         process
@@ -52,7 +55,8 @@ def with_xdp_sockets() -> list[Process]:
     """Who has AF_XDP sockets of the calling thread's namespace; this process is left out.
 
     For kernels that do not list them. Each socket of a process that maps one is asked for its
-    family, by way of a copy of the descriptor (pidfd_getfd(2), Linux 5.6).
+    family, by way of a copy of the descriptor (pidfd_getfd(2), Linux 5.6). Raises OSError, EPERM:
+    without CAP_NET_ADMIN nobody is told a socket's namespace.
     """
     here = os.stat("/proc/thread-self/ns/net").st_ino
     return [
@@ -114,8 +118,8 @@ def _is_xdp(pid: int, fd: int, netns: int) -> bool:
     if copy < 0:
         return False
     # The family is named, or Python asks for an address, which AF_XDP sockets do not tell.
-    with socket.socket(_AF_XDP, socket.SOCK_RAW, 0, fileno=copy) as found:
-        if found.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) != _AF_XDP:
+    with socket.socket(AF_XDP, socket.SOCK_RAW, 0, fileno=copy) as found:
+        if found.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) != AF_XDP:
             return False
         namespace = fcntl.ioctl(found.fileno(), _SIOCGSKNS)
     try:

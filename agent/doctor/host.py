@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from devmemtcp.agent.doctor.look import looked, named
+from devmemtcp.agent.doctor.matrix import Release
 from devmemtcp.agent.doctor.record import Check, fail, note, ok, warn
-
-Release = tuple[int, int]
 
 OLDEST: Release = (6, 1)
 """That the tests have ever run on."""
@@ -62,7 +61,7 @@ def lacking() -> set[str]:
     if file is None:
         return set()
     text = file.read_bytes()
-    options = parse(gzip.decompress(text) if file.suffix == ".gz" else text)
+    options = parse_config(gzip.decompress(text) if file.suffix == ".gz" else text)
     return {name for name in (*_NEEDED, *_WANTED) if name not in options}
 
 
@@ -91,8 +90,8 @@ def _config_file() -> Path | None:
     return next((Path(place) for place in places if Path(place).is_file()), None)
 
 
-def parse(text: bytes) -> Mapping[str, str]:
-    """What a kernel's .config sets: {"XDP_SOCKETS": "y"}."""
+def parse_config(text: bytes) -> Mapping[str, str]:
+    """What a kernel's .config sets, as {"XDP_SOCKETS": "y"}; what it leaves out is not there."""
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text.decode(), re.MULTILINE))
 
 

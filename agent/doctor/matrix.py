@@ -15,6 +15,7 @@ from enum import Flag, auto
 from types import MappingProxyType
 
 Release = tuple[int, int]
+"""Of a kernel: (6, 12). What follows the second number makes no difference here."""
 
 
 class Can(Flag):

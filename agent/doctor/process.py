@@ -7,7 +7,7 @@ import resource
 from collections.abc import Iterator
 
 from devmemtcp.agent import preflight
-from devmemtcp.agent.doctor.record import Check, State, ok
+from devmemtcp.agent.doctor.record import Check, ok
 from devmemtcp.agent.region import PAGE_SIZE
 
 
@@ -35,6 +35,6 @@ def _memlock(areas: list[int]) -> Check:
 
 def _mappings(buffers: int) -> Check:
     for refusal in preflight.mapping_refusals(buffers):
-        return Check.of(refusal, State.FAIL)
+        return Check.of(refusal)
     most = preflight.most_buffers() * PAGE_SIZE >> 20
     return ok("max_map_count", f"regions of up to {most} MiB", "the largest one binding can have")

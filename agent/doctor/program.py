@@ -51,7 +51,7 @@ def tried() -> Loaded:
         jited=jited or jited_linear,
         path=path,
         reason="; ".join(dict.fromkeys(map(_words, errors))),
-        denied=any(map(_is_for_others, errors)),
+        denied=any(map(_is_denied, errors)),
     )
 
 
@@ -76,8 +76,8 @@ def _path(errors: list[OSError]) -> HeaderPath | None:
         return None
 
 
-def _is_for_others(error: OSError) -> bool:
-    """EACCES of bpf(2) is the verifier's refusal, and EPERM a privilege that is lacking."""
+def _is_denied(error: OSError) -> bool:
+    """Whether a privilege is lacking: EPERM of bpf(2), whose EACCES is the verifier's refusal."""
     return isinstance(error, PermissionError) or error.errno == errno.EPERM
 
 
@@ -91,8 +91,8 @@ def _words(error: OSError) -> str:
 def checks(loaded: Loaded) -> Iterator[Check]:
     """What it means."""
     if not loaded.frags and not loaded.linear:
-        mean = "no mode works" if not loaded.denied else "it could not be tried without"
-        yield (note if loaded.denied else fail)("XDP program", loaded.reason, mean)
+        means = "no mode works" if not loaded.denied else "it could not be tried without"
+        yield (note if loaded.denied else fail)("XDP program", loaded.reason, means)
         return
     yield ok("XDP program", "loads and is verified", "as it would be to receive")
     yield _multi_buffer(loaded)

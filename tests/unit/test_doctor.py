@@ -236,7 +236,7 @@ def test_zero_copy_that_was_not_tried_says_how_to() -> None:
 
 def test_a_configuration_is_read() -> None:
     text = b"# CONFIG_UDMABUF is not set\nCONFIG_XDP_SOCKETS=y\nCONFIG_VETH=m\n"
-    assert host.parse(text) == {"XDP_SOCKETS": "y", "VETH": "m"}
+    assert host.parse_config(text) == {"XDP_SOCKETS": "y", "VETH": "m"}
 
 
 def test_a_kernel_without_jit_or_room_for_metadata_is_warned_of() -> None:
