@@ -167,10 +167,15 @@ class _Planner:
                 f"flow rules: {driver} has none (rx-ntuple-filter is off and fixed); the XDP "
                 "program picks our flows out on every queue that they come to"
             )
-        elif not self._wishes.queues:
+        elif self._wishes.rss:
+            self._notes.append(
+                "flow rules: not needed, --rss leads all flows to our queues and the XDP program "
+                "picks ours out"
+            )
+        else:
             self._notes.append(
                 "flow rules: not needed, all queues are ours and the XDP program picks our flows "
-                "out; --queues keeps some for them"
+                "out; --queues with some of them keeps those of others off"
             )
 
     # --- packets -------------------------------------------------------------------------------

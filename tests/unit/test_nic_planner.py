@@ -121,6 +121,21 @@ def test_rss_in_place_of_rules() -> None:
     assert not any("ntuple" in command for command in commands(plan))
 
 
+@pytest.mark.parametrize(
+    ("wishes", "why"),
+    [
+        (Wishes(listen=(HTTP,)), "all queues are ours"),
+        (Wishes(queues=tuple(range(8)), listen=(HTTP,)), "all queues are ours"),
+        (Wishes(queues=(1,), listen=(HTTP,), rss=True), "--rss leads"),
+    ],
+)
+def test_addresses_that_need_no_rules_are_told_so(wishes: Wishes, why: str) -> None:
+    plan = make_plan(MLX5, wishes)
+    assert not any("-N" in command for command in commands(plan))
+    (note,) = [note for note in plan.notes if note.startswith("flow rules: not needed")]
+    assert why in note
+
+
 def test_without_flow_rules_rss_leads_to_our_queues() -> None:
     plan = make_plan(IGB, Wishes(queues=(1,), listen=(HTTP,)))
     assert commands(plan) == [
