@@ -95,8 +95,8 @@ def _against_zero_copy(facts: Facts) -> Iterator[str]:
     if not refused and not has:
         who = can.driver or can.ifname
         yield f"{who} has no zero-copy" if has is False else f"{who} is not known to have it"
-    if not facts.loaded.chunk:
-        yield "its program cannot be loaded"
+    if facts.loaded.against_chunk:
+        yield f"its program: {facts.loaded.against_chunk}"
 
 
 def _against_mode(facts: Facts, mode: AttachMode) -> Iterator[str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from devmemtcp import xdp_prog
@@ -26,13 +26,13 @@ class Loaded:
     frags: bool = False
     """Of packets of several buffers."""
     linear: bool = False
-    chunk: bool = False
-    """Of zero-copy mode."""
+    against_chunk: str = ""
+    """Why that of zero-copy mode is not; empty: it is."""
     jited: bool = False
     path: HeaderPath | None = None
     """How headers come up."""
     reason: str = ""
-    """Why it is not all of that."""
+    """Why it is not all of that, zero-copy mode's aside."""
     denied: bool = False
     """Whether that is for want of a privilege."""
 
@@ -43,14 +43,15 @@ def tried() -> Loaded:
     path = _path(errors)
     frags, jited = _load(xdp_prog.PROGRAM_FRAGS, path or "slot", errors)
     linear, jited_linear = _load(xdp_prog.PROGRAM_LINEAR, path or "slot", errors)
-    chunk, _ = _load(xdp_prog.PROGRAM_LINEAR, "chunk", [])
+    against_chunk: list[OSError] = []
+    _load(xdp_prog.PROGRAM_LINEAR, "chunk", against_chunk)
     return Loaded(
         frags=frags,
         linear=linear,
-        chunk=chunk,
+        against_chunk=_reason(against_chunk),
         jited=jited or jited_linear,
         path=path,
-        reason="; ".join(dict.fromkeys(map(_words, errors))),
+        reason=_reason(errors),
         denied=any(map(_is_denied, errors)),
     )
 
@@ -79,6 +80,10 @@ def _path(errors: list[OSError]) -> HeaderPath | None:
 def _is_denied(error: OSError) -> bool:
     """Whether a privilege is lacking: EPERM of bpf(2), whose EACCES is the verifier's refusal."""
     return isinstance(error, PermissionError) or error.errno == errno.EPERM
+
+
+def _reason(errors: Iterable[OSError]) -> str:
+    return "; ".join(dict.fromkeys(map(_words, errors)))
 
 
 def _words(error: OSError) -> str:

@@ -35,7 +35,7 @@ from devmemtcp.netlink.ethtool import Feature
 from devmemtcp.netlink.link import Link
 from devmemtcp.pyxdp import AttachedProgram, Features, Mode, XdpAct, XdpError
 
-HEALTHY = Loaded(frags=True, linear=True, chunk=True, jited=True, path="metadata")
+HEALTHY = Loaded(frags=True, linear=True, jited=True, path="metadata")
 
 
 def nic(**changes: Any) -> Features:
@@ -274,9 +274,11 @@ def test_why_a_program_was_not_loaded(
         raise error
 
     monkeypatch.setattr("devmemtcp.agent.doctor.program.BpfObject.open", refuse)
-    (line,) = program_checks(tried())
+    loaded = tried()
+    (line,) = program_checks(loaded)
     assert line.state is state
     assert found in line.found
+    assert found in loaded.against_chunk
 
 
 def test_a_program_that_may_not_be_loaded_is_another_thing_than_one_that_cannot() -> None:
@@ -391,8 +393,9 @@ def test_zero_copy_is_for_a_driver_that_has_it_and_says_what_it_gives_up() -> No
     assert any("read and forge all frames" in promise for promise in verdict.promises)
     large = by_mode(modes.modes(facts(dataclasses.replace(can, mtu=9000))))["zerocopy"]
     assert "MTU" in large.why_not
-    unloaded = dataclasses.replace(HEALTHY, chunk=False)
-    assert "program" in by_mode(modes.modes(facts(can, loaded=unloaded)))["zerocopy"].why_not
+    unloaded = dataclasses.replace(HEALTHY, against_chunk="cannot load it: no BTF")
+    verdict = by_mode(modes.modes(facts(can, loaded=unloaded)))["zerocopy"]
+    assert "its program: cannot load it: no BTF" in verdict.why_not
 
 
 def test_a_process_may_call_itself_what_it_likes() -> None:
