@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,17 @@ def test_a_stream_arrives_whole_and_an_answer_goes_back(
         # What was sent twice may be dropped, nothing else.
         dropped = {reason for reason, count in stats.drops.items() if count}
         assert dropped <= {"OLD_SEQ", "DUPLICATE"}
+
+
+def test_an_interface_may_be_given_by_an_altname(veth: Any) -> None:
+    """As systemd and cloud images name them; addresses are listed by the other name alone."""
+    altname = replace(veth.right, ifname="alt0")
+    veth.right.run(["ip", "link", "property", "add", "dev", veth.right.ifname, "altname", "alt0"])
+    with (
+        receiver(altname) as (rt, view),
+        rt.listen((veth.right.ip4, PORT)) as listener,
+    ):
+        assert exchange(rt, view, listener, veth.left, b"x" * MIB).got == b"x" * MIB
 
 
 @pytest.mark.parametrize("mtu", [1280, 9000, 65535])
