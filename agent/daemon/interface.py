@@ -31,7 +31,7 @@ class Interface:
         self.options = options
         self.foreign: set[int] = set()
         """Queues that the emulated NIC knows to be somebody else's."""
-        self.name = options.name
+        self.name = options.name  # as the rules have it, which may be an altname
         self._dev = NetDev.find(options.name)
         self.ifindex = self._dev.features.ifindex
         self.config = _plan(options, self._dev)
@@ -56,7 +56,7 @@ class Interface:
 
     def addresses(self) -> list[IPv4Address | IPv6Address]:
         """Those that it has now; none when it is gone."""
-        return [] if self.failed else addresses_of(self.name)
+        return [] if self.failed else addresses_of(self.config.ifname)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """All of `Datapath.stats()` in groups; the sockets' are called `socket.<queue>`.

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,14 @@ def test_status_shows_interfaces_bindings_and_applications(veth: Any, agent: Age
             assert app["listeners"] == [f"{veth.right.ip4}:{PORT}"]
             assert "applications" in run_status(agent)
             conn.close()
+
+
+def test_an_interface_of_the_configuration_may_have_an_altname(veth: Any, folder: Path) -> None:
+    veth.right.run(["ip", "link", "property", "add", "dev", veth.right.ifname, "altname", "alt0"])
+    with running_agent(folder, replace(veth.right, ifname="alt0")) as agent:
+        (interface,) = json.loads(run_status(agent, "--json"))["interfaces"]
+        assert interface["interface"] == "alt0"
+        assert veth.right.ip4 in interface["addresses"]
 
 
 def run_status(agent: AgentProcess, *args: str) -> str:
