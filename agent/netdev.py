@@ -94,12 +94,7 @@ class NetDev:
 
         `try_zero_copy`: that, too, where it is said to be there, which resets a queue of the NIC.
         """
-        try:
-            ifindex = socket.if_nametoindex(name)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"no interface {name!r} here; `ip link show` lists those there are"
-            ) from error
+        ifindex = ifindex_of(name)
         flags = _flags(name)
         return cls(
             features=features(name, disruptive=try_zero_copy),
@@ -115,6 +110,19 @@ class NetDev:
         if result < 0:
             raise failed(result, f"cannot list the addresses of {name}")
         return bool(result)
+
+
+def ifindex_of(name: str) -> int:
+    """The index of an interface, by its name or an altname. Raises ConfigError: there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except (OSError, OverflowError) as error:
+        raise no_interface(name) from error
+
+
+def no_interface(name: str) -> ConfigError:
+    """The error for a name that nothing has here."""
+    return ConfigError(f"no interface {name!r} here; `ip link show` lists those there are")
 
 
 def addresses_of(name: str) -> list[IpAddress]:

@@ -7,7 +7,7 @@ printed for one target can be compared with what is printed for the other.
 
 from __future__ import annotations
 
-import socket
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from devmemtcp.netlink.netdev import Netdev
     from devmemtcp.netlink.records import Record
+
+_MAX_IFINDEX = (1 << 31) - 1  # an int of the kernel's
 
 app = group("Ask the kernel's netdev netlink family, or the agent's.")
 
@@ -99,18 +101,16 @@ def dump(
 
 
 def _ifindex(interface: str | None) -> int | None:
-    from devmemtcp.agent.errors import ConfigError
+    from devmemtcp.agent.netdev import ifindex_of, no_interface
 
     if interface is None:
         return None
-    if interface.isascii() and interface.isdigit():
-        return int(interface)
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError as error:
-        raise ConfigError(
-            f"no interface {interface!r} here; `ip link show` lists those there are"
-        ) from error
+    if not re.fullmatch("[0-9]{1,10}", interface):
+        return ifindex_of(interface)
+    ifindex = int(interface)
+    if not 0 < ifindex <= _MAX_IFINDEX:
+        raise no_interface(interface)
+    return ifindex
 
 
 def _client(target: TargetChoice, socket_path: str | None) -> Netdev:

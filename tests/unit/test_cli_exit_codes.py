@@ -75,6 +75,8 @@ RECV = ["recv", "-i", "nowhere0"]
         (["netdev", "dump", "dev-get", "--scope", "queue"], "--scope is for qstats-get"),
         (["netdev", "dump", "dev-get", "--socket", "/run/x"], "--socket is for --target agent"),
         (["netdev", "dump", "dev-get", "-i", "nowhere0"], "no interface 'nowhere0'"),
+        (["netdev", "dump", "queue-get", "-i", "2147483648"], "no interface '2147483648'"),
+        (["netdev", "dump", "queue-get", "-i", "9" * 5000], "no interface '999"),
     ],
 )
 def test_wrong_input_is_one_line_and_2(args: list[str], says: str) -> None:
