@@ -142,7 +142,10 @@ class Place:
 
     # How late this machine may be; how early the other end may be is its own.
     tolerance = Tolerance(
-        at_once=int(30 * MS * SLOWNESS), early=10 * MS, late=int(300 * MS * SLOWNESS)
+        at_once=int(30 * MS * SLOWNESS),
+        early=10 * MS,
+        late=int(300 * MS * SLOWNESS),
+        lag=100 * MS,  # half of the least time after which anything is sent again
     )
 
     def __init__(self, lab: Lab, server: Server, family: int) -> None:

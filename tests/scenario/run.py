@@ -50,7 +50,7 @@ class Diverged(Exception):
 
 
 class Late(Diverged):
-    """The same, but for nothing else than time: a busy machine can be the cause."""
+    """The same, but a busy machine can be the cause: the stack was late, or this tester."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,8 @@ class Run:
         self._peers: dict[str, _Peer] = {}
         self._line = Line("", "", None, "a", Silence(0))
         self._trace: list[str] = []
-        self._start = self._since = target.now()
+        self._start = self._since = self._due = target.now()
+        self._lag = 0
         self._batch: list[Packet] | None = None
         self._counters: dict[str, int] = {}
 
@@ -200,7 +201,7 @@ class Run:
 
     def _transmit(self, peer: _Peer, packet: Packet) -> None:
         self._note(self._target.now(), "<", packet.text)
-        self._since = self._target.now()
+        self._act()
         if self._batch is not None:
             self._batch.append(packet)
         else:
@@ -237,20 +238,33 @@ class Run:
 
     # ---- waiting ----
 
+    def _act(self) -> None:
+        """A step of ours: how long after what it follows on?
+
+        A stack that has waited for us for too long may rightly do what the scenario does not say,
+        such as sending again.
+        """
+        self._since = self._target.now()
+        self._lag = max(self._lag, self._since - self._due)
+        self._due = self._since
+
     def _until_mail(self, end: End, until: int) -> Steps:
         self._unbroken()
         while not end.letters and self._target.now() < until:
             yield until
             self._unbroken()
+        if not end.letters:
+            self._due = until
 
     def _open(self, end: End) -> Mail:
         mail = end.open_letter()
+        self._due = max(self._due, mail.time)
         self._note(mail.time, ">", f"{mail.segment}{' (sent again)' if mail.again else ''}")
         self._since = max(self._since, mail.time)
         return mail
 
     def _wait(self, time: int) -> Steps:
-        until = self._since = self._target.now() + time
+        until = self._since = self._due = self._target.now() + time
         for peer in self._peers.values():
             peer.end.script_time += time
         while self._target.now() < until:
@@ -375,10 +389,10 @@ class Run:
                 lambda: app.state in (None, step.word), lambda: f"state is {app.state}"
             )
         elif verb == "send":
-            self._since = self._target.now()
+            self._act()
             app.send(frame.stream(len(peer.end.sent), number))
         else:
-            self._since = self._target.now()
+            self._act()
             getattr(app, verb)()
 
     def _until_app(self, seen: Callable[[], bool], why: str | Callable[[], str]) -> Steps:
@@ -386,6 +400,7 @@ class Run:
         while not seen() and self._target.now() < until:
             yield until
             self._unbroken()
+        self._due = self._target.now()
         self._hold(seen(), why if isinstance(why, str) else why())
 
     def _check_data(self, peer: _Peer, length: int, *, conflicting: bool) -> None:
@@ -425,6 +440,8 @@ class Run:
         return "\n".join([where, f"    {why}", *trace, *unread])
 
     def _diverged(self, why: str) -> Diverged:
+        if self._lag > self._target.tolerance.lag:
+            return self._late(f"{why}; a step of the tester's was {self._lag / MS:.0f} ms late")
         return Diverged(self._text(why))
 
     def _late(self, why: str) -> Diverged:

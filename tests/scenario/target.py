@@ -52,6 +52,8 @@ class Tolerance:
     at_once: int = 0
     early: int = 0
     late: int = 0
+    lag: int = 0
+    """Of the tester itself, before it is to blame for whatever diverges."""
 
 
 class Target(Protocol):

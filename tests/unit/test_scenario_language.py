@@ -11,10 +11,12 @@ import pytest
 
 from ..scenario import core, language
 from ..scenario.blocks import ScenarioError
-from ..scenario.end import End
+from ..scenario.end import End, Mail
 from ..scenario.run import Diverged, Late
 from ..scenario.scenario import Scenario
 from ..scenario.steps import Batch, Expect, Repeat, Send
+from ..scenario.target import Tolerance
+from ..scenario.words import MS
 from .tcp.wire import Segment
 
 FILE = Path("some.scn")
@@ -191,6 +193,26 @@ def test_lateness_is_told_from_other_faults(line: str, why: str) -> None:
     with pytest.raises(Late, match=why):
         run(line, given="syn_received")
     run("> S. 0 ack 1 after 900ms..1100ms", given="syn_received")
+
+
+@pytest.mark.parametrize(("allowed", "fault"), [(149, Late), (2000, Diverged)])
+def test_a_tester_that_was_late_itself_says_so(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, fault: type[Diverged]
+) -> None:
+    now, open_letter, spent = core.Core.now, End.open_letter, 0
+
+    def slowly(end: End) -> Mail:
+        nonlocal spent
+        spent += 150 * MS
+        return open_letter(end)
+
+    monkeypatch.setattr(End, "open_letter", slowly)
+    monkeypatch.setattr(core.Core, "now", lambda self: now(self) + spent)
+    monkeypatch.setattr(core.Core, "tolerance", Tolerance(lag=allowed * MS))
+    with pytest.raises(Diverged) as found:
+        run("< P. 1:11\nacked 11\n< P. 11:21\n> . ack 22")
+    assert type(found.value) is fault
+    assert ("a step of the tester's was" in str(found.value)) == (fault is Late)
 
 
 def test_what_no_answer_may_be_is_found_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
