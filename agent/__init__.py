@@ -5,18 +5,19 @@ Names are imported on first use, so that the isolated stack process loads only w
 The files, from the interface to the command line:
 
 * the loop, C: ``loop`` turns, ``watch`` sleeps, ``rings`` moves descriptors, ``heads`` finds a
-  packet's headers, ``mailbox`` takes
-  calls of other threads, ``loops`` stops all loops at once, ``members`` lets areas, queues and
-  applications join and leave, ``mosaic`` lays a UMEM out, ``netdev`` knows addresses,
-  ``privileges`` drops some; ``_loop`` is all of it in one form of the check of netmem
+  packet's headers, ``mailbox`` takes calls of other threads, ``loops`` stops all loops at once,
+  ``members`` lets areas, queues and applications join and leave, ``mosaic`` lays a UMEM out,
+  ``netdev`` knows addresses, ``privileges`` drops some; ``_loop`` is all of it in one form of the
+  check of netmem
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it
   (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``head_ranges`` (where
   to, in zero-copy mode), ``zerocopy`` (what that asks of a driver), ``area`` (memory, and
   the sockets of queues on it), ``channel`` (what an application shares), ``ports`` and
   ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``carrier`` (waits
-  for the link), ``netdev``, ``way_out`` (where default routes lead), ``napi`` (where a veth
-  polls); ``stackd`` and ``control`` carry a datapath into a process of its own
+  for the link), ``netdev``, ``way_out`` (where default routes lead), ``rtnetlink`` (how these
+  three hear of links), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a datapath
+  into a process of its own
 * device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
 * the API: ``runtime`` with ``preflight`` (what the machine lacks, each a
   ``refusal``), ``snapshot`` (what can be looked at) and ``readability`` (who can read payload),

@@ -8,27 +8,19 @@ request was among it may take our host for unreachable.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import select
 import socket
-import struct
 import time
-from collections.abc import Iterator
 
-_RTM_NEWLINK = 16
-_RTM_GETLINK = 18
-_NLMSG_ERROR = 2
-_NLM_F_REQUEST = 1
-_RTMGRP_LINK = 0x1
+from devmemtcp.agent import rtnetlink
+from devmemtcp.agent.rtnetlink import IFINFOMSG
+
 _IFF_RUNNING = 0x40  # the kernel's link watch has seen the carrier: queues are on
 _IFF_LOWER_UP = 0x10000  # there is one: netif_carrier_ok()
 _READY = _IFF_RUNNING | _IFF_LOWER_UP
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_IFINFOMSG = struct.Struct("=BxHiII")
 _BUFFER = 1 << 16
 
 CARRIER_SECONDS = 10.0
@@ -45,7 +37,7 @@ def await_carrier(ifname: str, seconds: float = CARRIER_SECONDS) -> bool:
     """
     ifindex = socket.if_nametoindex(ifname)
     deadline = time.monotonic() + seconds
-    with _link_messages() as route:
+    with rtnetlink.open_socket(rtnetlink.RTMGRP_LINK) as route:
         _ask(route, ifindex)
         told = False
         while True:
@@ -64,23 +56,9 @@ def await_carrier(ifname: str, seconds: float = CARRIER_SECONDS) -> bool:
                 return False
 
 
-@contextlib.contextmanager
-def _link_messages() -> Iterator[socket.socket]:
-    """A socket that hears of every change of a link, and of the answers to what it asks."""
-    with socket.socket(
-        socket.AF_NETLINK,
-        socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-        socket.NETLINK_ROUTE,
-    ) as route:
-        route.bind((0, _RTMGRP_LINK))
-        yield route
-
-
 def _ask(route: socket.socket, ifindex: int) -> None:
     """Ask for the link as it is now; the answer looks like news of it."""
-    length = _HEADER.size + _IFINFOMSG.size
-    header = _HEADER.pack(length, _RTM_GETLINK, _NLM_F_REQUEST, 1, 0)
-    route.sendto(header + _IFINFOMSG.pack(0, 0, ifindex, 0, 0), (0, 0))
+    rtnetlink.ask(route, rtnetlink.RTM_GETLINK, IFINFOMSG.pack(0, 0, ifindex, 0, 0))
 
 
 def _flags_told(route: socket.socket, ifindex: int) -> int | None:
@@ -96,12 +74,7 @@ def _flags_told(route: socket.socket, ifindex: int) -> int | None:
                 raise
             _ask(route, ifindex)  # more news than the socket could hold: some are lost
             continue
-        while data:
-            length, type_, _, _, _ = _HEADER.unpack_from(data)
-            if type_ == _NLMSG_ERROR:
-                number = -struct.unpack_from("=i", data, _HEADER.size)[0]
-                raise OSError(number, f"rtnetlink: {os.strerror(number)}")
-            if type_ == _RTM_NEWLINK:
-                _, _, index, now, _ = _IFINFOMSG.unpack_from(data, _HEADER.size)
+        for type_, body in rtnetlink.messages(data):
+            if type_ == rtnetlink.RTM_NEWLINK:
+                _, _, index, now, _ = IFINFOMSG.unpack_from(body)
                 flags = now if index == ifindex else flags
-            data = data[(length + 3) & ~3 :]

@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import select
-import socket
 import struct
 import threading
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from devmemtcp import xdp_prog
+from devmemtcp.agent import rtnetlink
 from devmemtcp.agent.netdev import NetNs, addresses_of, ask
 from devmemtcp.agent.thread import started
 from devmemtcp.pyxdp import Map
@@ -32,9 +32,7 @@ _SIOCGIFMTU = 0x8921
 _IFREQ_HWADDR = struct.Struct("16sH6s16x")
 _IFREQ_MTU = struct.Struct("16si20x")
 _AGAIN_MS = 1000
-_RTMGRP_LINK = 0x1
-_RTMGRP_IPV4_IFADDR = 0x10
-_RTMGRP_IPV6_IFADDR = 0x100
+_NEWS = rtnetlink.RTMGRP_LINK | rtnetlink.RTMGRP_IPV4_IFADDR | rtnetlink.RTMGRP_IPV6_IFADDR
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +58,10 @@ class LinkWatch:
         self._mac = mac
         self._addresses = addresses
         self._set_mtu = set_mtu
-        groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR
         with ExitStack() as undo, netns.entered():
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
             undo.callback(os.close, self._stop)
-            self._events = undo.enter_context(
-                socket.socket(
-                    socket.AF_NETLINK,
-                    socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                    socket.NETLINK_ROUTE,
-                )
-            )
-            self._events.bind((0, groups))
+            self._events = undo.enter_context(rtnetlink.open_socket(_NEWS))
             self._refresh()
             self._undo = undo.pop_all()
         self._thread: threading.Thread | None = None

@@ -1,24 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interfaces lead everywhere: those of the default routes, and what those are made of.
-
-Asked of rtnetlink(7) through the standard library alone. pyroute2 would say the same, but loading
-it takes more memory than all else of a receiving process, for two questions at its start.
-"""
+"""Which interfaces lead everywhere: those of the default routes, and what those are made of."""
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_RTM_GETLINK = 18
-_RTM_GETROUTE = 26
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
+from devmemtcp.agent import rtnetlink
+from devmemtcp.agent.rtnetlink import IFINFOMSG, RTM_GETLINK, RTM_GETROUTE, aligned
+
 _RTN_UNICAST = 1
 _RTA_OIF = 4
 _RTA_MULTIPATH = 9
@@ -29,9 +22,7 @@ _IFLA_LINK_NETNSID = 37
 _IFLA_INFO_KIND = 1
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_RTMSG = struct.Struct("=8BI")
-_IFINFOMSG = struct.Struct("=BxHiII")
+_RTMSG = struct.Struct("=8BI")  # struct rtmsg
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 _BUFFER = 1 << 17  # a dump's datagram has at most 32 KiB
@@ -56,7 +47,7 @@ def ways_out() -> set[int]:
     each interface come the ports of a bridge or bond, and what a VLAN or macvlan is made on.
     Raises OSError.
     """
-    links = [_link(message) for message in _dump(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0))]
+    links = [_link(message) for message in _dump(RTM_GETLINK, IFINFOMSG.pack(0, 0, 0, 0, 0))]
     found = set[int]()
     more = _default_routes()
     while more:
@@ -70,7 +61,7 @@ def ways_out() -> set[int]:
 def _default_routes() -> set[int]:
     found = set[int]()
     for family in (socket.AF_INET, socket.AF_INET6):
-        for message in _dump(_RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8)):
+        for message in _dump(RTM_GETROUTE, _RTMSG.pack(family, *[0] * 8)):
             _, dst_len, *_, type_, _ = _RTMSG.unpack_from(message)
             if type_ == _RTN_UNICAST and dst_len <= _WIDEST:
                 found.update(_interfaces(dict(_attributes(message[_RTMSG.size :]))))
@@ -84,12 +75,12 @@ def _interfaces(route: dict[int, bytes]) -> Iterator[int]:
     while len(hops) >= _NEXT_HOP.size:
         length, _, _, index = _NEXT_HOP.unpack_from(hops)
         yield index
-        hops = hops[_aligned(max(length, _NEXT_HOP.size)) :]
+        hops = hops[aligned(max(length, _NEXT_HOP.size)) :]
 
 
 def _link(message: bytes) -> _Link:
-    _, _, index, _, _ = _IFINFOMSG.unpack_from(message)
-    link = dict(_attributes(message[_IFINFOMSG.size :]))
+    _, _, index, _, _ = IFINFOMSG.unpack_from(message)
+    link = dict(_attributes(message[IFINFOMSG.size :]))
     kind = dict(_attributes(link.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
     # A veth's peer is not below it, and an index of another namespace is none of ours.
     apart = kind.rstrip(b"\0") == b"veth" or _IFLA_LINK_NETNSID in link
@@ -102,35 +93,21 @@ def _link(message: bytes) -> _Link:
 
 def _dump(type_: int, body: bytes) -> Iterator[bytes]:
     """Bodies of all messages that answer a dump request."""
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    ) as route:
-        route.bind((0, 0))
-        length = _HEADER.size + len(body)
-        route.sendto(_HEADER.pack(length, type_, _NLM_F_REQUEST_DUMP, 1, 0) + body, (0, 0))
+    with rtnetlink.open_socket() as route:
+        rtnetlink.ask(route, type_, body, dump=True)
         while True:
-            data = route.recv(_BUFFER)
-            while data:
-                length, answer, _, _, _ = _HEADER.unpack_from(data)
-                if answer == _NLMSG_DONE:
+            for answer, message in rtnetlink.messages(route.recv(_BUFFER)):
+                if answer == rtnetlink.NLMSG_DONE:
                     return
-                if answer == _NLMSG_ERROR:
-                    error = -struct.unpack_from("=i", data, _HEADER.size)[0]
-                    raise OSError(error, f"rtnetlink: {os.strerror(error)}")
-                yield data[_HEADER.size : length]
-                data = data[_aligned(length) :]
+                yield message
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     while len(data) >= _ATTRIBUTE.size:
         length, type_ = _ATTRIBUTE.unpack_from(data)
         yield type_ & _TYPE_MASK, data[_ATTRIBUTE.size : length]
-        data = data[_aligned(max(length, _ATTRIBUTE.size)) :]
+        data = data[aligned(max(length, _ATTRIBUTE.size)) :]
 
 
 def _u32(data: bytes) -> int:
     return int.from_bytes(data[:4], sys.byteorder)
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3

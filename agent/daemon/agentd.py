@@ -30,6 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from devmemtcp.agent import rtnetlink
 from devmemtcp.agent.daemon.backend import LiveBackend
 from devmemtcp.agent.daemon.clients import ControlServer
 from devmemtcp.agent.daemon.config import Config, load_config
@@ -56,7 +57,6 @@ FDS_A_CLIENT = 4
 FDS_AN_INTERFACE = 2048
 """Of channels (4 each) and listeners (1 each) as many as there can be, sockets, maps."""
 FDS_OTHER = 128
-_RTMGRP_LINK = 1
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,8 @@ class Agent:
             self._tell_foreign(interface)
         self._backend.pools_changed()
         self._family = StackFamily(server, self._interfaces, lambda: self.config.limits)
-        links = undo.enter_context(_link_socket())
+        # Some interface of this namespace came, went or changed.
+        links = undo.enter_context(rtnetlink.open_socket(rtnetlink.RTMGRP_LINK))
         self._watch(links.fileno(), lambda: self._on_links(links))
         self._control = undo.enter_context(
             ControlServer(
@@ -339,16 +340,6 @@ def check_descriptors(clients: int, interfaces: int) -> None:
             f"max_clients = {clients} may need {needed} open files, the limit is {limit}: "
             "allow fewer, or raise it (`ulimit -n`, LimitNOFILE=)"
         )
-
-
-def _link_socket() -> socket.socket:
-    """Tells that some interface of this namespace came, went or changed; rtnetlink(7)."""
-    flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    with ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE))
-        sock.bind((0, _RTMGRP_LINK))
-        undo.pop_all()
-        return sock
 
 
 _SPLIT = {
