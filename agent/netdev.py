@@ -18,6 +18,7 @@ from typing import Self
 
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.errors import ConfigError, failed
+from devmemtcp.agent.rtnetlink import index_of_altname
 from devmemtcp.agent.way_out import ways_out
 from devmemtcp.pyxdp.features import Features, features
 
@@ -95,9 +96,10 @@ class NetDev:
         `try_zero_copy`: that, too, where it is said to be there, which resets a queue of the NIC.
         """
         ifindex = ifindex_of(name)
-        flags = _flags(name)
+        can = features(ifindex, disruptive=try_zero_copy)
+        flags = _flags(can.ifname)
         return cls(
-            features=features(name, disruptive=try_zero_copy),
+            features=can,
             up=bool(flags & _IFF_UP),
             loopback=bool(flags & _IFF_LOOPBACK),
             default_route=ifindex in ways_out(),
@@ -115,7 +117,9 @@ class NetDev:
 def ifindex_of(name: str) -> int:
     """The index of an interface, by its name or an altname. Raises ConfigError: there is none."""
     try:
-        return socket.if_nametoindex(name)
+        # if_nametoindex(3) has room for a name, and an altname may be longer.
+        long = len(os.fsencode(name)) >= _IFNAMSIZ
+        return index_of_altname(name) if long else socket.if_nametoindex(name)
     except (OSError, OverflowError) as error:
         raise no_interface(name) from error
 

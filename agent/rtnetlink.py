@@ -20,10 +20,13 @@ RTMGRP_IPV6_IFADDR = 0x100
 NLMSG_DONE = 3
 IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 
+_IFLA_ALT_IFNAME = 53
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST = 0x1
 _NLM_F_DUMP = 0x300
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_BUFFER = 1 << 16
 
 
 def open_socket(groups: int = 0) -> socket.socket:
@@ -57,6 +60,21 @@ def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
             raise OSError(number, f"rtnetlink: {os.strerror(number)}")
         yield type_, body
         datagram = datagram[aligned(max(length, _HEADER.size)) :]
+
+
+def index_of_altname(name: str) -> int:
+    """Index of an interface by an altname, up to 127 bytes: rtnl_dev_get(), Linux 5.5.
+
+    Raises OSError: ENODEV, there is none; ERANGE, EINVAL, nothing could be called so.
+    """
+    value = os.fsencode(name) + b"\0"
+    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
+    request = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute.ljust(aligned(len(attribute)), b"\0")
+    with open_socket() as route:
+        ask(route, RTM_GETLINK, request)
+        ((_, link),) = messages(route.recv(_BUFFER))
+    index: int = IFINFOMSG.unpack_from(link)[2]
+    return index
 
 
 def aligned(length: int) -> int:

@@ -108,12 +108,12 @@ def test_a_stream_arrives_whole_and_an_answer_goes_back(
         assert dropped <= {"OLD_SEQ", "DUPLICATE"}
 
 
-def test_an_interface_may_be_given_by_an_altname(veth: Any) -> None:
+@pytest.mark.parametrize("altname", ["alt0", "longer-than-a-name-may-be"])
+def test_an_interface_may_be_given_by_an_altname(veth: Any, altname: str) -> None:
     """As systemd and cloud images name them; addresses are listed by the other name alone."""
-    altname = replace(veth.right, ifname="alt0")
-    veth.right.run(["ip", "link", "property", "add", "dev", veth.right.ifname, "altname", "alt0"])
+    veth.right.run(["ip", "link", "property", "add", "dev", veth.right.ifname, "altname", altname])
     with (
-        receiver(altname) as (rt, view),
+        receiver(replace(veth.right, ifname=altname)) as (rt, view),
         rt.listen((veth.right.ip4, PORT)) as listener,
     ):
         assert exchange(rt, view, listener, veth.left, b"x" * MIB).got == b"x" * MIB
