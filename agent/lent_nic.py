@@ -2,10 +2,12 @@
 """A NIC that is lent to a namespace, and comes back as it was.
 
 A move takes an interface down and its addresses and routes away, so one that has any is in
-somebody's use and not lent. What is left of its state, MTU and whether it was up, fits one line
-of a journal:
+somebody's use and not lent. Link-local IPv6 addresses say nothing of use, but may be somebody's
+all the same. They, MTU and whether it was up fit one line of a journal:
 
-    nic near eth1 1500 up 4097          side, name, MTU, state, cookie of the namespace it is of
+    nic near eth1 1500 up 4097 0        side, name, MTU, state, cookie of the namespace it is of,
+                                        mode of the kernel's own link-local address (-: no IPv6);
+                                        then those it was given, a word each
 
 The line alone is enough to take the NIC back, wherever it is by then: still in the namespace, back
 but down, or in the hands of somebody who has renamed it, set it up or given it addresses since;
@@ -28,12 +30,14 @@ from pyroute2 import IPRoute, NetlinkError
 
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.link_local import LinkLocal, generation_mode, given, set_generation_mode
 from devmemtcp.agent.netdev import addresses_of
 from devmemtcp.agent.way_out import ways_out
 from devmemtcp.netlink.link import Links
 
 _LINE = re.compile(
-    r"nic (near|far) ([!-.0-~]{1,15}) ([0-9]{1,5}) (up|down) ([0-9]{1,20})",  # dev_valid_name()
+    r"nic (near|far) ([!-.0-~]{1,15}) "  # dev_valid_name()
+    r"([0-9]{1,5}) (up|down) ([0-9]{1,20}) ([0-9]|-)((?: [!-~]+)*)",
     re.ASCII,
 )
 
@@ -51,6 +55,10 @@ class LentNic:
     up: bool
     home: int
     """The namespace's cookie."""
+    generation_mode: int | None = None
+    """Of the kernel's own link-local address; None: there is no IPv6."""
+    link_locals: tuple[LinkLocal, ...] = ()
+    """Those it was given."""
 
     @classmethod
     def of(cls, side: str, ifname: str) -> Self:
@@ -90,7 +98,15 @@ class LentNic:
                 f"{ifname} has the address {used[0]}, so it is in use; choose another, or take "
                 f"its addresses away: `ip address flush dev {ifname}`"
             )
-        return cls(side, ifname, link.mtu, link.up, namespaces.netns_cookie())
+        return cls(
+            side,
+            ifname,
+            link.mtu,
+            link.up,
+            namespaces.netns_cookie(),
+            generation_mode(ifname),
+            given(ifname),
+        )
 
     @classmethod
     def parse(cls, line: str) -> Self | None:
@@ -98,13 +114,27 @@ class LentNic:
         match = _LINE.fullmatch(line)
         if match is None:
             return None
-        side, ifname, mtu, state, home = match.groups()
-        return cls(side, ifname, int(mtu), state == "up", int(home))
+        side, ifname, mtu, state, home, mode, words = match.groups()
+        link_locals = [LinkLocal.parse(word) for word in words.split()]
+        if None in link_locals:
+            return None
+        return cls(
+            side,
+            ifname,
+            int(mtu),
+            state == "up",
+            int(home),
+            None if mode == "-" else int(mode),
+            tuple(filter(None, link_locals)),
+        )
 
     def line(self) -> str:
         """For the journal, without an end of line."""
         state = "up" if self.up else "down"
-        return f"nic {self.side} {self.ifname} {self.mtu} {state} {self.home}"
+        mode = "-" if self.generation_mode is None else self.generation_mode
+        words = (address.word() for address in self.link_locals)
+        line = f"nic {self.side} {self.ifname} {self.mtu} {state} {self.home} {mode}"
+        return " ".join([line, *words])
 
     def lend(self, netns: str) -> None:
         """Move it into a named namespace. Raises OSError as the kernel does."""
@@ -125,14 +155,25 @@ class LentNic:
             return
         with Links() as links:
             link = links.get(self.ifname)
-        if not fetched and (link.up or addresses_of(self.ifname)):
+        ours = {address.address for address in self.link_locals}
+        if not fetched and (link.up or not ours.issuperset(addresses_of(self.ifname))):
             # It has not come out of our hands, where one that nobody has touched is down.
             if (link.mtu, link.up) != (self.mtu, self.up):
                 log.warning("%s is somebody's by now; left as it is", self.ifname)
             return
+        self._set_up(link.ifindex)
+
+    def _set_up(self, ifindex: int) -> None:
+        """Up last of all: who is killed before leaves it down, and the next one begins again."""
         with IPRoute() as here, _told(f"cannot set {self.ifname} up as it was"):
-            state = "up" if self.up else "down"
-            here.link("set", index=link.ifindex, mtu=self.mtu, state=state)
+            here.link("set", index=ifindex, mtu=self.mtu)
+            if self.generation_mode is not None:
+                with _borne(f"{self.ifname}: its own link-local address is made another way"):
+                    set_generation_mode(here, ifindex, self.generation_mode)
+            for address in self.link_locals:
+                with _borne(f"{self.ifname} has lost the address {address.address}"):
+                    address.give(here, ifindex)
+            here.link("set", index=ifindex, state="up" if self.up else "down")
 
     def _fetch(self, netns: str) -> bool:
         """Whether it was there."""
@@ -156,3 +197,12 @@ def _told(what: str) -> Iterator[None]:
         yield
     except NetlinkError as error:
         raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
+
+
+@contextmanager
+def _borne(what: str) -> Iterator[None]:
+    """Of what a NIC can be used without."""
+    try:
+        yield
+    except NetlinkError as error:
+        log.warning("%s: %s", what, os.strerror(error.code))

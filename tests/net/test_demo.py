@@ -185,6 +185,50 @@ def test_two_nics_are_lent_and_come_back_as_they_were(host: Any) -> None:
     assert before == state_of_nics(host) == [(1400, False), (1500, True)]
 
 
+# Of a NIC whose kernel makes no address of its own, one for each thing that an address can have.
+GIVEN = """
+ip link set nic1 addrgenmode none
+ip link set nic1 down
+ip link set nic1 up
+ip address add fe80::1/64 dev nic1 noprefixroute nodad
+ip address add fe80::2/64 dev nic1 metric 77 preferred_lft 0
+ip address add fe80::3 peer fe80::4/128 dev nic1
+ip address add fe80::5/64 dev nic0 home
+"""
+
+
+def link_locals(end: Any) -> list[Any]:
+    """All that is known of the IPv6 addresses of the two, but for what DAD is at."""
+    found = []
+    for what in ("link", "address"):
+        command = ["ip", "-j", "-d", "-6", what, "show"]
+        output = end.run(command, capture_output=True).stdout
+        found += [link for link in json.loads(output) if link.get("ifname") in NICS]
+    addresses = [[link["ifname"], each] for link in found for each in link.get("addr_info", [])]
+    for _, address in addresses:
+        address.pop("tentative", None)
+    modes = {link["ifname"]: link.get("inet6_addr_gen_mode") for link in reversed(found)}
+    return [modes, sorted(addresses, key=json.dumps)]
+
+
+def test_link_local_addresses_come_back_with_all_they_had(host: Any) -> None:
+    host.run(["sh", "-ec", GIVEN])
+    before = link_locals(host)
+    assert (before[0], len(before[1])) == ({"nic0": "eui64", "nic1": "none"}, 4)
+    process = host.run([*COMMAND, "--size", "1M", *OVER_NICS], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert link_locals(host) == before
+    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
+        near = NETNS / f"devmemtcp-{process.pid}-near"
+        wait_until(lambda: near.exists() and bool(inhabitants(near.name)))
+        process.kill()
+    wait_until(lambda: not inhabitants(near.name))
+    process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert link_locals(host) == before
+    assert state_of_nics(host) == [(1400, False), (1500, True)]
+
+
 def test_nics_go_by_their_names_also_where_altnames_are_given(host: Any) -> None:
     for nic, altname in zip(NICS, ("alt0", "alt1"), strict=True):
         host.run(["ip", "link", "property", "add", "dev", nic, "altname", altname])
