@@ -44,6 +44,8 @@ class Link:
     num_tx_queues: int
     xdp_prog_id: int | None
     """The XDP program's, if one is attached in one mode only."""
+    parent: str | None = None
+    """The device that it is the interface of, by its bus: ``pci/0000:01:00.0``."""
     master: int | None = None
     """The bridge or bond that it is a port of."""
     lower: int | None = None
@@ -56,6 +58,8 @@ class Link:
         """Take what concerns us of an RTM_NEWLINK."""
         info = message.get_attr("IFLA_LINKINFO")
         xdp = message.get_attr("IFLA_XDP")
+        bus = message.get_attr("IFLA_PARENT_DEV_BUS_NAME")
+        device = message.get_attr("IFLA_PARENT_DEV_NAME")
         return cls(
             ifindex=message["index"],
             ifname=message.get_attr("IFLA_IFNAME"),
@@ -70,6 +74,7 @@ class Link:
             num_rx_queues=message.get_attr("IFLA_NUM_RX_QUEUES"),
             num_tx_queues=message.get_attr("IFLA_NUM_TX_QUEUES"),
             xdp_prog_id=xdp and xdp.get_attr("IFLA_XDP_PROG_ID"),
+            parent=f"{bus}/{device}" if bus and device else None,
             master=message.get_attr("IFLA_MASTER"),
             lower=message.get_attr("IFLA_LINK"),
             lower_netns=message.get_attr("IFLA_LINK_NETNSID"),

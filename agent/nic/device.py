@@ -28,6 +28,13 @@ class Identity:
     ifindex: int
     perm_address: str | None
     """Tells it from one that was made with the index of one that is gone. None: it has none."""
+    parent: str | None = None
+    """Its device and bus. Both together tell one that has come back with another index."""
+
+    @classmethod
+    def of(cls, netns: int, link: Link) -> Self:
+        """Of an interface in that namespace."""
+        return cls(netns, link.ifindex, link.perm_address, link.parent)
 
 
 class Nic(Protocol):
@@ -102,7 +109,7 @@ class KernelNic:
             raise Unsupported(str(error)) from error
         self._links = Links()
         try:
-            self.identity = Identity(netns_cookie(), ifindex, self.link().perm_address)
+            self.identity = Identity.of(netns_cookie(), self.link())
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@ r"""What a NIC's settings were, written down before they are changed, so that th
 One file a NIC, made by the first `apply` and kept until `undo`, locked while either of them runs:
 
     /run/devmemtcp-nic/<namespace's cookie>-<ifindex>.journal
-        {"version": 1, "ifname": "eth1", "perm": "52:54:00:12:34:56"}
+        {"version": 1, "ifname": "eth1", "perm": "52:54:00:12:34:56", "parent": "pci/0000:01:00.0"}
         {"was": "channels combined", "value": 2}     before it was first changed
         {"to": "channels combined", "value": 4}      on disk before the change is made
 
@@ -68,13 +68,10 @@ class Journal:
         this user's alone, or when the file is not a journal; OSError.
         """
         self.path = directory / f"{identity.netns}-{identity.ifindex}.journal"
-        try:
-            self._fd = create_locked(self.path, exist_ok=True)
-        except BlockingIOError as error:
-            raise ConfigError(f"another `devmemtcp nic` is at work on {ifname}") from error
+        self._fd = _locked(self.path, ifname)
         try:
             self.entries: dict[str, Entry] = {}
-            self.ifname, self.perm_address = ifname, identity.perm_address
+            self._name(identity, ifname)
             lines = self._complete_lines()
             if lines:
                 self._read_head(lines[0])
@@ -110,13 +107,32 @@ class Journal:
 
     def is_of(self, identity: Identity) -> bool:
         """Whether it is this NIC's, and not that of one that had the index before."""
-        return self.perm_address == identity.perm_address
+        return self.hardware == (identity.perm_address, identity.parent)
+
+    def refile(self, ifindex: int) -> bool:
+        """Give it to the index that its NIC has come back with; False: that has a journal.
+
+        Raises ConfigError when another process is at work on the NIC.
+        """
+        netns, _, _ = self.path.name.partition("-")
+        path = self.path.with_name(f"{netns}-{ifindex}.journal")
+        # Ours while we look: nobody begins one there meanwhile, only to have it written over.
+        fd = _locked(path, self.ifname)
+        try:
+            if os.fstat(fd).st_size:
+                return False
+            self.path.rename(path)
+        finally:
+            os.close(fd)
+        _sync_directory(path.parent)
+        self.path = path
+        return True
 
     def begin_anew(self, identity: Identity, ifname: str) -> None:
         """Forget a NIC that is gone, for one that has its index now."""
         os.ftruncate(self._fd, 0)
         self.entries = {}
-        self.ifname, self.perm_address = ifname, identity.perm_address
+        self._name(identity, ifname)
         self._begin()
 
     def note_was(self, setting: Setting, value: Value) -> None:
@@ -138,8 +154,13 @@ class Journal:
             if isinstance(entry.setting, ChannelCount) and entry.to
         ]
 
+    def _name(self, identity: Identity, ifname: str) -> None:
+        self.ifname, self.hardware = ifname, (identity.perm_address, identity.parent)
+
     def _begin(self) -> None:
-        self._append({"version": _VERSION, "ifname": self.ifname, "perm": self.perm_address})
+        perm, parent = self.hardware
+        head = {"version": _VERSION, "ifname": self.ifname, "perm": perm, "parent": parent}
+        self._append(head)
         _sync_directory(self.path.parent)
 
     def _append(self, line: dict[str, object]) -> None:
@@ -158,17 +179,18 @@ class Journal:
 
     def _read_head(self, line: str) -> None:
         head = _object(line)
-        name, perm = head.get("ifname"), head.get("perm")
+        name, perm, parent = (head.get(key) for key in ("ifname", "perm", "parent"))
         if (
-            head.keys() != {"version", "ifname", "perm"}
+            head.keys() != {"version", "ifname", "perm", "parent"}
             or head["version"] != _VERSION
             or not (isinstance(name, str) and _IFNAME.fullmatch(name))
             or not (perm is None or (isinstance(perm, str) and _MAC.fullmatch(perm)))
+            or not (parent is None or isinstance(parent, str))
         ):
             raise ConfigError(
                 f"{self.path} is not a journal of this version; look at it, and remove it"
             )
-        self.ifname, self.perm_address = name, perm
+        self.ifname, self.hardware = name, (perm, parent)
 
     def _read_entry(self, line: str) -> None:
         try:
@@ -202,6 +224,13 @@ def journals(netns: int, directory: Path = RUN_DIRECTORY) -> Iterator[int]:
         match = _FILE.fullmatch(path.name)
         if match is not None and int(match.group(1)) == netns:
             yield int(match.group(2))
+
+
+def _locked(path: Path, ifname: str) -> int:
+    try:
+        return create_locked(path, exist_ok=True)
+    except BlockingIOError as error:
+        raise ConfigError(f"another `devmemtcp nic` is at work on {ifname}") from error
 
 
 def _object(line: str) -> dict[str, object]:

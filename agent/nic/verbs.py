@@ -157,7 +157,7 @@ def undo(
         if not (forget or journal.is_of(nic.identity)):
             raise OSError(
                 errno.ENODEV,
-                f"{journal.ifname} ({journal.perm_address}) is not in this network namespace, "
+                f"{journal.ifname} ({journal.hardware[0]}) is not in this network namespace, "
                 f"{name} is another one with its index; drop the journal (--forget)",
             )
         if forget:
@@ -261,6 +261,7 @@ def _journal(nic: KernelNic, interface: str) -> Iterator[Journal]:
     from devmemtcp.agent.nic.journal import Journal
 
     try:
+        _refile_returned(nic.identity.netns)
         journal = Journal(nic.identity, nic.link().ifname)
     except PermissionError as error:
         raise ConfigError(f"no permission to set {interface} up; run it as root") from error
@@ -280,6 +281,7 @@ def _ifindex_to_undo(interface: str, report: Report, forget: bool) -> int | None
     from devmemtcp.agent.nic.journal import Journal, journals
 
     netns, present = netns_cookie(), _ifindex(interface)
+    _refile_returned(netns)
     known = list(journals(netns))
     if present in known:
         return present
@@ -303,8 +305,10 @@ def _ifindex_to_undo(interface: str, report: Report, forget: bool) -> int | None
                     )
                 journal.drop()
                 return None
+            renamed = socket.if_indextoname(ifindex)
         if present is None:
             return ifindex
+        report.notes.append(f"the {interface} that was set up is called {renamed} by now")
     if present is None:
         raise ConfigError(
             "; ".join(
@@ -316,6 +320,14 @@ def _ifindex_to_undo(interface: str, report: Report, forget: bool) -> int | None
         )
     report.notes.append(f"nothing was applied to {interface}")
     return None
+
+
+def _refile_returned(netns: int) -> None:
+    from devmemtcp.agent.nic.returned import refile_returned
+    from devmemtcp.netlink.link import Links
+
+    with Links() as links:
+        refile_returned(netns, links.dump())
 
 
 def _ifindex(interface: str) -> int | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,13 +17,15 @@ from hypothesis import strategies as st
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.nic.device import Identity
 from devmemtcp.agent.nic.journal import Journal, journals
+from devmemtcp.agent.nic.returned import refile_returned
 from devmemtcp.agent.nic.setting import ChannelCount, Mtu, RssSpread
 from devmemtcp.agent.nic.transaction import undo
+from devmemtcp.netlink.link import Link
 
 from .nic.emulated import EmulatedNic, State
 
 NIC = EmulatedNic.identity
-HEAD = b'{"version": 1, "ifname": "eth1", "perm": "52:54:00:12:34:56"}\n'
+HEAD = b'{"version": 1, "ifname": "eth1", "perm": "52:54:00:12:34:56", "parent": null}\n'
 LINES = (
     HEAD
     + b'{"was": "rss", "value": [0, 1]}\n'
@@ -206,6 +209,77 @@ def test_a_journal_is_of_one_nic(run: Path) -> None:
         journal.note_was(Mtu(), 1500)
     with Journal(other, "eth2", run) as journal:
         assert list(journal.entries) == ["mtu"]
+
+
+PERM, PARENT = "52:54:00:12:34:56", "pci/0000:01:00.0"
+
+
+def link(ifindex: int, perm: str | None = PERM, parent: str | None = PARENT) -> Link:
+    return replace(EmulatedNic().link(), ifindex=ifindex, perm_address=perm, parent=parent)
+
+
+def leave_of(run: Path, perm: str | None = PERM, parent: str | None = PARENT) -> bytes:
+    """The journal of eth1 when its index was 3."""
+    head = {"version": 1, "ifname": "eth1", "perm": perm, "parent": parent}
+    content = json.dumps(head).encode() + b"\n" + LINES.removeprefix(HEAD)
+    leave(run, content)
+    return content
+
+
+def test_a_nic_that_has_come_back_with_another_index_has_its_journal(run: Path) -> None:
+    content = leave_of(run)
+    (run / "7-9.journal").touch(0o600)  # of one that was killed before it had moved it
+    others = [link(1, None, None), link(4, parent="pci/0000:02:00.0"), link(5, "52:54:00:00:00:01")]
+    refile_returned(7, [*others, link(9)], run)
+    assert [path.name for path in run.iterdir()] == ["7-9.journal"]
+    assert (run / "7-9.journal").read_bytes() == content
+    with Journal(Identity(7, 9, PERM, PARENT), "eth1", run) as journal:
+        assert journal.is_of(Identity(7, 9, PERM, PARENT))
+        assert journal.entries["mtu"].was == 9000
+    refile_returned(7, [*others, link(9)], run)
+    assert list(journals(7, run)) == [9]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "links"),
+    [
+        ((PERM, PARENT), []),
+        ((PERM, PARENT), [link(3), link(9)]),  # it is there
+        ((PERM, PARENT), [link(8), link(9)]),  # ports of a switch: which of them was it?
+        ((PERM, PARENT), [link(9, "52:54:00:00:00:01")]),  # another card in its slot
+        ((PERM, PARENT), [link(9, parent="pci/0000:02:00.0")]),  # its address in another slot
+        ((PERM, None), [link(9, parent=None)]),
+        ((None, PARENT), [link(9, None)]),
+        ((None, None), [link(9, None, None)]),
+    ],
+)
+def test_a_journal_is_not_given_to_another_nic(
+    run: Path, hardware: tuple[str | None, str | None], links: list[Link]
+) -> None:
+    leave_of(run, *hardware)
+    refile_returned(7, links, run)
+    assert list(journals(7, run)) == [3]
+    with Journal(Identity(7, 3, *hardware), "eth1", run) as journal:
+        assert not journal.is_of(Identity(7, 9, "52:54:00:00:00:01", PARENT))
+
+
+def test_a_journal_is_not_written_over(run: Path) -> None:
+    content = leave_of(run)
+    (run / "7-9.journal").write_bytes(b"junk\n")
+    refile_returned(7, [link(9)], run)
+    assert (run / "7-3.journal").read_bytes() == content
+    assert (run / "7-9.journal").read_bytes() == b"junk\n"
+
+
+def test_a_journal_that_somebody_is_at_work_on_stays(run: Path) -> None:
+    leave_of(run)
+    with Journal(Identity(7, 3, PERM, PARENT), "eth1", run):
+        refile_returned(7, [link(9)], run)
+    assert list(journals(7, run)) == [3]
+    with Journal(Identity(7, 9, PERM, PARENT), "eth1", run) as journal:
+        journal.note_was(Mtu(), 1500)
+        refile_returned(7, [link(9)], run)
+    assert sorted(journals(7, run)) == [3, 9]
 
 
 def test_a_line_that_there_is_no_room_for_is_not_begun(
