@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 def open_directory(directory: Path) -> None:
     """Make sure that `directory` exists and that nobody but this user can put files into it.
 
-    Raises ConfigError when it is not this user's alone.
+    Raises ConfigError when it is not this user's alone. Who is not root is told to be, and
+    not to remove root's, which would cost what undoes runs that were killed.
     """
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
@@ -37,9 +38,12 @@ def open_directory(directory: Path) -> None:
         status = directory.lstat()
     except FileNotFoundError:
         return  # removed since: who needs it makes it again
+    if status.st_uid == 0 != os.geteuid():
+        raise ConfigError(f"{directory} is root's alone: run it as root")
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise ConfigError(
-            f"{directory} must be a directory of this user with mode 0700; remove it and run again"
+            f"{directory} must be a directory of this user with mode 0700; look before you remove "
+            "it, for what lies there undoes runs that were killed"
         )
 
 

@@ -109,6 +109,32 @@ def nic(end: VethEnd, *args: str) -> tuple[int, dict[str, object]]:
     return done.returncode, document
 
 
+# The checkout may be for root's eyes alone, so what nobody needs is imported by a run as root.
+AS_NOBODY = """
+import contextlib, io, os, sys
+from devmemtcp.agent import cli, signals
+from devmemtcp.agent.nic import journal, returned, transaction
+args = sys.argv[1:]
+sys.argv[1:] = ["nic", "plan", "-i", args[args.index("-i") + 1], "--json"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    cli.main()
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+sys.argv[1:] = args
+cli.main()
+"""
+
+
+def nic_as_nobody(*args: str) -> tuple[int, dict[str, object]]:
+    """Run `devmemtcp nic ... --json` without privilege."""
+    command = [sys.executable, "-c", AS_NOBODY, "nic", *args, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout, done.stderr
+    document: dict[str, object] = json.loads(done.stdout)
+    return done.returncode, document
+
+
 def mtu(end: VethEnd) -> int:
     return int(json.loads(snapshot(end.ifname)["ip -j -d link show dev"][1])[0]["mtu"])
 
@@ -143,6 +169,16 @@ def test_what_somebody_else_has_set_since(end: VethEnd) -> None:
     assert status == 1
     assert undone["left"] == [{"setting": "mtu", "is": "1300", "was": "2000"}]
     assert nic(end, "undo", "-i", end.ifname, "--force")[0] == 0
+    assert mtu(end) == 2000
+
+
+def test_who_is_not_root_is_told_to_be(end: VethEnd) -> None:
+    nic(end, "apply", "-i", end.ifname, "--mtu", "1400")
+    for verb in (["apply", "--mtu", "1300"], ["undo"], ["undo", "--forget"]):
+        status, refused = nic_as_nobody(*verb, "-i", end.ifname)
+        assert (status, refused["error"]) == (2, f"{RUN_DIRECTORY} is root's alone: run it as root")
+    assert mtu(end) == 1400
+    assert nic(end, "undo", "-i", end.ifname)[0] == 0
     assert mtu(end) == 2000
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -172,6 +173,20 @@ def test_no_content_sets_what_is_no_setting(content: bytes) -> None:
         with opened(Path(directory, "nic")) as journal:
             undo(nic, journal)
         assert nic.snapshot() == before
+
+
+def test_of_root_s_directory_others_are_told_to_be_root(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not to remove it: undo needs what lies there."""
+    leave(run, LINES)
+    of_root = list(run.lstat())
+    of_root[stat.ST_UID] = 0
+    monkeypatch.setattr(Path, "lstat", lambda self: os.stat_result(of_root))
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    for work in (opened, lambda directory: list(journals(NIC.netns, directory))):
+        with pytest.raises(ConfigError, match=f"^{run} is root's alone: run it as root$"):
+            work(run)
 
 
 def test_only_a_plain_file_in_a_directory_of_ones_own(run: Path) -> None:
