@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from shlex import quote
 
 from devmemtcp.agent._loop import lib
 from devmemtcp.agent.endpoint import ANY, Endpoint
@@ -52,6 +53,12 @@ class Wishes:
 
 def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     """Compare what is with what should be. Raises ConfigError for what cannot be."""
+    link = facts.link
+    if not link.up:
+        raise ConfigError(
+            f"{link.ifname} is down: its driver may write settings anew when it comes up, and not "
+            f"all can be found out before; `ip link set {quote(link.ifname)} up` first"
+        )
     return _Planner(facts, wishes).plan()
 
 

@@ -182,6 +182,17 @@ def test_who_is_not_root_is_told_to_be(end: VethEnd) -> None:
     assert mtu(end) == 2000
 
 
+def test_one_that_is_down_is_refused(end: VethEnd) -> None:
+    end.run(["ip", "link", "set", end.ifname, "down"])
+    before = snapshot(end.ifname)
+    for verb in ("plan", "apply"):
+        status, refused = nic(end, verb, "-i", end.ifname, "--mtu", "1400")
+        assert status == 2
+        assert "`ip link set veth0 up` first" in str(refused["error"])
+    assert snapshot(end.ifname) == before
+    assert nic(end, "undo", "-i", end.ifname)[1]["notes"] == ["nothing was applied to veth0"]
+
+
 def test_the_default_route_and_one_that_is_gone(end: VethEnd) -> None:
     end.run(["ip", "route", "add", "default", "dev", end.ifname])
     before = snapshot(end.ifname)

@@ -49,6 +49,7 @@ VIRTIO = replace(
     features={"rx-gro": ON, "rx-gro-hw": ON, "rx-lro": FIXED_OFF, "rx-vlan-hw-parse": FIXED_OFF},
     rss=None,
 )
+DOWN = replace(IGB, link=replace(IGB.link, up=False, carrier=False))
 
 
 def commands(plan: Plan) -> list[str]:
@@ -195,6 +196,7 @@ def test_more_queues_than_a_stack_has_are_too_many() -> None:
     ("facts", "wishes", "complaint"),
     [
         (MLX5, Wishes(queues=(2,)), "say which are ours"),
+        (DOWN, Wishes(), "eth1 is down: .*; `ip link set eth1 up` first"),
         (MLX5, Wishes(queues=(8,), rss=True), "eth1 would need 9 RX queues, and 8 are possible"),
         (MLX5, Wishes(queues=(3,), rss=True, channels=2), "would need 4 RX queues, and 2"),
         (MLX5, Wishes(channels=9), "would need 9 RX queues, and 8 are possible"),

@@ -304,6 +304,23 @@ def test_interrupted_it_takes_back_what_it_did(run: Path) -> None:
     assert not run.exists()
 
 
+def test_set_down_meanwhile_it_takes_back_what_it_did(run: Path) -> None:
+    nic = steering_nic()
+    before = nic.snapshot()
+
+    def set_down(event: str) -> None:
+        nic.up = event != "feature rx-lro set"
+
+    with (
+        pytest.raises(ConfigError, match="eth1 is down"),
+        Journal(nic.identity, "eth1", run) as journal,
+    ):
+        apply(nic, planner(nic, STEER), journal, set_down)
+    assert "rx-lro" in nic.writes
+    assert nic.snapshot() == before
+    assert not run.exists()
+
+
 def test_what_somebody_else_has_changed_since_is_left_until_forced(run: Path) -> None:
     nic = steering_nic()
     before = nic.snapshot()

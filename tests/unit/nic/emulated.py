@@ -64,6 +64,7 @@ class EmulatedNic:
         self.ring_follows = ring_follows
         self.places = places
         self.ifname = "eth1"
+        self.up = True
         self.moments_left: int | None = None
         """How many more moments the process lives."""
         self.fail_writes: Callable[[str], bool] = lambda what: False
@@ -182,7 +183,7 @@ class EmulatedNic:
         self.moment()
         values: dict[str, Any] = {"ifindex": 3, "ifname": self.ifname, "mtu": self.state.mtu}
         values |= {"min_mtu": 68, "max_mtu": 9216, "perm_address": self.identity.perm_address}
-        values |= {"up": True, "carrier": True, "loopback": False, "kind": None}
+        values |= {"up": self.up, "carrier": self.up, "loopback": False, "kind": None}
         return Link(**values, num_rx_queues=8, num_tx_queues=8, xdp_prog_id=None)
 
     def set_mtu(self, mtu: int) -> None:
