@@ -16,12 +16,14 @@ from collections.abc import Callable
 from devmemtcp.agent.region import RegionView
 from devmemtcp.agent.socket import Connection, Frag, HostFrag
 
+from .slowness import SLOWNESS
+
 CANARY = 16
 RECORD = 32
 RECORDS = 1 << 15
 SMALL_SEGMENTS = 1000
 """Sent first, of 47 to 200 bytes each: short payloads take another way through the split."""
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 
 
 class Stream:

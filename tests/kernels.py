@@ -31,6 +31,8 @@ from typing import Any
 from devmemtcp.agent.doctor.floors import FLOORS, Floor
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, Driver
 
+from .slowness import SLOWNESS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/kernels.md"
 FOLDER = ROOT / "docs/kernels"
@@ -219,7 +221,7 @@ def _interface(nic: str | None, peer: str | None) -> str:
 
 
 def _await_carrier(interface: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * SLOWNESS
     while Path(f"/sys/class/net/{interface}/carrier").read_text() != "1\n":
         if time.monotonic() > deadline:
             raise Wrong(f"{interface} has no carrier")

@@ -36,8 +36,9 @@ from devmemtcp.netlink.errors import NetlinkError
 from devmemtcp.netlink.netdev import Netdev
 
 from ..net.veth import VethEnd
+from ..slowness import SLOWNESS
 
-PATIENCE = 10.0
+PATIENCE = 10.0 * SLOWNESS
 """Seconds that what is found gets to go: work queues of the kernel, on a busy machine."""
 _MARK = "DEVMEMTCP_TEST_TREE"
 _INTERVAL = 0.01

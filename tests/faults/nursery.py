@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 
 from devmemtcp.agent.process import die_with_parent
 
+from ..slowness import SLOWNESS
 from . import victims
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 _MESSAGE_MAX = 1 << 16
 
 

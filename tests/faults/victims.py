@@ -20,9 +20,10 @@ from devmemtcp.agent.session import SessionStack
 
 # Loaded on first use otherwise, which is the lives' beginning: each would spend a second on it.
 from devmemtcp.agent.daemon import agentd, config  # isort: skip # noqa: F401
+from ..slowness import SLOWNESS
 
 PERIOD = 251
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 REGION_BYTES = 4 << 20
 RECEIVER_PHASES = ("connect", "bind", "listen", "traffic", "close")
 

@@ -20,10 +20,12 @@ from random import Random
 from devmemtcp.agent.region import Region
 from devmemtcp.agent.session import Session
 
+from ..slowness import SLOWNESS
+
 VICTIM = 65533
 PERIOD = 1 << 20
 _READ = 1 << 18
-_PATIENCE = 30.0
+_PATIENCE = 30.0 * SLOWNESS
 
 
 @cache

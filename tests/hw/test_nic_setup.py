@@ -20,6 +20,7 @@ from devmemtcp.agent.nic.setting import RssSpread
 
 from ..net.nic_snapshot import apply, killed_at, planner, snapshot, undo
 from ..net.veth import Veth, VethEnd, await_carrier
+from ..slowness import SLOWNESS
 
 DATAGRAMS = 50
 
@@ -128,7 +129,7 @@ def send(far: VethEnd, end: VethEnd) -> None:
     with far.enter():
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with receiver, sender:
-        receiver.settimeout(60)
+        receiver.settimeout(60 * SLOWNESS)
         receiver.bind((end.ip4, 5201))
         for _ in range(DATAGRAMS):
             sender.sendto(b"x", (end.ip4, 5201))

@@ -20,7 +20,6 @@ from devmemtcp.pyxdp.features import features
 from ..net.test_bindings import echo, host_only, queues_of, region_of
 from ..net.test_runtime_e2e import exchange, receiver
 from ..net.traffic import MIB, PATIENCE, PORT, assert_clean, dial, dial_queue, settled
-from ..slowness import SLOWNESS
 
 PERIOD = 251
 HUNDRED_MB = 100_000_000
@@ -44,8 +43,8 @@ def _with_zero_copy(pair: Any) -> Any:
 def send_pattern(end: Any, address: tuple[str, int], size: int) -> None:
     """By the kernel's TCP; a thread of ours, for in a guest a process takes seconds to start."""
     whole = one_period(PERIOD) * (MIB // PERIOD)
-    with dial(end, address, patience=PATIENCE * SLOWNESS) as sock:
-        sock.settimeout(PATIENCE * SLOWNESS)
+    with dial(end, address, patience=PATIENCE) as sock:
+        sock.settimeout(PATIENCE)
         for _ in range(size // len(whole)):
             sock.sendall(whole)
         sock.sendall(whole[: size % len(whole)])
@@ -58,13 +57,13 @@ def receive_pattern(rt: Runtime, view: Any, peer: Any, address: str, size: int) 
     total = errors = phase = 0
     with rt.listen((address, PORT)) as listener, ThreadPoolExecutor(1) as pool:
         sending = pool.submit(send_pattern, peer, listener.address, size)
-        with listener.accept(PATIENCE * SLOWNESS) as conn:
-            while batch := conn.recv_frags(timeout=PATIENCE * SLOWNESS):
+        with listener.accept(PATIENCE) as conn:
+            while batch := conn.recv_frags(timeout=PATIENCE):
                 wrong, phase = batch.check_pattern(view, PERIOD, phase)
                 errors += wrong
                 total += batch.nbytes
                 conn.dontneed(batch)
-        sending.result(PATIENCE * SLOWNESS)
+        sending.result(PATIENCE)
     assert (total, errors) == (size, 0)
 
 

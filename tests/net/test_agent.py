@@ -41,12 +41,13 @@ from devmemtcp.socket import (
     DmabufCmsg,
 )
 
+from ..slowness import SLOWNESS
 from .agent_process import GRANTED, NOBODY, AgentProcess, open_folder, running_agent
 from .traffic import until
 
 PORT = 5201
 MIB = 1 << 20
-PATIENCE = 20.0
+PATIENCE = 20.0 * SLOWNESS
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK = 10, 12, 13, 14
 
 
@@ -146,7 +147,7 @@ with Session(path) as session, Region(4 << 20) as region:
 """
     args = (veth.right.ip4, veth.right.ifname)
     with running_agent(folder, veth.right, rules="") as agent:
-        said, _ = agent.nobody(code, *args).communicate(timeout=60)
+        said, _ = agent.nobody(code, *args).communicate(timeout=60 * SLOWNESS)
         assert said.split() == [
             veth.right.ip4,
             str(errno.EPERM),
@@ -156,7 +157,7 @@ with Session(path) as session, Region(4 << 20) as region:
         agent.write_config(f'[[rule]]\nusers = [{NOBODY}]\nadmin = true\nports = ["1-65535"]\n')
         agent.process.send_signal(signal.SIGHUP)
         assert until(lambda: "read the rules and limits" in agent.log)
-        said, _ = agent.nobody(code, *args).communicate(timeout=60)
+        said, _ = agent.nobody(code, *args).communicate(timeout=60 * SLOWNESS)
         # The port: the agent itself has given up what it takes, for no rule asked for it before.
         assert said.split() == [veth.right.ip4, "done", str(errno.EACCES), "done"]
         agent.write_config("[[rule]]\nusers = 3\n")
@@ -179,7 +180,7 @@ with Session(path) as session:
         agent.config.write_text("rule = []\n" + agent.config.read_text())
         agent.process.send_signal(signal.SIGHUP)
         assert until(lambda: "read the rules and limits" in agent.log)
-        said, _ = agent.nobody(code, veth.right.ip4).communicate(timeout=60)
+        said, _ = agent.nobody(code, veth.right.ip4).communicate(timeout=60 * SLOWNESS)
         assert said.splitlines() == ["1", f"no rule lets user {NOBODY} use {veth.right.ifname}"]
 
 
@@ -206,7 +207,7 @@ with Region(4 << 20) as region:
     with running_agent(folder, veth.right, rules="") as agent:
         for opener in ("root", "nobody"):
             run = agent.nobody(code, str(veth.right.ifindex), opener)
-            said, wrong = run.communicate(timeout=60)
+            said, wrong = run.communicate(timeout=60 * SLOWNESS)
             assert said.split() == [str(errno.EPERM)], wrong
 
 
@@ -296,7 +297,7 @@ def test_nobody_receives_into_device_memory(veth: Any, agent: AgentProcess, fold
     data = b"\1\2\3\4\5\6\n" * (2 * MIB)
     for _ in range(2):
         assert send_to(veth, veth.right.ip4, data) == b""
-    printed, _ = run.communicate(timeout=60)
+    printed, _ = run.communicate(timeout=60 * SLOWNESS)
     report = json.loads(printed)
     assert run.returncode == 0
     assert report["bytes"] == 2 * len(data)
@@ -310,7 +311,7 @@ def test_recv_says_what_is_the_agent_s(agent: AgentProcess) -> None:
     run = agent.nobody(
         "verb('recv', '--agent-socket', path, '-i', 'x', '--force', '--listen', ':1')"
     )
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=60 * SLOWNESS)
     assert run.returncode == 2
     assert "--force is the agent's to choose" in said
 
@@ -347,7 +348,7 @@ def test_an_interface_of_the_configuration_may_have_an_altname(veth: Any, folder
 
 def run_status(agent: AgentProcess, *args: str) -> str:
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "status", "--socket", str(agent.path)]
-    return subprocess.check_output([*command, *args], text=True, timeout=60)
+    return subprocess.check_output([*command, *args], text=True, timeout=60 * SLOWNESS)
 
 
 class dial_later:  # noqa: N801 - reads as the verb it is
@@ -675,7 +676,7 @@ def interpreter_seconds() -> float:
     """What starting a Python with these modules takes here, which is not the agent's doing."""
     started = time.monotonic()
     code = "import devmemtcp.agent.daemon.agentd, devmemtcp.agent.cli"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60 * SLOWNESS)
     return time.monotonic() - started
 
 
@@ -750,7 +751,9 @@ def test_the_service_manager_is_kept_informed(veth: Any, folder: Path) -> None:
 
 def test_a_second_agent_is_refused_with_one_line(veth: Any, agent: AgentProcess) -> None:
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "agent", "--config", str(agent.config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+    )
     assert done.returncode == 2
     assert done.stderr == (
         f"devmemtcp: error: an agent (process {agent.process.pid}) serves {agent.path} already; "
@@ -761,13 +764,19 @@ def test_a_second_agent_is_refused_with_one_line(veth: Any, agent: AgentProcess)
 def test_it_says_what_it_lacks(veth: Any, folder: Path) -> None:
     """And that before anything is touched."""
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "agent"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+    )
     assert done.returncode == 2
     assert "no interface to serve; name one with -i IF" in done.stderr
     prefix = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"]
     args = ["-i", veth.right.ifname, "--netns", veth.right.netns, "--socket", str(folder / "s")]
     done = subprocess.run(
-        [*prefix, *command, *args], capture_output=True, text=True, timeout=60, check=False
+        [*prefix, *command, *args],
+        capture_output=True,
+        text=True,
+        timeout=60 * SLOWNESS,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "no permission to serve: it needs CAP_NET_RAW" in done.stderr
@@ -779,7 +788,7 @@ def test_it_says_what_it_lacks(veth: Any, folder: Path) -> None:
         config.write_text(f'[[interface]]\nname = "{veth.right.ifname}"\n{option}\n')
         done = subprocess.run(
             [*command, *args[2:], "--config", str(config)],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=60 * SLOWNESS, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
@@ -869,7 +878,7 @@ except (BrokenPipeError, ConnectionError):
     print("refused")
 """
     with running_agent(folder, veth.right, rules=limits + GRANTED) as agent:
-        said, wrong = agent.nobody(code, veth.right.ip4).communicate(timeout=60)
+        said, wrong = agent.nobody(code, veth.right.ip4).communicate(timeout=60 * SLOWNESS)
         assert said.splitlines() == [
             f"user {NOBODY} has 2 listeners already",
             f"user {NOBODY} has 2 listeners already",

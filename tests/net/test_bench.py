@@ -22,6 +22,8 @@ from devmemtcp.agent.bench.tcp_turn import TURN_ATTEMPTS, Bench, Conditions, Tur
 from devmemtcp.agent.bench.tcp_variants import Factors, Variant, catalogue
 from devmemtcp.stack.form import FORMS
 
+from ..slowness import SLOWNESS
+
 BENCH = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench"]
 TOO_BUSY = "the machine is too busy"  # to be measured: somebody else never leaves a core
 SHORT = Conditions(
@@ -33,7 +35,7 @@ EVERYTHING = catalogue(
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BENCH, *args], capture_output=True, text=True, timeout=100)
+    return subprocess.run([*BENCH, *args], capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 def report(*args: str) -> dict[str, Any]:

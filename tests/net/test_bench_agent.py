@@ -13,12 +13,14 @@ import pytest
 
 from devmemtcp.agent.bench.agent_rx import GOAL
 
+from ..slowness import SLOWNESS
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and BPF")
 
 
 def run(*args: str) -> tuple[int, dict[str, Any], str]:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", *args, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100 * SLOWNESS)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 

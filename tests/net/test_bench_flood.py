@@ -12,11 +12,13 @@ import pytest
 
 from devmemtcp.agent.bench.flood import BACKLOG
 
+from ..slowness import SLOWNESS
+
 FLOOD = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "flood"]
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*FLOOD, *args], capture_output=True, text=True, timeout=100)
+    return subprocess.run([*FLOOD, *args], capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and BPF")

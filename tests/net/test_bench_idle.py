@@ -10,11 +10,13 @@ import sys
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 IDLE = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "idle"]
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*IDLE, *args], capture_output=True, text=True, timeout=100)
+    return subprocess.run([*IDLE, *args], capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and BPF")

@@ -27,6 +27,8 @@ from devmemtcp.agent.bench.xsk_receiver import XskReceiver
 from devmemtcp.pyxdp import BpfObject, Mode, XskMap, attach
 from devmemtcp.pyxdp.program import XDP_DROP, XDP_PASS
 
+from ..slowness import SLOWNESS
+
 if TYPE_CHECKING:
     from tests.net.veth import Veth
 
@@ -90,7 +92,7 @@ def test_what_is_sent_is_what_arrives(loaded: BpfObject, veth: Veth) -> None:
     with attachment, veth.right.enter():
         ifindex = socket.if_nametoindex(veth.right.ifname)
         with LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=0) as sender:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 20 * SLOWNESS
             while not sender.sent and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert time.clock_gettime_ns(sender.cpu_clock()) > 0
@@ -190,7 +192,7 @@ def test_an_open_port_is_open_and_all_others_are_closed(loaded: BpfObject, port:
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "xdp-drop", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 @pytest.mark.usefixtures("veth")
@@ -288,7 +290,7 @@ def test_pools_take_turns_behind_a_socket_and_lose_no_buffer(
             undo.enter_context(LiveFrames(loaded.programs["send"], frame(), ifindex, cpu=first))
         away = receiver.away
         for form in [*FORMS, FORMS[0]]:
-            before, deadline = receiver.received, time.monotonic() + 20
+            before, deadline = receiver.received, time.monotonic() + 20 * SLOWNESS
             memory = form or (None,)
             with receiver.running(*memory, cpu=cores[apart], polling=apart) as clock:
                 attachment.replace(loaded.programs["redirect"])
@@ -376,12 +378,12 @@ def test_a_killed_run_leaves_the_interface_alone(loaded: BpfObject, veth: Veth) 
     with veth.left.enter():
         running = subprocess.Popen([*command, "-i", veth.left.ifname], stderr=subprocess.DEVNULL)
     with running, veth.right.enter(), sender:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * SLOWNESS
         while not has_program() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert has_program()
         running.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * SLOWNESS
     while has_program() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not has_program()

@@ -14,8 +14,10 @@ from scapy.layers.l2 import Ether
 
 from devmemtcp.agent import Region, Runtime
 
+from ..slowness import SLOWNESS
+
 PORT = 5320
-PATIENCE = 20.0
+PATIENCE = 20.0 * SLOWNESS
 SYNS = 400
 
 

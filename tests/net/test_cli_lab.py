@@ -22,6 +22,8 @@ from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.journal import sweep
 from devmemtcp.agent.lab import Lab, Side
 
+from ..slowness import SLOWNESS
+
 NETNS = Path("/run/netns")
 
 pytestmark = pytest.mark.usefixtures("_clean_slate")  # skips without root
@@ -84,7 +86,7 @@ def test_the_lab_carries_tcp(run: Path, family: socket.AddressFamily, mtu: int) 
             thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"hello"))
             thread.start()
             with lab.far.entered():
-                client = socket.create_connection(where, timeout=60)
+                client = socket.create_connection(where, timeout=60 * SLOWNESS)
             with client:
                 assert client.recv(100) == b"hello"
             thread.join()
@@ -128,7 +130,7 @@ def test_a_lab_that_cannot_be_finished_is_undone(
 def test_a_stopped_run_leaves_nothing(run: Path, number: signal.Signals) -> None:
     with lab_in_another_process(run) as (process, names):
         process.send_signal(number)
-        process.wait(60)
+        process.wait(60 * SLOWNESS)
     assert not any((NETNS / name).exists() for name in names)
     assert not run.exists()
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ..capability import skip_if_lacking
+from ..slowness import SLOWNESS
 
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "demo"]
 NETNS = Path("/run/netns")
@@ -73,7 +74,7 @@ def inhabitants(name: str) -> list[int]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * SLOWNESS
     while not true():
         assert time.monotonic() < deadline, "never came true"
         select.select([], [], [], 0.02)
@@ -133,7 +134,7 @@ def test_without_json_there_is_a_table_and_nothing_else() -> None:
 def test_a_stopped_demo_leaves_nothing(number: int, code: int) -> None:
     with running_demo() as process:
         process.send_signal(number)
-        assert process.wait(60) == code
+        assert process.wait(60 * SLOWNESS) == code
         assert remains(process.pid) == []
 
 
@@ -220,7 +221,7 @@ def test_link_local_addresses_come_back_with_all_they_had(host: Any) -> None:
     assert link_locals(host) == before
     with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
         near = NETNS / f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: near.exists() and bool(inhabitants(near.name)))
+        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near.name)))
         process.kill()
     wait_until(lambda: not inhabitants(near.name))
     process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
@@ -246,7 +247,7 @@ def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
     before = state_of_nics(host)
     with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
         near = NETNS / f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: near.exists() and bool(inhabitants(near.name)))
+        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near.name)))
         assert state_of_nics(host) == []
         process.kill()
     elsewhere, _ = demo("--size", "1M")  # in another namespace, which they are not of
@@ -261,7 +262,7 @@ def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
 def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
     with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
         near = f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: (NETNS / near).exists() and bool(inhabitants(near)))
+        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near)))
         process.kill()
     wait_until(lambda: not inhabitants(near))
     # An administrator fetches the one that was down, with an MTU of 1400, and uses it.
@@ -338,7 +339,7 @@ def test_a_death_in_the_family_is_one_line_and_1(which: str, says: str) -> None:
             pid for pid, line in children(process.pid).items() if which in line.split("\0")
         )
         os.kill(victim, signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60 * SLOWNESS)
         assert process.returncode == 1
         (line,) = said(errors)
         assert says in line

@@ -30,10 +30,11 @@ from devmemtcp.socket import (
     pack_tokens,
 )
 
+from ..slowness import SLOWNESS
 from .veth import Veth
 
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 SO_RCVTIMEO, SO_SNDTIMEO = 20, 21
 _SIOCOUTQ = 0x5411
 PEEK, TRUNC, WAITALL, DONTWAIT = (

@@ -27,13 +27,14 @@ from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.netlink.link import Links
 from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach
 
+from ..slowness import SLOWNESS
 from .agent_process import open_folder, running_agent
 
 if TYPE_CHECKING:
     from tests.net.veth import Veth
 
 MIB = 1 << 20
-PATIENCE = 20.0
+PATIENCE = 20.0 * SLOWNESS
 MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
 
 Pairs = Callable[..., "Veth"]

@@ -12,8 +12,10 @@ import pytest
 
 from devmemtcp.agent import Region, Runtime, linkwatch, netdev
 
+from ..slowness import SLOWNESS
+
 PORT = 5310
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 LATER4, LATER6 = "10.77.0.77", "fd00:77::77"
 
 

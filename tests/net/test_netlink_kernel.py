@@ -40,6 +40,7 @@ from devmemtcp.netlink.records import Device, Record
 from devmemtcp.pyxdp import BindFlags, Umem, XskSocket
 
 from ..capability import RELEASE, since
+from ..slowness import SLOWNESS
 
 if TYPE_CHECKING:
     from tests.net.veth import Veth, VethEnd
@@ -107,7 +108,7 @@ def test_a_queue_that_has_an_af_xdp_socket(netdev: Netdev, end: VethEnd) -> None
             "ifindex": end.ifindex,
             "xsk": {},
         }
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * SLOWNESS
     while taken():  # the kernel lets go in a work item, of which nobody is told
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -276,7 +277,7 @@ def test_a_new_interface_is_announced_and_its_end_too(netdev: Netdev, end: VethE
         # Its driver gives it features once it has a peer.
         assert Notification(NetdevCmd.DEV_CHANGE_NTF, netdev.dev_get(ifindex)) in told
         handle.link("del", index=ifindex)
-        gone = news.get_notifications(timeout=10)
+        gone = news.get_notifications(timeout=10 * SLOWNESS)
         assert ifindex in of(gone, NetdevCmd.DEV_DEL_NTF)
         assert {each.document()["name"] for each in gone} >= {"dev-del-ntf"}
         assert news.get_notifications(timeout=0.01) == []
@@ -306,7 +307,7 @@ def test_lost_notifications(netdev: Netdev, end: VethEnd) -> None:
         assert news.get_notifications()  # what had come before
         duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         ifindex = add_veth(handle, "last")
-        assert ifindex in of(news.get_notifications(timeout=10), NetdevCmd.DEV_ADD_NTF)
+        assert ifindex in of(news.get_notifications(timeout=10 * SLOWNESS), NetdevCmd.DEV_ADD_NTF)
 
 
 def test_a_group_that_there_is_not(netdev: Netdev) -> None:

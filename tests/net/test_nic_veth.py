@@ -18,6 +18,7 @@ from devmemtcp.agent.nic.facts import Attachment
 from devmemtcp.agent.nic.journal import RUN_DIRECTORY
 from devmemtcp.agent.nic.planner import Wishes
 
+from ..slowness import SLOWNESS
 from .nic_snapshot import apply, killed_at, snapshot, undo
 from .veth import Veth, VethEnd
 
@@ -101,7 +102,9 @@ def test_a_step_that_fails_takes_the_rest_back(end: VethEnd, run: Path) -> None:
 def nic(end: VethEnd, *args: str) -> tuple[int, dict[str, object]]:
     """Run `devmemtcp nic ... --json` in the namespace."""
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "nic", *args, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+    )
     document: dict[str, object] = json.loads(done.stdout)
     assert document["exit_code"] == done.returncode
     if done.returncode not in (0, 1):

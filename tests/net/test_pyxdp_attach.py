@@ -29,6 +29,8 @@ from devmemtcp.pyxdp import (
     dispatcher_supported,
 )
 
+from ..slowness import SLOWNESS
+
 if TYPE_CHECKING:
     from tests.net.veth import Veth
 
@@ -145,7 +147,7 @@ def test_a_killed_process_leaves_nothing_behind(
         assert modes(right) == [("drop", mode)]
         child.send_signal(signal.SIGKILL)
         child.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * SLOWNESS
     while modes(right) and time.monotonic() < deadline:
         time.sleep(0.01)  # the kernel frees a link from a work item
     assert modes(right) == []
@@ -280,7 +282,7 @@ def send_experimental(veth: Veth) -> None:
 
 
 def await_hit(loaded: BpfObject, count: int = 1) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * SLOWNESS
     hits = 0
     while hits < count and time.monotonic() < deadline:
         values = loaded.maps["hits"].get_percpu(bytes(4)) or []

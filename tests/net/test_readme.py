@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = re.compile(
     r"^<!-- run: tests/net/test_readme\.py -->\n```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL
@@ -48,4 +50,4 @@ def test_example(netns_pair: Callable[..., Any], language: str, text: str) -> No
     sender = pair.left.popen([sys.executable, "-c", SENDER])
     done = pair.right.run([*INTERPRETER[language], text], cwd=ROOT, check=False, text=True)
     assert done.returncode == 0
-    assert sender.wait(60) == 0
+    assert sender.wait(60 * SLOWNESS) == 0

@@ -16,8 +16,10 @@ from scapy.packet import Raw
 
 from devmemtcp.agent import Connection, Region, RegionView, Runtime
 
+from ..slowness import SLOWNESS
+
 PORT = 5300
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 
 
 @contextmanager

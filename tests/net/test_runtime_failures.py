@@ -25,9 +25,11 @@ from pyroute2 import NetNS
 from devmemtcp.agent import ConfigError, Region, Runtime, control
 from devmemtcp.agent.stackd import RemoteDatapath
 
+from ..slowness import SLOWNESS
+
 PORT = 5201
 MIB = 1 << 20
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 F_SEAL_FUTURE_WRITE = 0x10
 
 

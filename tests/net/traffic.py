@@ -11,9 +11,11 @@ from typing import Any
 from devmemtcp.agent import Connection, Listener, RegionView, Runtime
 from devmemtcp.agent.socket import Frag, HostFrag
 
+from ..slowness import SLOWNESS
+
 PORT = 5201
 MIB = 1 << 20
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:

@@ -151,7 +151,7 @@ def _configure(end: NetNS, ifname: str, ip4: str, ip6: str) -> tuple[int, str]:
 
 def await_carrier(handle: NetNS | IPRoute, ifindex: int) -> None:
     """The kernel drops what is sent before its link watch has seen the carrier."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * SLOWNESS
     while handle.link("get", index=ifindex)[0].get_attr("IFLA_OPERSTATE") != "UP":
         assert time.monotonic() < deadline, "the pair has no carrier"
         time.sleep(0.002)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 if TYPE_CHECKING:
     from .tcp.bench import Bench
 
@@ -62,7 +64,7 @@ def page_pool_run(tmp_path_factory: pytest.TempPathFactory) -> PagePoolRun:
         [*command, *options],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=100 * SLOWNESS,
         env=os.environ | {"PATH": str(folder)},
     )
     assert done.returncode == 0, done.stderr

@@ -24,12 +24,13 @@ from scapy.layers.l2 import Ether
 from devmemtcp.agent._loop import ffi, lib
 
 from ..rx_metadata import CSUM_VERIFIED, INFO_LEN, MAGIC, META_LEN, RxInfo
+from ..slowness import SLOWNESS
 
 PAGE = 4096
 NIOVS, PAGES, RING = 1024, 64, 512
 CHUNK = 3840
 CONTD = 1  # XDP_PKT_CONTD
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWNESS
 LOOP_BATCH = 128
 # channel.h: offsets, and kind and flow of an event
 EVENT_HEAD, APP_WAITS, EVENTS = 64, 320, 512

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from devmemtcp.agent.daemon.config import parse_config
 
+from ..slowness import SLOWNESS
+
 
 def agent(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "agent", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False
+    )
 
 
 def test_what_it_would_do_is_printed_as_a_file(tmp_path: Path) -> None:

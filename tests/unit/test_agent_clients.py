@@ -34,6 +34,8 @@ from devmemtcp.netlink.family import Client, Family, Op, Request
 from devmemtcp.netlink.genl import GenlFamily
 from devmemtcp.netlink.server import NetlinkServer
 
+from ..slowness import SLOWNESS
+
 HEADER = struct.Struct("=IHHII")
 DONE_WAITING = 5.0
 BLOB = attribute.put(1, bytes(3000))
@@ -265,7 +267,9 @@ def test_a_descriptor_that_is_slow_to_close_stops_nobody_else(harness: Harness) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         args = [str(harness.path), str(listener.getsockname()[1])]
         look = harness.request(LOOK, 0).hex()
-        subprocess.run([sys.executable, "-c", _LINGERS, *args, look], check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-c", _LINGERS, *args, look], check=True, timeout=30 * SLOWNESS
+        )
         theirs, _ = listener.accept()
         with theirs:
             gate.set()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 pytest.importorskip("devmemtcp.agent.daemon._confine", reason="needs libseccomp")
 
 _PRELUDE = """
@@ -47,7 +49,7 @@ def run(
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * SLOWNESS,
         check=False,
     )
 

@@ -18,6 +18,8 @@ from devmemtcp.agent.bench.result import Metric, Pair, Result, Run, Sample, judg
 from devmemtcp.agent.bench.verdict import Verdict, unpaired_ratio_interval
 from devmemtcp.agent.errors import ConfigError
 
+from ..slowness import SLOWNESS
+
 METRICS = (Metric("mpps", "Mpps", "higher"), Metric("instructions", "", "lower", "counted"))
 
 
@@ -154,7 +156,9 @@ def test_the_interval_of_two_medians_is_as_wide_as_both() -> None:
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "compare"]
-    return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*command, *map(str, args)], capture_output=True, text=True, timeout=60 * SLOWNESS
+    )
 
 
 def test_the_command_says_it_and_says_that_the_runs_were_not_interleaved(tmp_path: Path) -> None:

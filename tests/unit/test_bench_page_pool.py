@@ -24,6 +24,8 @@ from devmemtcp.agent.bench.page_pool import (
     variants,
 )
 
+from ..slowness import SLOWNESS
+
 if TYPE_CHECKING:
     from .conftest import PagePoolRun
 
@@ -169,7 +171,7 @@ def test_copies_of_a_module_are_elsewhere() -> None:
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", "page-pool", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100 * SLOWNESS)
 
 
 def test_the_report_has_all_that_was_measured(page_pool_run: PagePoolRun) -> None:

@@ -18,6 +18,8 @@ from devmemtcp.agent.bench import plot, saved
 from devmemtcp.agent.bench.result import Metric, Pair, Result, Run, Sample, judge
 from devmemtcp.agent.errors import ConfigError
 
+from ..slowness import SLOWNESS
+
 if TYPE_CHECKING:
     from .conftest import PagePoolRun
 
@@ -139,7 +141,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, name: str, said: str) -
 def run(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "bench", *map(str, args)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env={**os.environ, **env}
+        command, capture_output=True, text=True, timeout=100 * SLOWNESS, env={**os.environ, **env}
     )
 
 

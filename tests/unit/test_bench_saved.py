@@ -35,6 +35,8 @@ from devmemtcp.agent.bench.result import (
 )
 from devmemtcp.agent.errors import ConfigError
 
+from ..slowness import SLOWNESS
+
 METRICS = (
     Metric("ns", "ns", "lower"),
     Metric("ticks", "TSC", "lower", "derived"),
@@ -265,7 +267,7 @@ def test_any_damage_is_read_and_used_or_refused(
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOWNESS)
 
 
 def test_compare_and_plot_refuse_what_is_no_result(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli"]
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=60 * SLOWNESS)
 
 
 def one_line(process: subprocess.CompletedProcess[str]) -> str:
@@ -165,7 +167,7 @@ def test_started_without_a_standard_stream(closed: str) -> None:
         ["sh", "-c", shell, "sh", *COMMAND, "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * SLOWNESS,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -233,7 +235,7 @@ def test_without_capabilities_no_lab_is_made() -> None:
     powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     command = [*powerless, *COMMAND, "demo", "--size", "1M"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60 * SLOWNESS)
     assert process.returncode == 2
     *others, line = errors.splitlines()
     assert all("next run" in other for other in others)  # about somebody else's killed run
@@ -266,7 +268,7 @@ def test_a_missing_kernel_feature_is_one_line_and_2() -> None:
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(60)
+        sock.settimeout(60 * SLOWNESS)
         yield sock
 
 
@@ -289,7 +291,7 @@ def test_send_sends_exactly_the_pattern(listener: socket.socket) -> None:
     with listener.accept()[0] as conn, conn.makefile("rb") as stream:
         received = stream.read()
         conn.sendall(b"thanks")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60 * SLOWNESS)
     assert process.returncode == 0
     assert received == (b"\1\2\3\4\5\6\n" * (size // 7 + 1))[:size]
     document = json.loads(output)
@@ -310,7 +312,7 @@ def test_send_waits_for_the_receivers_end(listener: socket.socket) -> None:
         assert len(conn.recv(1000, socket.MSG_WAITALL)) == 100  # returns at the sender's FIN
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.3)
-    assert process.wait(60) == 0
+    assert process.wait(60 * SLOWNESS) == 0
 
 
 def test_send_waits_when_the_receiver_half_closes_first(listener: socket.socket) -> None:
@@ -324,7 +326,7 @@ def test_send_waits_when_the_receiver_half_closes_first(listener: socket.socket)
             process.wait(1)
         with conn.makefile("rb") as stream:
             assert len(stream.read()) == size
-    assert process.wait(60) == 0
+    assert process.wait(60 * SLOWNESS) == 0
 
 
 def test_a_refused_connection_is_one_line_and_1(listener: socket.socket) -> None:
@@ -341,7 +343,7 @@ def test_a_reset_connection_is_one_line_and_1(listener: socket.socket) -> None:
     assert conn.recv(1) == b"\1"  # a reset before that would be the connect()'s failure
     conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() resets
     conn.close()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60 * SLOWNESS)
     assert process.returncode == 1
     assert f"connection to {address(listener)} failed: " in errors
     assert len(errors.splitlines()) == 1
@@ -356,7 +358,7 @@ def test_signals_end_it_with_the_shells_code(
     process = start_send(listener, "--size", "1G", "--json")
     with listener.accept()[0]:
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=60 * SLOWNESS)
     assert process.returncode == code
     document = json.loads(output)
     assert (document["ok"], document["exit_code"]) == (False, code)
@@ -387,4 +389,4 @@ def test_the_sender_of_a_dead_parent_dies(listener: socket.socket) -> None:
             ended.set()
 
         threading.Thread(target=drain, daemon=True).start()
-        assert ended.wait(60), "the sender goes on"
+        assert ended.wait(60 * SLOWNESS), "the sender goes on"

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from devmemtcp.agent import journal
 from devmemtcp.agent.errors import ConfigError
 
+from ..slowness import SLOWNESS
+
 DEAD = 4194305  # above PID_MAX_LIMIT: no process ever has it
 
 
@@ -119,7 +121,7 @@ def test_a_live_run_is_left_alone_and_a_killed_one_undone(
     process = context.Process(target=make_and_wait, args=(run, ready))
     process.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(60 * SLOWNESS)
         name = f"devmemtcp-{process.pid}-near"
         assert journal.sweep(run) == []
         assert namespaces.names() == {name}

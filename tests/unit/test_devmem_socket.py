@@ -24,6 +24,7 @@ import pytest
 from devmemtcp.agent import Region
 from devmemtcp.socket import MSG_SOCK_DEVMEM, DevmemSocket, DevmemStream, Kind, Reason
 
+from ..slowness import SLOWNESS
 from .app.fake_stack import (
     ABORT,
     CLOSE,
@@ -44,7 +45,7 @@ from .app.fake_stack import (
 from .app.provider import FakeInterface, FakeProvider, connected, fails, fake_interface
 
 SOL, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
-PATIENCE = 30.0
+PATIENCE = 30.0 * SLOWNESS
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,20 @@ from typing import Any
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 
 
 def dev(*args: str, script: Path = ROOT / "dev", **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [script, *args], capture_output=True, text=True, check=False, timeout=60, **kwargs
+        [script, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 * SLOWNESS,
+        **kwargs,
     )
 
 

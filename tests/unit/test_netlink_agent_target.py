@@ -31,6 +31,7 @@ from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.notifications import Notifications
 from devmemtcp.netlink.records import PagePool
 
+from ..slowness import SLOWNESS
 from .netlink.bench import DOWN, LO, NIC, Bench
 from .netlink.served import Served
 
@@ -176,7 +177,7 @@ def test_netdev_dump_of_the_agent(served: Served, netdev: Netdev, memory: int) -
     binding = netdev.bind_rx(NIC, memory, [0])
     options = ["--target", "agent", "--socket", str(served.path), "--ifindex", str(NIC), "--json"]
     command = [sys.executable, "-m", "devmemtcp.agent.cli", "netdev", "dump", "queue-get", *options]
-    output = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    output = subprocess.run(command, check=True, capture_output=True, timeout=60 * SLOWNESS).stdout
     dumped = json.loads(output)
     assert dumped["target"] == "agent"
     assert dumped["objects"] == [queue.document() for queue in netdev.queue_get(NIC)]

@@ -16,6 +16,8 @@ import pytest
 
 from devmemtcp.stack.form import FORMS, VARIABLE, wanted
 
+from ..slowness import SLOWNESS
+
 HERE = Path(__file__).parent
 # Where there is no device memory, connections into host memory have to do.
 WITHOUT_DEVICE_MEMORY = ("test_tcp_ack.py", "test_tcp_closing.py", "test_tcp_retransmit.py")
@@ -33,7 +35,7 @@ def in_form(form: str, *command: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=110 * SLOWNESS,
     )
 
 

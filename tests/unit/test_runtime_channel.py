@@ -22,6 +22,7 @@ from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.devmem_abi import Kind, Reason
 from devmemtcp.agent.socket import AppHalf, Connection, Listener, Received
 
+from ..slowness import SLOWNESS
 from .app.fake_stack import (
     ABORT,
     ACCEPT,
@@ -360,7 +361,9 @@ def test_a_ring_that_cannot_be_emptied_does_not_keep_others_from_emptying_it(
     other = listener.accept(timeout=0)
     left = lend_too_many(stack, app)
     ended: list[int] = []
-    waits = threading.Thread(target=lambda: ended.append(len(other.recv_frags(timeout=30))))
+    waits = threading.Thread(
+        target=lambda: ended.append(len(other.recv_frags(timeout=30 * SLOWNESS)))
+    )
     waits.start()
     while not stack.get(APP_WAITS):
         os.sched_yield()
@@ -829,7 +832,7 @@ def test_a_sender_that_waits_goes_on_when_the_peer_acknowledges(
 
 
 def await_sleep(stack: FakeStack) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * SLOWNESS
     while not stack.get(APP_WAITS):
         assert time.monotonic() < deadline, "nobody went to sleep"
 
@@ -880,7 +883,7 @@ def test_of_many_waiting_threads_each_gets_its_own(stack: FakeStack, listener: L
         stack.push(EOF, flow)
     stack.wake_app()  # if anyone sleeps: who is awake looks before
     for thread in threads:
-        thread.join(60)
+        thread.join(60 * SLOWNESS)
         assert not thread.is_alive()
     assert sum(got.values()) == 400
 
@@ -952,7 +955,7 @@ def test_a_waiting_thread_learns_that_the_stack_has_died(
     await_sleep(stack)
     stack.die()
     for thread in threads:
-        thread.join(60)
+        thread.join(60 * SLOWNESS)
     assert [error.errno for error in errors] == [errno.ENXIO] * 3
 
 
@@ -974,10 +977,10 @@ def test_closing_ends_the_wait_of_another_thread(
         thread.start()
     await_sleep(stack)
     conn.close()
-    threads[0].join(10)
+    threads[0].join(10 * SLOWNESS)
     await_sleep(stack)
     listener.close()
-    threads[1].join(10)
+    threads[1].join(10 * SLOWNESS)
     assert errors == [errno.EBADF, errno.EBADF]
 
 
@@ -997,7 +1000,7 @@ def test_the_channel_may_be_closed_below_a_waiting_thread(
     await_sleep(stack)
     app.close()
     stack.die()
-    thread.join(60)
+    thread.join(60 * SLOWNESS)
     assert [error.errno for error in errors] == [errno.ENXIO]
     with pytest.raises(OSError, match="the runtime is closed"):
         conn.recv_frags()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,7 +34,7 @@ def test_a_figure_that_makes_no_sense_is_refused(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * SLOWNESS,
     )
     assert done.returncode == 2
     assert done.stderr.rstrip().endswith(f"error: {said}")

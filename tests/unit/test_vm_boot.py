@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..slowness import SLOWNESS
 from ..vm import kernels, machine, nics, qemu
 from ..vm.command_line import environment
 from ..vm.failure import Failure
@@ -51,7 +52,7 @@ def test_a_guest_sees_the_hosts_files_and_changes_none(
         ["sh", "-c", SCRIPT.format(here=tmp_path)],
         tmp_path,
         environment(),
-        timeout=100,
+        timeout=100 * SLOWNESS,
         results=tmp_path / "results",
     )
     status = machine.run(machine.Machine(kernel, "virtio", memory=512), emulator, task)
@@ -66,6 +67,6 @@ def test_a_guest_that_cannot_be_set_up_runs_nothing_and_says_why(
     cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nics, "driver", lambda _: "no_such_module")
-    task = machine.Task(["true"], tmp_path, environment(), timeout=100)
+    task = machine.Task(["true"], tmp_path, environment(), timeout=100 * SLOWNESS)
     with pytest.raises(Failure, match=r"guest\.sh: modprobe no_such_module: .*FATAL"):
         machine.run(machine.Machine(cached[0], memory=512), cached[1], task)

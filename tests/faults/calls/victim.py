@@ -55,11 +55,13 @@ from devmemtcp.agent.daemon.confinement import Confinement
 from devmemtcp.agent.daemon.notify import ServiceManager
 from devmemtcp.agent.pattern import one_period
 
+from ...slowness import SLOWNESS
+
 PORT = 5201
 PERIOD = 7
 REGION = 1 << 20
 SIZE = 100_000
-PATIENCE = 10.0
+PATIENCE = 10.0 * SLOWNESS
 """Seconds that an attempt waits for anything."""
 END_SECONDS = 60
 """Then an attempt is stuck, and says where."""

@@ -28,6 +28,7 @@ from devmemtcp.netlink.netdev import Netdev
 
 from ...hostile.attacker import NOBODY
 from ...hostile.victim import PERIOD, VICTIM, stream_at
+from ...slowness import SLOWNESS
 from ..agent_process import AgentProcess, running_agent
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Victim:
         self._peer.start()
 
     def _send(self) -> None:
-        with self._end.enter(), socket.create_connection(self._to, timeout=60) as sock:
+        with self._end.enter(), socket.create_connection(self._to, timeout=60 * SLOWNESS) as sock:
             while not self._stop.is_set():
                 self.sent += sock.send(stream_at(self.sent, PERIOD))
             sock.shutdown(socket.SHUT_WR)
@@ -122,8 +123,8 @@ class Victim:
     def end(self) -> tuple[int, float]:
         """Let the stream end. Returns (bytes received, longest wait)."""
         self._stop.set()
-        out, _ = self._process.communicate(timeout=60)
-        self._peer.join(60)
+        out, _ = self._process.communicate(timeout=60 * SLOWNESS)
+        self._peer.join(60 * SLOWNESS)
         assert self._process.returncode == 0, "the victim has noticed"
         count, longest = out.split()
         return int(count), float(longest)
@@ -156,7 +157,7 @@ def peers_of_attackers(veth: Veth, ports: range) -> Iterator[None]:
 
 def eventually(what: Callable[[], object], wanted: object) -> None:
     """What an agent gives back takes a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * SLOWNESS
     while (seen := what()) != wanted:
         assert time.monotonic() < deadline, f"{seen}, not {wanted}"
         time.sleep(0.05)

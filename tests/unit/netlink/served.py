@@ -11,6 +11,7 @@ from typing import Self
 
 from devmemtcp.netlink.family import Client
 
+from ...slowness import SLOWNESS
 from .bench import Bench
 
 MAX_FDS = 4
@@ -43,7 +44,7 @@ class Served:
 
     def await_disconnect(self) -> None:
         """Wait until the server has dealt with the end of a connection."""
-        assert self._gone.wait(10)
+        assert self._gone.wait(10 * SLOWNESS)
         self._gone.clear()
 
     def _run(self) -> None:
@@ -65,7 +66,7 @@ class Served:
 
     def _accept(self) -> None:
         sock, _ = self._listener.accept()
-        sock.settimeout(10)
+        sock.settimeout(10 * SLOWNESS)
         self._clients[sock] = self.bench.server.connect(
             self.bench.peer, lambda data: sock.sendall(data)
         )
