@@ -24,6 +24,9 @@ _SO_PREFER_BUSY_POLL = 69
 _AF_XDP = 44
 _PROBE_FRAMES = 16
 _PROBE_RING = 16
+_FOREIGN, _OURS = 0.5, 10.0
+"""Seconds to wait for a queue that is taken: by somebody else, or until the kernel has released
+the socket before, which on an emulated CPU takes more than a second."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class _Probe:
     queue: int
     reasons: dict[str, str]
     in_the_way: str = ""  # why no socket can be bound, whatever is asked of it
+    bound: bool = False  # one was, so who has the queue now is most likely that one still
 
     def bind(self, name: str, flags: BindFlags, *, unaligned: bool = False) -> bool | None:
         """Can a socket be bound like this? None: something else is in the way."""
@@ -186,6 +190,7 @@ class _Probe:
                 rx_size=_PROBE_RING,
                 tx_size=_PROBE_RING,
                 bind_flags=flags,
+                busy_timeout=_OURS if self.bound else _FOREIGN,
             ),
         ):
-            pass
+            self.bound = True

@@ -21,9 +21,12 @@ from devmemtcp.pyxdp import AttachedProgram, Features, Umem, XdpError, XskSocket
 _QUEUES_TELL = (6, 14)
 """The release from which queue-get knows AF_XDP sockets."""
 _PAGE = 4096
-_PATIENCE = 1.0
-"""Seconds: a socket that has just been closed, as that of the check before, is gone by then."""
+_PATIENCE = 10.0
+"""Seconds: a socket that has just been closed, as that of the check before, is gone by then, be the
+CPU an emulated one."""
 _LOOK_AGAIN = 0.01
+_TRIED = 0
+"""The queue that `pyxdp.features()` has bound sockets to."""
 
 
 def checks(can: Features, *, served: bool) -> Iterator[Check]:
@@ -79,12 +82,18 @@ def _queues_with_sockets(can: Features) -> list[int]:
 
     Raises Unsupported, and OSError, EPERM: no CAP_NET_RAW to try it with.
     """
+    tried = _TRIED if can.af_xdp else None
     if host.release() >= _QUEUES_TELL:
         deadline = time.monotonic() + _PATIENCE
-        while (taken := _asked(can.ifindex)) and time.monotonic() < deadline:
+        while tried in (taken := _asked(can.ifindex)) and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN)
         return taken
-    return [queue for queue in range(can.rx_queues or 1) if _is_taken(can.ifindex, queue)]
+    patience = {tried: _PATIENCE}
+    return [
+        queue
+        for queue in range(can.rx_queues or 1)
+        if _is_taken(can.ifindex, queue, patience.get(queue, 0))
+    ]
 
 
 def _asked(ifindex: int) -> list[int]:
@@ -93,9 +102,9 @@ def _asked(ifindex: int) -> list[int]:
     return sorted({each.id or 0 for each in queues if each.xsk and each.type is QueueType.RX})
 
 
-def _is_taken(ifindex: int, queue: int) -> bool:
+def _is_taken(ifindex: int, queue: int, patience: float) -> bool:
     try:
-        with Umem.allocate(_PAGE) as umem, XskSocket(ifindex, queue, umem, busy_timeout=_PATIENCE):
+        with Umem.allocate(_PAGE) as umem, XskSocket(ifindex, queue, umem, busy_timeout=patience):
             return False
     except XdpError as error:
         if error.errno == errno.EBUSY:

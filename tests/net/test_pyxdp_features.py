@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -81,6 +83,25 @@ def test_a_queue_in_use_is_unknown_not_unable(veth: Veth) -> None:
         found = features(veth.right.ifname)
     assert found.af_xdp is None
     assert "already" in found.reasons["af_xdp"]
+
+
+def test_its_own_sockets_are_waited_for(veth: Veth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow kernel releases a queue later than a socket would wait for one of somebody else's."""
+    late: list[threading.Timer] = []
+
+    class ReleasedLate(XskSocket):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if not late:
+                late.append(threading.Timer(0.8, os.close, [os.dup(self.fd)]))
+                late[0].start()
+
+    monkeypatch.setattr(sys.modules[features.__module__], "XskSocket", ReleasedLate)
+    with veth.right.enter():
+        found = features(veth.right.ifname)
+    late[0].join()
+    assert found.af_xdp
+    assert not unknown(found) & {"need_wakeup", "unaligned_chunks", "multi_buffer"}
 
 
 def test_a_queue_that_is_not_there_cannot_be_bound(veth: Veth) -> None:
