@@ -10,6 +10,8 @@ from typing import Literal, Self
 from devmemtcp.agent.datapath_config import AttachMode, XdpMode, attach_mode
 from devmemtcp.agent.netdev import NetDev
 from devmemtcp.agent.nic.device import Nic, if_there
+from devmemtcp.agent.refusal import raise_first
+from devmemtcp.agent.zerocopy import MTU_MAX, zero_copy_refusals
 from devmemtcp.netlink.ethtool import NTUPLE, Channels, Feature, Rings
 from devmemtcp.netlink.flow_rules import FlowRule
 from devmemtcp.netlink.link import Link
@@ -30,8 +32,13 @@ class Attachment:
 
     @classmethod
     def of(cls, dev: NetDev, mode: XdpMode | Literal["zerocopy"]) -> Self:
-        """For an interface, in the mode that was asked for."""
+        """For an interface, in the mode that was asked for.
+
+        Raises ConfigError for zero-copy where the driver has none.
+        """
         can = dev.features
+        if mode == "zerocopy":
+            raise_first(zero_copy_refusals(can, min(can.mtu, MTU_MAX)))  # the MTU can be set
         chosen = attach_mode(mode, can.driver, multi_buffer=can.multi_buffer is not False) or (
             "generic" if can.native_xdp is False else "native"
         )

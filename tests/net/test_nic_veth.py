@@ -185,6 +185,16 @@ def test_who_is_not_root_is_told_to_be(end: VethEnd) -> None:
     assert mtu(end) == 2000
 
 
+def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
+    end.set_link(mtu=9000)
+    before = snapshot(end.ifname)
+    for verb in ("plan", "apply"):
+        status, refused = nic(end, verb, "-i", end.ifname, "--mode", "zerocopy")
+        assert status == 2
+        assert "veth, the driver of veth0, has no zero-copy" in str(refused["error"])
+    assert snapshot(end.ifname) == before
+
+
 def test_one_that_is_down_is_refused(end: VethEnd) -> None:
     end.run(["ip", "link", "set", end.ifname, "down"])
     before = snapshot(end.ifname)
