@@ -29,6 +29,8 @@ class Attachment:
     programs: tuple[str, ...] = ()
     """XDP programs that are attached now."""
     default_route: bool = False
+    untried: str | None = None
+    """Why it is not known whether a packet may have more buffers; then it is taken for no."""
 
     @classmethod
     def of(cls, dev: NetDev, mode: XdpMode | Literal["zerocopy"]) -> Self:
@@ -43,13 +45,15 @@ class Attachment:
             "generic" if can.native_xdp is False else "native"
         )
         advertised = bool(can.xdp_features and can.xdp_features & XdpAct.RX_SG)
+        possible = chosen == "generic" or (chosen == "native" and advertised)
+        tried = can.multi_buffer is not None
         return cls(
             can.driver,
             chosen,
-            multi_buffer=can.multi_buffer is True
-            and (chosen == "generic" or (chosen == "native" and advertised)),
+            multi_buffer=can.multi_buffer is True and possible,
             programs=tuple(str(program) for program in can.programs),
             default_route=dev.default_route,
+            untried=can.reasons.get("multi_buffer") if possible and not tried else None,
         )
 
 

@@ -266,6 +266,12 @@ class _Planner:
                 f"an XDP program is attached, {program}: a change of channels may be refused, or "
                 "interrupt its receiver"
             )
+        if attachment.untried:
+            self._notes.append(
+                "whether a packet may have several buffers could not be tried "
+                f"({attachment.untried}): planned as if not, which may be another plan than where "
+                "it can be"
+            )
         if attachment.default_route:
             self._notes.append("the default route leaves by it: apply wants --force")
 

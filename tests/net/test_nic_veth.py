@@ -185,6 +185,13 @@ def test_who_is_not_root_is_told_to_be(end: VethEnd) -> None:
     assert mtu(end) == 2000
 
 
+def test_a_plan_without_privilege_says_what_it_does_not_know(end: VethEnd) -> None:
+    """Whether packets may have several buffers: where they may, root's plan leaves GRO on."""
+    planned = nic_as_nobody("plan", "-i", end.ifname)[1]
+    assert "could not be tried (AF_XDP sockets need CAP_NET_RAW" in str(planned["notes"])
+    assert "could not be tried" not in str(nic(end, "plan", "-i", end.ifname)[1]["notes"])
+
+
 def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
     end.set_link(mtu=9000)
     before = snapshot(end.ifname)

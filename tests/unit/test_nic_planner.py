@@ -161,6 +161,14 @@ def test_generic_mode_without_multi_buffer_wants_no_gro() -> None:
     assert "ethtool -K eth1 rx-gro off" not in commands(make_plan(frags, Wishes()))
 
 
+def test_what_could_not_be_tried_is_said() -> None:
+    untried = Attachment("virtio_net", "generic", multi_buffer=False, untried="it needs root")
+    plan = make_plan(replace(VIRTIO, attachment=untried), Wishes())
+    assert "ethtool -K eth1 rx-gro off" in commands(plan)
+    (note,) = [note for note in plan.notes if "may be another plan" in note]
+    assert "could not be tried (it needs root): planned as if not" in note
+
+
 def test_what_is_fixed_the_wrong_way_is_said() -> None:
     facts = replace(IGB, features=dict(IGB.features) | {"rx-vlan-hw-parse": FIXED_ON})
     plan = make_plan(facts, Wishes())
