@@ -181,11 +181,13 @@ def _report(session: Session) -> Status:
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
+    from devmemtcp.agent.terminal import cell
+
     table = Table(*rows[0], title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(cell(_words_of(value)) for value in row.values()))
     return table
 
 
-def _cell(value: object) -> str:
+def _words_of(value: object) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)

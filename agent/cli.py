@@ -48,6 +48,7 @@ from devmemtcp.agent.options import (
     Pattern,
     RegionSize,
 )
+from devmemtcp.agent.terminal import Formatter, printable
 from devmemtcp.agent.verb import finish
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
@@ -297,20 +298,22 @@ def _table(values: dict[str, Any], title: str) -> Table:
     """One row a value; rows that say nothing are left out."""
     from rich.table import Table
 
+    from devmemtcp.agent.terminal import cell
+
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in values.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             continue  # the connections: each had its line when it ended
         if value not in (None, "", [], {}):
             words = (_WORDS.get(word, word) for word in name.split("_"))
-            table.add_row(" ".join(words), _cell(value))
+            table.add_row(" ".join(words), cell(_words_of(value)))
     return table
 
 
 _WORDS = {"cpu": "CPU", "gbps": "(Gb/s)", "mss": "MSS", "mtu": "MTU"}
 
 
-def _cell(value: object) -> str:
+def _words_of(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -327,7 +330,9 @@ def _cell(value: object) -> str:
 def main() -> NoReturn:
     """Entry point of `devmemtcp`: run a verb and turn what it raises into one line and a code."""
     _open_what_is_closed()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="devmemtcp: %(message)s")
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(Formatter("devmemtcp: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[log])
     signal.signal(signal.SIGTERM, _on_term)
     try:
         exit_code = _run()
@@ -432,7 +437,7 @@ def _plain(text: str) -> str:
 def _failed(text: str, exit_code: int) -> int:
     """Say what is wrong: one line on stderr, and a JSON document if that was asked for."""
     line = " ".join(text.split())
-    print(f"devmemtcp: error: {line}", file=sys.stderr)
+    print(f"devmemtcp: error: {printable(line)}", file=sys.stderr)
     if "--json" in sys.argv:
         print(failure(line, exit_code))
     return exit_code

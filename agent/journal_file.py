@@ -130,7 +130,7 @@ def append_line(fd: int, line: str) -> None:
     write(2) does as much as there is room for and calls that a success; but who makes a thing
     relies on its line.
     """
-    data = f"{line}\n".encode()
+    data = f"{line}\n".encode("utf-8", "surrogateescape")
     size = os.fstat(fd).st_size
     written = os.write(fd, data)
     if written < len(data):

@@ -31,13 +31,12 @@ from pyroute2 import IPRoute, NetlinkError
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.link_local import LinkLocal, generation_mode, given, set_generation_mode
-from devmemtcp.agent.netdev import addresses_of
+from devmemtcp.agent.netdev import addresses_of, is_ifname
 from devmemtcp.agent.way_out import ways_out
 from devmemtcp.netlink.link import Links
 
 _LINE = re.compile(
-    r"nic (near|far) ([!-.0-~]{1,15}) "  # dev_valid_name()
-    r"([0-9]{1,5}) (up|down) ([0-9]{1,20}) ([0-9]|-)((?: [!-~]+)*)",
+    r"nic (near|far) ([^ ]{1,15}) ([0-9]{1,5}) (up|down) ([0-9]{1,20}) ([0-9]|-)((?: [!-~]+)*)",
     re.ASCII,
 )
 
@@ -112,7 +111,7 @@ class LentNic:
     def parse(cls, line: str) -> Self | None:
         """What `line()` made; None for anything else."""
         match = _LINE.fullmatch(line)
-        if match is None:
+        if match is None or not is_ifname(match.group(2)):
             return None
         side, ifname, mtu, state, home, mode, words = match.groups()
         link_locals = [LinkLocal.parse(word) for word in words.split()]

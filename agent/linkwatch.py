@@ -85,7 +85,7 @@ class LinkWatch:
         self._undo.close()
 
     def _refresh(self) -> None:
-        name = self._ifname.encode()
+        name = os.fsencode(self._ifname)
         answer = ask(self._ifname, _SIOCGIFHWADDR, _IFREQ_HWADDR.pack(name, 0, b""))
         mac = _IFREQ_HWADDR.unpack(answer)[2]
         answer = ask(self._ifname, _SIOCGIFMTU, _IFREQ_MTU.pack(name, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -108,14 +109,19 @@ class NetDev:
     def has_address(self, address: IpAddress) -> bool:
         """Whether the address is configured on the interface."""
         name = self.features.ifname
-        result = lib.netdev_has_address(name.encode(), to_stack(address, 0))
+        result = lib.netdev_has_address(os.fsencode(name), to_stack(address, 0))
         if result < 0:
             raise failed(result, f"cannot list the addresses of {name}")
         return bool(result)
 
 
 def ifindex_of(name: str) -> int:
-    """The index of an interface, by its name or an altname. Raises ConfigError: there is none."""
+    """The index of an interface, by its name or an altname.
+
+    Raises ConfigError: there is none, or it is called what netlink's libraries cannot say.
+    """
+    if name.encode(errors="ignore") != os.fsencode(name):
+        raise ConfigError(f"{name!r} is no UTF-8; give the interface another name: ip-link(8)")
     try:
         # if_nametoindex(3) has room for a name, and an altname may be longer.
         long = len(os.fsencode(name)) >= _IFNAMSIZ
@@ -129,13 +135,22 @@ def no_interface(name: str) -> ConfigError:
     return ConfigError(f"no interface {name!r} here; `ip link show` lists those there are")
 
 
+def is_ifname(name: str) -> bool:
+    """Whether an interface may be called so: dev_valid_name(), to which no-break space is blank."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(raw) < _IFNAMSIZ and not re.search(rb"^\.\.?$|[/:\0\t-\r \xa0]", raw)
+
+
 def addresses_of(name: str) -> list[IpAddress]:
     """The IP addresses of an interface, in no particular order. Raises OSError."""
     count, there = 0, 64
     while there > count:
         count = there
         out = ffi.new("struct stack_addr[]", count)
-        there = lib.netdev_addresses(name.encode(), out, count)
+        there = lib.netdev_addresses(os.fsencode(name), out, count)
         if there < 0:
             raise failed(there, f"cannot list the addresses of {name}")
     return [ip_address(from_stack(addr)[0]) for addr in out[0:there]]
@@ -148,7 +163,7 @@ def is_up(name: str) -> bool:
 
 def _flags(name: str) -> int:
     """IFF_UP and others."""
-    answer = ask(name, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()))
+    answer = ask(name, _SIOCGIFFLAGS, _IFREQ.pack(os.fsencode(name)))
     flags: int = struct.unpack_from("=H", answer, _IFNAMSIZ)[0]
     return flags
 

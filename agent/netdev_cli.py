@@ -185,11 +185,13 @@ def _grid(rows: list[list[str]], title: str) -> Table:
     """A table whose first row is its head."""
     from rich.table import Table
 
+    from devmemtcp.agent.terminal import cell
+
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(cell(name), overflow="fold")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(cell, row))
     return table
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from signal import SIGSEGV
 from typing import Literal, NamedTuple
 
+from devmemtcp.agent.terminal import printable
+
 
 class Unreadable(NamedTuple):
     """Whether the process that runs the stack cannot read any payload. True only when proved.
@@ -110,12 +112,8 @@ def mappings_of(file: FileId, proc: Path = Path("/proc/self")) -> int:
 
 
 def command_of(proc: Path) -> str:
-    """What a process is called, fit for a terminal: any user may choose any bytes (PR_SET_NAME).
-
-    Raises OSError.
-    """
-    text = (proc / "comm").read_bytes().strip().decode(errors="backslashreplace")
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    """What a process is called, as it can be printed. Raises OSError."""
+    return printable((proc / "comm").read_bytes().strip().decode(errors="backslashreplace"))
 
 
 def descriptors_of(file: FileId, proc: Path = Path("/proc/self")) -> int:

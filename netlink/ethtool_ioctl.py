@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 import socket
 import struct
 from typing import Self
@@ -21,7 +22,7 @@ class EthtoolIoctl:
 
     def __init__(self, ifname: str, netns: NetNs | None = None) -> None:
         """Open a socket in the interface's namespace; see :mod:`devmemtcp.netlink.target`."""
-        if len(ifname.encode()) >= _IFNAMSIZ:
+        if len(os.fsencode(ifname)) >= _IFNAMSIZ:
             raise ValueError(f"{ifname!r} is too long for an interface's name")
         self._ifname = ifname
         self._sock = socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM)
@@ -41,7 +42,7 @@ class EthtoolIoctl:
 
         `what` is the verb of errors: "eth0: cannot <what>: Operation not supported".
         """
-        request = _IFREQ.pack(self._ifname.encode(), ctypes.addressof(command))
+        request = _IFREQ.pack(os.fsencode(self._ifname), ctypes.addressof(command))
         try:
             fcntl.ioctl(self._sock, SIOCETHTOOL, request)
         except OSError as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -62,7 +63,7 @@ class Link:
         device = message.get_attr("IFLA_PARENT_DEV_NAME")
         return cls(
             ifindex=message["index"],
-            ifname=message.get_attr("IFLA_IFNAME"),
+            ifname=os.fsdecode(message.get_attr("IFLA_IFNAME")),
             mtu=message.get_attr("IFLA_MTU"),
             min_mtu=message.get_attr("IFLA_MIN_MTU") or 0,
             max_mtu=message.get_attr("IFLA_MAX_MTU") or 0,
@@ -134,7 +135,7 @@ class Links:
         if isinstance(device, int):
             request["index"] = device
         else:
-            values = {"IFLA_IFNAME": device, **values}
+            values = {"IFLA_IFNAME": os.fsencode(device), **values}
         if up is not None:
             request["change"] = _IFF_UP
             request["flags"] = _IFF_UP if up else 0

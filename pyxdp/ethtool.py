@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def _ethtool(ifname: str, command: int, size: int) -> bytes:
 
 def _ioctl(ifname: str, request: int, argument: bytes) -> bytes:
     """One ioctl on a ``struct ifreq``; gives the struct back."""
-    ifreq = ifname.encode().ljust(_IFNAMSIZ, b"\0") + argument
+    ifreq = os.fsencode(ifname).ljust(_IFNAMSIZ, b"\0") + argument
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         try:
             return fcntl.ioctl(control, request, ifreq.ljust(_IFREQ_SIZE, b"\0"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 from enum import IntFlag
@@ -93,7 +94,7 @@ class XskSocket(Resource):
         config = ffi.new("struct pyxdp_socket_config *", (rx_size, tx_size, bind_flags))
         handle = ffi.new("struct xsk_socket **")
         key, queue_rings = umem._take(self.ifindex, queue, bind_flags)
-        arguments = (self.ifname.encode(), queue, umem._handle, rings, queue_rings, config)
+        arguments = (os.fsencode(self.ifname), queue, umem._handle, rings, queue_rings, config)
         deadline = time.monotonic() + busy_timeout
         while (result := lib.pyxdp_socket_create(handle, *arguments)) == -errno.EBUSY:
             if time.monotonic() > deadline:

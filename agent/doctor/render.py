@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from devmemtcp.agent.doctor.record import Check, Report, State, Verdict
+from devmemtcp.agent.terminal import cell
 
 _COLOURS = {State.OK: "green", State.NOTE: "cyan", State.WARN: "yellow", State.FAIL: "bold red"}
 _UNLIMITED = 10_000
@@ -35,10 +35,10 @@ def _group(report: Report) -> Iterable[Group | Table]:
 def _checks(checks: Iterable[Check]) -> Table:
     table = Table.grid(padding=(0, 2))
     for check in checks:
-        text = Text(f"{check.found}: {check.means}")
+        text = cell(f"{check.found}: {check.means}")
         if check.mend:
-            text.append(f"\n$ {check.mend}", style="bold")
-        table.add_row(Text(check.state, style=_COLOURS[check.state]), check.name, text)
+            text.append("\n").append(cell(f"$ {check.mend}", "bold"))
+        table.add_row(Text(check.state, style=_COLOURS[check.state]), cell(check.name), text)
     return table
 
 
@@ -47,7 +47,7 @@ def _verdicts(title: str, verdicts: Iterable[Verdict]) -> Table:
     for verdict in verdicts:
         colour = "green" if verdict.usable else "yellow"
         name = f"{verdict.mode} (auto)" if verdict.chosen else verdict.mode
-        table.add_row(Text(name, style=colour), escape(_conclusion(verdict)))
+        table.add_row(Text(name, style=colour), cell(_conclusion(verdict)))
     return table
 
 
@@ -58,8 +58,8 @@ def _conclusion(verdict: Verdict) -> str:
 def _plain(report: Report) -> Iterable[Text]:
     for check in report.checks:
         mend = f"; `{check.mend}`" if check.mend else ""
-        yield Text(f"{check.state:<5}{check.name}: {check.found}: {check.means}{mend}")
+        yield cell(f"{check.state:<5}{check.name}: {check.found}: {check.means}{mend}")
     for title, verdicts in (("mode", report.modes), ("stack", report.places)):
         for verdict in verdicts:
             name = f"{verdict.mode} (auto)" if verdict.chosen else verdict.mode
-            yield Text(f"{title:<5} {name}: {_conclusion(verdict)}")
+            yield cell(f"{title:<5} {name}: {_conclusion(verdict)}")

@@ -34,6 +34,7 @@ from devmemtcp.agent.journal_file import (
     read_lines,
     remove_if_empty,
 )
+from devmemtcp.agent.netdev import is_ifname
 from devmemtcp.agent.nic.device import Identity
 from devmemtcp.agent.nic.setting import ChannelCount, Setting, Value, parse
 
@@ -42,7 +43,6 @@ MAX_BYTES = 4 << 20
 
 _VERSION = 1
 _FILE = re.compile(r"([0-9]{1,20})-([0-9]{1,10})\.journal", re.ASCII)
-_IFNAME = re.compile(r"[!-.0-~]{1,15}", re.ASCII)  # dev_valid_name(): no blank and no slash
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){0,31}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class Journal:
         if (
             head.keys() != {"version", "ifname", "perm", "parent"}
             or head["version"] != _VERSION
-            or not (isinstance(name, str) and _IFNAME.fullmatch(name))
+            or not (isinstance(name, str) and is_ifname(name))
             or not (perm is None or (isinstance(perm, str) and _MAC.fullmatch(perm)))
             or not (parent is None or isinstance(parent, str))
         ):

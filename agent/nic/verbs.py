@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from devmemtcp.agent.options import Debug, Json, NicMode, NicModeChoice
+from devmemtcp.agent.terminal import printable
 from devmemtcp.agent.verb import finish, group
 
 if TYPE_CHECKING:
@@ -332,9 +333,12 @@ def _refile_returned(netns: int) -> None:
 
 def _ifindex(interface: str) -> int | None:
     """By its name or an altname; None: there is no such interface."""
+    from devmemtcp.agent.errors import ConfigError
+    from devmemtcp.agent.netdev import ifindex_of
+
     try:
-        return socket.if_nametoindex(interface)
-    except (OSError, OverflowError):
+        return ifindex_of(interface)
+    except ConfigError:
         return None
 
 
@@ -353,9 +357,9 @@ def _under(head: str) -> Callable[[Report], None]:
 
     def show(report: Report) -> None:
         about = ", ".join(filter(None, (report.driver, report.mode and f"{report.mode} mode")))
-        print(f"{report.interface}{f' ({about})' if about else ''}: {head}")
-        for line in _lines(report):
-            print(line)
+        first = f"{report.interface}{f' ({about})' if about else ''}: {head}"
+        for line in (first, *_lines(report)):
+            print(printable(line))
 
     return show
 

@@ -17,6 +17,7 @@ from devmemtcp.agent.namespaces import netns_cookie
 from devmemtcp.agent.nic.facts import Attachment
 from devmemtcp.agent.nic.journal import RUN_DIRECTORY
 from devmemtcp.agent.nic.planner import Wishes
+from devmemtcp.agent.terminal import printable
 
 from ..slowness import SLOWNESS
 from .nic_snapshot import apply, killed_at, snapshot, undo
@@ -163,6 +164,38 @@ def test_plan_apply_undo_of_one_that_is_renamed(end: VethEnd) -> None:
     ]
     assert mtu(end) == 2000
     assert nic(end, "undo", "-i", end.ifname)[1]["notes"] == ["nothing was applied to veth0"]
+
+
+@pytest.mark.parametrize("name", ["\xe9[x]", "a\x1b[1m"])
+def test_a_name_that_no_terminal_should_see(end: VethEnd, name: str) -> None:
+    """It is shown by what can be printed, and kept in the journal as it is."""
+    end.run(["ip", "link", "set", end.ifname, "down"])
+    end.run(["ip", "link", "set", end.ifname, "name", name])
+    command = [sys.executable, "-m", "devmemtcp.agent.cli"]
+    for verb, says in (
+        (["doctor"], "ok   "),
+        (["doctor", "-i", name], " is down"),
+        (["nic", "apply", "-i", name, "--mtu", "1400"], "mtu: 2000 -> 1400"),
+        (["nic", "undo", "-i", name], "mtu: 2000 again"),
+        (["nic", "undo", "-i", name], "nothing to undo"),
+    ):
+        done = subprocess.run([*command, *verb], capture_output=True, check=False, timeout=60)
+        said = (done.stdout + done.stderr).decode()
+        assert printable(name) in said
+        assert says in said
+        assert all(each.isprintable() for each in said.replace("\n", "")), said
+
+
+def test_a_name_that_is_no_utf_8_is_refused_and_keeps_nobody_from_looking(end: VethEnd) -> None:
+    end.run(["ip", "link", "set", end.ifname, "down"])
+    end.run(["ip", "link", "set", end.ifname, "name", "a\udcff"])
+    command = [sys.executable, "-m", "devmemtcp.agent.cli", "doctor"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert rb"'a\udcff' is no UTF-8" in done.stdout
+    done = subprocess.run([*command, "-i", "a\udcff"], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert rb"'a\udcff' is no UTF-8; give the interface another name" in done.stderr
 
 
 def test_what_somebody_else_has_set_since(end: VethEnd) -> None:
