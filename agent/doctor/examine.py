@@ -119,7 +119,7 @@ def _interface(dev: NetDev, *, multi_buffer: bool, served: bool) -> Iterator[Che
     peer = _peer(its_link)
     yield from link.checks(dev, its_link, peer)
     yield from driver.checks(can, kernel)
-    yield from looked("queues", lambda: _queues(can, kernel))
+    yield from looked("queues", lambda: _queues(dev, kernel))
     yield from looked("offloads", lambda: _offload_lines(can.ifname, peer, multi_buffer))
     yield from taken.checks(can, served=served)
 
@@ -131,9 +131,10 @@ def _peer(its_link: Link) -> Peer | None:
         return None  # in a namespace that this user may not enter, or that has gone meanwhile
 
 
-def _queues(can: Features, kernel: Release) -> Iterator[Check]:
+def _queues(dev: NetDev, kernel: Release) -> Iterator[Check]:
+    can = dev.features
     rings = queues.rings_of(can.ifindex)
-    yield from queues.checks(can, _offloads(can.ifname), rings)
+    yield from queues.checks(dev, _offloads(can.ifname), rings)
     yield devmem.check(can, kernel, rings)
 
 

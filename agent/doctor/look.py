@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from devmemtcp.agent.doctor.record import Check, note
 from devmemtcp.agent.errors import ConfigError, Unsupported
@@ -33,3 +33,8 @@ def named(names: Iterable[str]) -> str:
     """`a, b and c`."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def queues_named(queues: Sequence[int]) -> str:
+    """`queue 0`, or `queues 0, 1`."""
+    return f"queue{'s' if len(queues) > 1 else ''} {', '.join(map(str, queues))}"

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from shlex import quote
 
 from devmemtcp.agent import preflight
-from devmemtcp.agent.doctor.look import looked
+from devmemtcp.agent.doctor.look import looked, queues_named
 from devmemtcp.agent.doctor.record import Check, note, ok
+from devmemtcp.agent.netdev import NetDev
 from devmemtcp.netlink.constants import TcpDataSplit
 from devmemtcp.netlink.errors import NetlinkError, Unsupported
 from devmemtcp.netlink.ethtool import NTUPLE, Ethtool, Feature, Rings
@@ -18,10 +19,11 @@ from devmemtcp.netlink.rss_table import RssTable
 from devmemtcp.pyxdp import Features
 
 
-def checks(can: Features, offloads: Mapping[str, Feature], rings: Rings | None) -> Iterator[Check]:
+def checks(dev: NetDev, offloads: Mapping[str, Feature], rings: Rings | None) -> Iterator[Check]:
     """Of one interface. `rings`: None where the driver does not tell."""
+    can = dev.features
     yield _queues(can)
-    yield from _unless_lacking("RSS", lambda: _rss(can))
+    yield from _unless_lacking("RSS", lambda: _rss(dev, steers=_steers(offloads)))
     yield from _unless_lacking("flow steering", lambda: _steering(can, offloads))
     yield _split(can.ifname, rings)
 
@@ -48,26 +50,34 @@ def _queues(can: Features) -> Check:
     return ok("queues", f"{can.rx_queues} of {can.max_rx_queues}", "each is received from")
 
 
-def _rss(can: Features) -> Iterator[Check]:
-    with RssTable(can.ifname) as rss:
-        table = rss.get()
+def _rss(dev: NetDev, *, steers: bool) -> Iterator[Check]:
+    with RssTable(dev.features.ifname) as rss:
+        yield rss_check(dev, rss.get(), steers=steers)
+
+
+def rss_check(dev: NetDev, table: Sequence[int], *, steers: bool) -> Check:
+    """What an indirection table means. `steers`: the driver has flow rules."""
     used = sorted(set(table))
-    if not used:
-        yield note("RSS", "no table", "the driver puts flows where it likes")
-        return
-    found = f"{len(table)} entries, over queues {', '.join(map(str, used))}"
-    spare = sorted(set(range(can.rx_queues or 1)) - set(used))
-    if spare:
-        yield ok("RSS", found, f"queues {', '.join(map(str, spare))} are for flow rules")
-    else:
-        yield ok("RSS", found, "`devmemtcp nic plan` keeps a queue free for one application")
+    found = f"{len(table)} entries, over {queues_named(used)}"
+    if not dev.up:
+        return note("RSS", found, "a driver may write another table when the interface comes up")
+    spare = sorted(set(range(dev.features.rx_queues or 1)) - set(used))
+    if not spare:
+        return ok("RSS", found, "`devmemtcp nic plan` keeps a queue free for one application")
+    if steers:
+        return ok("RSS", found, f"flow rules can lead to {queues_named(spare)}")
+    return ok("RSS", found, f"no TCP comes to {queues_named(spare)}: the driver has no flow rules")
+
+
+def _steers(offloads: Mapping[str, Feature]) -> bool:
+    return NTUPLE in offloads and offloads[NTUPLE].available
 
 
 def _steering(can: Features, offloads: Mapping[str, Feature]) -> Iterator[Check]:
-    name, ntuple = "flow steering", offloads.get(NTUPLE)
-    if ntuple is None or not ntuple.available:
+    name = "flow steering"
+    if not _steers(offloads):
         yield note(name, "the driver has none", "RSS or the sender chooses the queue")
-    elif not ntuple.active:
+    elif not offloads[NTUPLE].active:
         yield note(
             name,
             "off",

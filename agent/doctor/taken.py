@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor import holders, host
-from devmemtcp.agent.doctor.look import looked, named
+from devmemtcp.agent.doctor.look import looked, named, queues_named
 from devmemtcp.agent.doctor.record import Check, fail, ok
 from devmemtcp.netlink.constants import QueueType
 from devmemtcp.netlink.errors import Unsupported
@@ -68,7 +68,7 @@ def _sockets(can: Features, served: bool) -> Iterator[Check]:
     if not queues:
         yield ok(name, "none", "its queues are free")
         return
-    what = f"queues {', '.join(map(str, queues))}" if len(queues) > 1 else f"queue {queues[0]}"
+    what = queues_named(queues)
     by = named(map(str, who)) if who else "a process that cannot be seen from here"
     if served:
         yield ok(name, f"{what}: {by}", "the agent's")

@@ -17,7 +17,17 @@ from typing import Any
 import pytest
 
 from devmemtcp.agent import preflight, readability
-from devmemtcp.agent.doctor import driver, holders, host, link, modes, offloads, process, render
+from devmemtcp.agent.doctor import (
+    driver,
+    holders,
+    host,
+    link,
+    modes,
+    offloads,
+    process,
+    queues,
+    render,
+)
 from devmemtcp.agent.doctor.agents import Agent
 from devmemtcp.agent.doctor.floors import FLOORS
 from devmemtcp.agent.doctor.look import looked, named
@@ -328,6 +338,30 @@ def test_merged_packets_matter_where_one_buffer_is_all_there_is(
     if not multi_buffer:
         mend = "ip netns exec far ethtool -K veth0 tso off gso off"
         assert found["peer's TSO and GSO"].mend == mend
+
+
+# ---- queues ----
+
+
+@pytest.mark.parametrize(
+    ("table", "steers", "up", "says"),
+    [
+        (
+            (0,) * 128,
+            False,
+            True,
+            "over queue 0: no TCP comes to queues 1, 2, 3: the driver has no",
+        ),
+        ((0, 1, 2) * 4, False, True, "over queues 0, 1, 2: no TCP comes to queue 3"),
+        ((0, 1) * 8, True, True, "over queues 0, 1: flow rules can lead to queues 2, 3"),
+        ((0, 1, 2, 3), True, True, "over queues 0, 1, 2, 3: `devmemtcp nic plan` keeps"),
+        ((0,) * 128, True, False, "over queue 0: a driver may write another table when"),
+    ],
+)
+def test_what_an_rss_table_means(table: tuple[int, ...], steers: bool, up: bool, says: str) -> None:
+    dev = NetDev(nic(), up=up, loopback=False, default_route=False)
+    line = queues.rss_check(dev, table, steers=steers)
+    assert says in f"{line.found}: {line.means}"
 
 
 # ---- the conclusion ----
