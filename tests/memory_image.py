@@ -19,9 +19,11 @@ from typing import BinaryIO
 
 from devmemtcp.agent.errors import Unsupported
 
+from .slowness import SLOWNESS
+
 _PIECE = 4 << 20
 _EVERYTHING = "0x1ff"  # core(5): bits of /proc/PID/coredump_filter
-_DUMP_SECONDS = 60.0
+_DUMP_SECONDS = 60.0 * SLOWNESS
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
 
 

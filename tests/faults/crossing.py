@@ -16,9 +16,10 @@ from typing import Literal
 from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime, Stats
 
 from ..net.veth import VethEnd
+from ..slowness import SLOWNESS
 
 PORT = 5201
-STALL_SECONDS = 60.0
+STALL_SECONDS = 60.0 * SLOWNESS
 """Longer than a few lost SYNs or back-offs take."""
 _TCP_RTO_MAX_MS = 44  # linux/tcp.h, Linux 6.15
 

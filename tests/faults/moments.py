@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..net.veth import Veth, VethEnd, veth_pair
+from ..slowness import SLOWNESS
 from .hosts import Where
 from .kills import ForkedAgent, Lives, spread
 from .leftovers import Leftovers
@@ -24,7 +25,7 @@ from .report import Row, has_a_name
 from .victims import RECEIVER_PHASES
 
 _PHASES = RECEIVER_PHASES[1:]
-_TOLD_SECONDS = 10.0
+_TOLD_SECONDS = 10.0 * SLOWNESS
 """Within these, whatever else the machine does, and the sender's time-outs are."""
 _DOWN_SECONDS = 0.1
 

@@ -26,10 +26,12 @@ from typing import Any
 
 import pytest
 
+from ..slowness import SLOWNESS
+
 COMMAND = [sys.executable, "-m", "devmemtcp.agent.cli", "recv"]
 PORT = 5201
-READY_SECONDS = 60
-SEND_SECONDS = 60
+READY_SECONDS = 60 * SLOWNESS
+SEND_SECONDS = 60 * SLOWNESS
 
 TCPI_SND_WND = 228  # offset of tcpi_snd_wnd in struct tcp_info
 

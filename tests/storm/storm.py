@@ -48,6 +48,7 @@ from ..net.clsact import EGRESS, INGRESS, clsact
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import Veth, VethEnd, veth_pair
 from ..sanitised import sanitised
+from ..slowness import SLOWNESS
 
 ROOT = Path(__file__).parents[2]
 MARK = 0x5708  # TALLY_MARK
@@ -59,7 +60,7 @@ PACE = 100 << 20
 """Bytes a second of the transfer: a neighbour of the storm, not a storm itself."""
 _SO_MAX_PACING_RATE = 47
 _TCP_TIMESTAMP = 24
-_SETTLE_SECONDS = 30.0
+_SETTLE_SECONDS = 30.0 * SLOWNESS
 _STILL_SECONDS = 0.25
 _STORM_SECONDS = 3600.0
 

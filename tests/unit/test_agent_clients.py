@@ -37,7 +37,7 @@ from devmemtcp.netlink.server import NetlinkServer
 from ..slowness import SLOWNESS
 
 HEADER = struct.Struct("=IHHII")
-DONE_WAITING = 5.0
+DONE_WAITING = 5.0 * SLOWNESS
 BLOB = attribute.put(1, bytes(3000))
 BLOBS = 400
 DUMP, LOOK = 99, 98

@@ -41,6 +41,10 @@ for module; do
 	must modprobe "$module"
 done
 
+# As systemd has it: init's own 4096 would be the most that anybody could ask for.
+must ulimit -Hn 524288
+must ulimit -Sn 1024
+
 must ip link set lo up
 hostname guest
 if [ -s /run/vm/results ]; then

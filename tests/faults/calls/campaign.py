@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from ...net.veth import Veth
+from ...slowness import SLOWNESS
 from ..leftovers import Leftovers
 from ..report import Row
 
 _FOLDER = Path(__file__).parent
 _FOR_EVER = 1 << 60
-SETTLE_SECONDS = 10.0
+SETTLE_SECONDS = 10.0 * SLOWNESS
 
 MEMORY = ("ENOMEM",)
 OF_MEMORY = {"malloc", "calloc", "realloc", "strdup", "mmap", "mmap64", "mprotect"}

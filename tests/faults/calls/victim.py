@@ -63,7 +63,7 @@ REGION = 1 << 20
 SIZE = 100_000
 PATIENCE = 10.0 * SLOWNESS
 """Seconds that an attempt waits for anything."""
-END_SECONDS = 60
+END_SECONDS = 60 * SLOWNESS
 """Then an attempt is stuck, and says where."""
 RETRIES = 10
 TRIES = 2
