@@ -369,7 +369,7 @@ def _in_a_child(attempt: Callable[[], End]) -> dict[str, Any]:
     if not child:
         os.close(reader)
         faulthandler.dump_traceback_later(END_SECONDS, exit=True)
-        signal.alarm(END_SECONDS + 5)  # if even that is stuck
+        signal.alarm(int(END_SECONDS) + 5)  # if even that is stuck
         with os.fdopen(writer, "w") as out:
             json.dump(asdict(attempt()), out)
         os._exit(0)
