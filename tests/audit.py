@@ -15,13 +15,12 @@ It follows one function at a time, in the order of its statements, with what the
 way have shown (`Facts`). A function that hands on what may be NULL becomes an accessor itself. What
 may be NULL is kept in variables of the function and nowhere else: to store it is a use.
 
-    python tests/audit.py           write docs/audit.md; fail when there are findings
-    python tests/audit.py --check   fail also when docs/audit.md is not what would be written
+    ./dev audit           write docs/audit.md; fail when there are findings
+    ./dev audit --check   fail also when docs/audit.md is not what would be written
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import re
 import subprocess
@@ -41,6 +40,8 @@ from clang.cindex import (
     TypeKind,
     conf,
 )
+
+from .arguments import Arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs/audit.md"
@@ -887,9 +888,9 @@ def report(result: Audit) -> str:
 
 def main() -> int:
     """The command: 0, or 1 when there are findings, or docs/audit.md is out of date."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = Arguments("audit", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="do not write docs/audit.md")
-    check = parser.parse_args().check
+    check = parser.given().check
     result = audit()
     text = report(result)
     for finding in sorted(result.findings):

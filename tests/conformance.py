@@ -11,7 +11,6 @@ scenarios say of Linux.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from .arguments import Arguments
 from .scenario import language
 from .scenario.scenario import Scenario
 
@@ -196,7 +196,7 @@ def _summary(outcomes: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     """Run all, write the page, print how many."""
-    argparse.ArgumentParser(prog="./dev conformance", allow_abbrev=False).parse_args()
+    Arguments("conformance", description=(__doc__ or "").partition("\n")[0]).given()
     recorder = _Recorder()
     arguments = ["-q", "-ra", "--no-header", "-p", "no:cacheprovider", "-k", "row"]
     pytest.main([*arguments, str(SCENARIOS), str(ROOT / "tests/unit")], plugins=[recorder])

@@ -13,7 +13,6 @@ reached by tests that need an interface; exit code 1 if stack/ as a whole is bel
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -24,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .arguments import Arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/coverage"
@@ -200,10 +201,10 @@ def show(of: list[File], *, missing: bool) -> dict[str, dict[str, Count]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev coverage", allow_abbrev=False)
+    parser = Arguments("coverage", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--missing", action="store_true", help="show what nothing has reached")
     parser.add_argument("--no-run", action="store_true", help="count what was run before")
-    args = parser.parse_args()
+    args = parser.given()
     try:
         if not args.no_run:
             run_tests()

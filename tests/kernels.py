@@ -5,18 +5,17 @@ The first is `agent/doctor/floors.py`, with a column for each kernel that the do
 on: docs/kernels/RELEASE-NIC.json is what it said, and the second what it said of the NIC. The third
 is `agent/doctor/matrix.py`.
 
-    python tests/kernels.py           write them
-    python tests/kernels.py --check   write nothing; fail when that would change anything, or when
+    ./dev kernels           write them
+    ./dev kernels --check   write nothing; fail when that would change anything, or when
                                       a kernel has what it is too old for, or lacks what it is
                                       not (and was built with)
-    python tests/kernels.py --record FILE
+    python -m tests.kernels --record FILE
                                       run the doctor on a veth pair, or on $NETIF, and keep what
                                       it says (in a guest: `./dev vm --results DIR -- ...`)
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from typing import Any
 from devmemtcp.agent.doctor.floors import FLOORS, Floor
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, Driver
 
+from .arguments import Arguments
 from .slowness import SLOWNESS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,10 +234,10 @@ def _run(command: str) -> None:
 
 def main() -> None:
     """Write, check or record."""
-    parser = argparse.ArgumentParser(description="The tables in docs/kernels.md.")
+    parser = Arguments("kernels", description="The tables in docs/kernels.md.")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--record", type=Path, metavar="FILE", help="what the doctor says here")
-    options = parser.parse_args()
+    options = parser.given()
     try:
         if options.record:
             record(options.record)

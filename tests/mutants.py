@@ -17,7 +17,6 @@ Exit code 1 if fewer are noticed than was promised, or one is unexplained.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 
+from tests.arguments import Arguments, positive
 from tests.mutation import world
 from tests.mutation.schema import ROOT, Mutant
 from tests.mutation.world import RESULTS
@@ -198,16 +198,14 @@ def show(verdicts: list[Verdict]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev mutants", allow_abbrev=False)
-    parser.add_argument("--sample", type=int, metavar="N", help="only so many")
+    parser = Arguments("mutants", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sample", type=positive, metavar="N", help="only so many")
     parser.add_argument("--seed", type=int, default=1, help="which ones (default: %(default)s)")
     parser.add_argument("--only", default="", help="only those with this in their name")
     parser.add_argument("--resume", action="store_true", help="keep what was found before")
     parser.add_argument("--survivors", action="store_true", help="of those, survivors once more")
     parser.add_argument("--report", action="store_true", help="only show what was found before")
-    args = parser.parse_args()
-    if args.sample is not None and args.sample < 1:
-        parser.error(f"--sample {args.sample}: at least 1")
+    args = parser.given()
     mutants = [mutant for mutant in world.build().mutants if args.only in mutant.name]
     # In an order that says nothing, so that a run that is stopped has seen a fair share.
     mutants = Random(args.seed).sample(mutants, min(args.sample or len(mutants), len(mutants)))

@@ -15,8 +15,8 @@ NAME is a file of docs/results/ (`all`: each of them), PART one of
 
 and with METRICs only these are shown.
 
-    python tests/results.py           write the tables, and draw docs/results/NAME.svg
-    python tests/results.py --check   write nothing; fail when that would change anything
+    ./dev results           write the tables, and draw docs/results/NAME.svg
+    ./dev results --check   write nothing; fail when that would change anything
 
 Either fails when a document is larger than MAX_BYTES, or when what it says does not follow from
 its samples.
@@ -24,7 +24,6 @@ its samples.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +32,8 @@ from pathlib import Path
 from devmemtcp.agent.bench import plot, saved, tables
 from devmemtcp.agent.bench.result import Pair, Result
 from devmemtcp.agent.errors import ConfigError
+
+from .arguments import Arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
@@ -187,9 +188,9 @@ def stale_plots(found: dict[str, Result], folder: Path) -> list[str]:
 
 def main() -> None:
     """Write, or check."""
-    parser = argparse.ArgumentParser(description="The results in docs/benchmarks.md.")
+    parser = Arguments("results", description="The results in docs/benchmarks.md.")
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    check = parser.given().check
     try:
         found = results(FOLDER)
         text = page(PAGE.read_text(), found)

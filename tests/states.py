@@ -4,13 +4,12 @@
 What is drawn is what tcp_next_state() of the built core answers, for each state and each event: the
 table that connections run by, not a reading of its source. It stands between BEGIN and END.
 
-    python tests/states.py           write it
-    python tests/states.py --check   write nothing; fail when that would change anything
+    ./dev states           write it
+    ./dev states --check   write nothing; fail when that would change anything
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from devmemtcp.stack._stack import ffi, lib
+
+from .arguments import Arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/tcp.md"
@@ -95,9 +96,9 @@ def page(text: str) -> str:
 
 def main() -> None:
     """Write, or check."""
-    parser = argparse.ArgumentParser(description="The state diagram in docs/tcp.md.")
+    parser = Arguments("states", description="The state diagram in docs/tcp.md.")
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    check = parser.given().check
     old = PAGE.read_text()
     new = page(old)
     if check and new != old:

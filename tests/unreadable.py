@@ -12,7 +12,6 @@ shows that a canary is found where there is one.
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import sys
@@ -32,6 +31,7 @@ from devmemtcp.agent.readability import Holder, holders
 from devmemtcp.agent.session import Session
 from devmemtcp.agent.socket import Listener
 
+from .arguments import Arguments, positive
 from .checked_stream import PATIENCE, Application, Stream
 from .memory_image import Search, dump_core, search_core, search_files, search_memory
 from .net.agent_process import running_agent
@@ -236,11 +236,9 @@ def _table(results: list[Result]) -> Table:
 
 def main() -> int:
     """0, or 1 when a promise is broken."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--frags", type=int, default=1_000_000, help="default: %(default)s")
-    frags = parser.parse_args().frags
-    if frags < 1:
-        parser.error(f"--frags {frags}: at least 1")
+    parser = Arguments("unreadable", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--frags", type=positive, default=1_000_000, help="default: %(default)s")
+    frags = parser.given().frags
     results = []
     for setting in SETTINGS:
         with redirect_stdout(sys.stderr):  # the agent's log

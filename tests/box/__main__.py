@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..arguments import Arguments
 from .disk import compress, make_disk
 from .system import PYTHON, SUITE, make_root, write_files
 from .wheels import download
@@ -98,7 +99,7 @@ def make_box(box: Path, packages: list[str], *, offline: bool) -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="./dev box", description=(__doc__ or "").split("\n\n")[0])
+    parser = Arguments("box", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "--output", type=Path, default=Path("devmemtcp.box"), help="default: %(default)s"
     )
@@ -108,7 +109,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="with the packages and wheels of ./dev, for a guest without a network",
     )
     parser.add_argument("--packages", nargs="*", default=[], help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    return parser.given(arguments)
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import socket
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ..arguments import Arguments
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import Veth, remove_leavings, veth_pair
 from . import kills, moments, outside
@@ -216,11 +216,11 @@ def calls_(rows: list[Row], _: random.Random, __: int) -> None:
 
 def main() -> int:
     """Run what is asked for; the exit code is 1 when a promise is broken."""
-    parser = argparse.ArgumentParser(prog="./dev faults", description=__doc__)
+    parser = Arguments("faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="of all random choices")
     parser.add_argument("--kills", type=int, default=200, help="how many (default: %(default)s)")
     parser.add_argument("--only", choices=GROUPS, action="append", help="some of it; repeatable")
-    options = parser.parse_args()
+    options = parser.given()
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     _say(f"seed {seed}")
     remove_leavings()

@@ -9,7 +9,6 @@ not measured.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import subprocess
@@ -32,6 +31,7 @@ from devmemtcp.agent.errors import ConfigError, Unsupported
 from devmemtcp.agent.lab import Side
 from devmemtcp.agent.process import die_with_parent
 
+from ..arguments import Arguments
 from ..net.compile_bpf import compile_bpf
 from ..net.veth import VethEnd
 from .road import Chances, bad_road
@@ -94,12 +94,12 @@ def soak(options: SoakOptions, progress: Progress) -> SoakReport:
 
 def main() -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="./dev soak", description=__doc__)
+    parser = Arguments("soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    given = parser.given()
     options = SoakOptions(given.minutes, given.connections, 1500, "auto", 64 << 20)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

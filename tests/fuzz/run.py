@@ -16,7 +16,6 @@ run; an input that breaks something is left in build/crashes. Exit code 1 if the
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
@@ -30,12 +29,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import Arguments, end_if_only_asked, positive
+
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
 CORPUS = HERE / "corpus"
 FOUND = BUILD / "corpus"
 CRASHES = BUILD / "crashes"
 
+NAMES = sorted({path.stem[5:] for path in HERE.glob("fuzz_*.[cp]*")})
+"""Of all targets, also those that cannot run here."""
 LONGEST = {"app": 8192, "config": 2048, "control": 1024, "wire": 168}
 """Bytes of an input; of the others 4096."""
 KEEP_BYTES = 48 << 10
@@ -179,16 +182,19 @@ def show(outcome: Outcome) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev fuzz", allow_abbrev=False)
-    parser.add_argument("--seconds", type=int, default=60, help="for each (default: %(default)s)")
+    parser = Arguments("fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--seconds", type=positive, default=60, help="for each (default: %(default)s)"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--replay", action="store_true", help="only what is in the corpora")
     how.add_argument("--keep", action="store_true", help="put what was found into the corpora")
     how.add_argument("--short", action="store_true", help="5 s for each, and without MSan")
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     args = parser.parse_args()
-    if args.seconds < 1:
-        parser.error(f"--seconds {args.seconds}: at least 1")
+    if unknown := set(args.targets) - set(NAMES):
+        parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    end_if_only_asked()
     there = list(targets())
     if unknown := set(args.targets) - {target.name for target in there}:
         parser.error(f"no target {', '.join(sorted(unknown))} here")

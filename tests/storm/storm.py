@@ -18,7 +18,6 @@ the way:
 
 from __future__ import annotations
 
-import argparse
 import json
 import mmap
 import os
@@ -43,6 +42,7 @@ from devmemtcp.agent.region import RegionView
 from devmemtcp.agent.socket import Listener
 from devmemtcp.pyxdp import BpfObject
 
+from ..arguments import Arguments, positive
 from ..checked_stream import PATIENCE, Application, Stream
 from ..net.clsact import EGRESS, INGRESS, clsact
 from ..net.compile_bpf import compile_bpf
@@ -451,14 +451,12 @@ def _as_sanitised(arguments: list[str]) -> int:
 
 def main() -> int:
     """0, or 1 when a promise is broken."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--frames", type=int, default=10_000_000, help="default: %(default)s")
+    parser = Arguments("storm", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--frames", type=positive, default=10_000_000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--rate", type=int, default=0, help="frames a second at most")
     parser.add_argument("--mode", choices=("generic", "native"), default="generic")
-    options = parser.parse_args()
-    if options.frames < 1:
-        parser.error(f"--frames {options.frames}: at least 1")
+    options = parser.given()
     if os.environ.get("DEVMEMTCP_SANITISED"):
         return _as_sanitised(sys.argv[1:])
     storm = run(frames=options.frames, seed=options.seed, mode=options.mode, rate=options.rate)

@@ -83,6 +83,56 @@ def test_help_lists_each_verb_and_no_other() -> None:
     assert set(re.findall(r"^  (\w+)\b", done.stdout, re.MULTILINE)) == verbs() | {"help"}
 
 
+@pytest.fixture
+def quiet(bare: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkout on a machine where whatever is installed, built or run leaves a trace."""
+    for tool in ("apt-get", "sudo", "meson", "ninja", "python3", "clang"):
+        (bare / "bin" / tool).write_text(f"#!/bin/sh\ntouch '{bare}/trace'\n")
+        (bare / "bin" / tool).chmod(0o755)
+    return bare / "checkout/dev", as_a_user(bare)
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_help_of_a_verb_does_nothing(quiet: tuple[Path, dict[str, Any]], verb: str) -> None:
+    script, machine = quiet
+    done = dev(verb, "--help", script=script, **machine)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"./dev {verb}")
+    assert not (script.parents[1] / "trace").exists()
+    assert not (script.parent / ".venv").exists()
+
+
+def test_help_of_a_verb_has_the_options_of_its_program() -> None:
+    for verb, option in (("fuzz", "--replay"), ("box", "--offline"), ("bench", "tcp-rx")):
+        done = dev(verb, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["test", "--hlep"], r"dev: test: .*--hlep"),
+        (["test", "tests/unit/test_nothing.py"], r"dev: test: no file tests/unit/test_nothing.py"),
+        (["test", "--vm", "--nic", "e1000"], r"vm: no NIC 'e1000'.*"),
+        (["hostile", "--hlep"], r"dev: hostile: .*--hlep"),
+        (["box", "--offlien"], r"box: unrecognized arguments: --offlien.*"),
+        (["wheel", "--otu", "x"], r"wheel: unrecognized arguments: --otu x.*"),
+        (["storm", "--frames", "0"], r"storm: .*--frames: at least 1, not 0.*"),
+    ],
+)
+def test_a_bad_option_is_one_line_before_anything_is_made(words: list[str], said: str) -> None:
+    done = dev(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"{said}\n", done.stderr)
+
+
+def test_what_stands_behind_the_verb_keeps_its_own_help(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("import sys; print(sys.argv[1])\n")
+    assert dev("python", str(tmp_path / "program.py"), "--help").stdout == "--help\n"
+    assert "no command" in dev("vm", "--kernel", "6.1", "--").stderr
+
+
 def test_python_imports_this_checkout_and_what_lies_beside_a_program(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("import devmemtcp.agent\n")
     (tmp_path / "program.py").write_text("import beside, sys; print(sys.argv[1])\n")

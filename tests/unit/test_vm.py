@@ -46,12 +46,13 @@ def test_everything_after_the_dashes_is_the_command() -> None:
         (["--"], "no command"),
         (["--kernel", "5.10", "--", "true"], "no kernel '5.10'; there are 6.1, 6.12, 7.3"),
         (["--nic", "e1000", "--", "true"], "no NIC 'e1000'; there are veth, virtio, igb, vmxnet3"),
-        (["--cpus", "0", "--", "true"], "--cpus: invalid"),
+        (["--cpus", "0", "--", "true"], "--cpus: at least 1, not 0"),
         (["--memory", "16", "--", "true"], "less than 256"),
         (["--console", "/nowhere/x", "--", "true"], "--console /nowhere/x: no file can be there"),
         (["--timeout", "soon", "--", "true"], "--timeout: invalid"),
         (["--results", "/nowhere/at/all", "--", "true"], "no such folder"),
-        (["--kernal", "6.1", "--", "true"], "--kernal"),
+        (["--kernal", "6.1", "--", "true"], "no option --kernal; ./dev vm --help"),
+        (["uname", "-r"], "no option -r; the command stands behind --"),
     ],
 )
 def test_bad_usage_is_one_line(words: list[str], what: str) -> None:
@@ -66,6 +67,19 @@ def test_bad_usage_is_one_line(words: list[str], what: str) -> None:
     assert done.stderr.startswith("vm: ")
     assert done.stderr.count("\n") == 1
     assert what in done.stderr
+
+
+def test_help_says_what_is_taken_unasked_and_how_the_nics_are_called() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.vm", "--help"],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        check=True,
+    )
+    for word in ("6.12", "veth", "2", "2048", "1200"):
+        assert f"default: {word}" in " ".join(done.stdout.split())
+    assert "NETIF and NETPEER" in done.stdout
 
 
 # ---- the cache ----

@@ -7,8 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..arguments import end_if_only_asked, positive
 from . import kernels, machine, nics, qemu
-from .command_line import Parser, environment, positive, run_and_tell, say
+from .command_line import Parser, environment, run_and_tell, say
 from .failure import BadUsage
 
 _LEAST_MEMORY = 256
@@ -27,13 +28,29 @@ def parse(words: list[str]) -> argparse.Namespace:
         description="Boots a packaged kernel under QEMU with this host's files as its root (read "
         "only, below an overlay), runs the command there as root, and gives its exit status. 125: "
         "no guest ran; 124: it took too long.",
+        epilog="NETIF and NETPEER name the two NICs in the command's environment. They are down, "
+        "and without addresses. docs/vm.md has more.",
         allow_abbrev=False,
     )
-    parser.add_argument("--kernel", default="6.12", metavar="|".join(kernels.SUITES))
-    parser.add_argument("--nic", default="veth", metavar="|".join(nics.NAMES))
-    parser.add_argument("--cpus", type=positive, default=2, metavar="N")
-    parser.add_argument("--memory", type=positive, default=2048, metavar="MIB")
-    parser.add_argument("--timeout", type=positive, default=1200, metavar="SECONDS")
+    default = "default: %(default)s"
+    parser.add_argument(
+        "--kernel", default="6.12", metavar="|".join(kernels.SUITES), help=f"a series; {default}"
+    )
+    parser.add_argument(
+        "--nic",
+        default="veth",
+        metavar="|".join(nics.NAMES),
+        help=f"what the guest has two of, back to back; veth: none, they can be made; {default}",
+    )
+    parser.add_argument("--cpus", type=positive, default=2, metavar="N", help=default)
+    parser.add_argument("--memory", type=positive, default=2048, metavar="MIB", help=default)
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=1200,
+        metavar="SECONDS",
+        help=f"with the time to boot; {default}",
+    )
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="a folder that the guest may write to"
     )
@@ -44,7 +61,10 @@ def parse(words: list[str]) -> argparse.Namespace:
         "--update", action="store_true", help="fetch the kernel again: there may be a newer one"
     )
     parser.add_argument("command", nargs="*", metavar="COMMAND")
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        dashes = "; the command stands behind --" if options.command and "--" not in words else ""
+        raise BadUsage(f"no option {unknown[0]}{dashes}; ./dev vm --help lists them")
     kernels.check(options.kernel)
     nics.check(options.nic)
     if not options.command:
@@ -55,6 +75,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         raise BadUsage(f"--results {options.results}: no such folder")
     if options.console and (options.console.is_dir() or not options.console.parent.is_dir()):
         raise BadUsage(f"--console {options.console}: no file can be there")
+    end_if_only_asked()
     return options
 
 

@@ -28,14 +28,6 @@ class Parser(argparse.ArgumentParser):
         raise BadUsage(message)
 
 
-def positive(word: str) -> int:
-    """Of a number on the command line."""
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def say(text: str) -> None:
     """To whoever waits; the guest's own output is elsewhere."""
     print(f"vm: {text}", file=sys.stderr, flush=True)

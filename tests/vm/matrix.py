@@ -11,8 +11,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..arguments import end_if_only_asked, positive
 from . import kernels, machine, nics, outcome, qemu, tier
-from .command_line import ROOT, Parser, environment, positive, run_and_tell, say
+from .command_line import ROOT, Parser, environment, run_and_tell, say
 from .failure import BadUsage, Failure
 
 _DEFAULT_NICS = ("veth", "virtio", "igb")
@@ -56,6 +57,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         kernels.check(series)
     for nic in options.nic:
         nics.check(nic)
+    end_if_only_asked()
     return options, given
 
 

@@ -9,7 +9,6 @@ A line a step; exit code 1 when something is not as docs/packaging.md says. Both
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from ..arguments import Arguments
 from . import archives, contents, elsewhere, verdicts
 from .archives import ROOT
 from .broken import Broken
@@ -80,7 +80,7 @@ def run(report: Report, out: Path, build: Path, pythons: Sequence[str]) -> None:
 
 def main() -> int:
     """Exit code: 0, or 1 when something is not as it should be."""
-    parser = argparse.ArgumentParser(prog="./dev wheel", description=__doc__.splitlines()[0])
+    parser = Arguments("wheel", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: %(default)s")
     parser.add_argument(
         "--python",
@@ -88,7 +88,7 @@ def main() -> int:
         metavar="PYTHON",
         help="what the wheel is installed by and used with; repeatable; default: .venv's",
     )
-    options = parser.parse_args()
+    options = parser.given()
     options.out.mkdir(parents=True, exist_ok=True)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="devmemtcp-wheel-") as build, suppress(Broken):
