@@ -42,6 +42,7 @@ from clang.cindex import (
 )
 
 from .arguments import Arguments
+from .page import write
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs/audit.md"
@@ -897,7 +898,7 @@ def main() -> int:
         print(finding)
     stale = not REPORT.exists() or REPORT.read_text() != text
     if not check:
-        REPORT.write_text(text)
+        write(REPORT, text)
     elif stale:
         print(f"{REPORT.relative_to(ROOT)} is not up to date: run ./dev audit")
     return 1 if result.findings or (check and stale) else 0

@@ -31,6 +31,7 @@ from devmemtcp.agent.doctor.floors import FLOORS, Floor
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, Driver
 
 from .arguments import Arguments
+from .page import write
 from .slowness import SLOWNESS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,6 +242,7 @@ def main() -> None:
     try:
         if options.record:
             record(options.record)
+            print(f"wrote {options.record}")
             return
         found = records()
         old = PAGE.read_text()
@@ -252,7 +254,7 @@ def main() -> None:
     except Wrong as error:
         sys.exit(f"kernels: {error}")
     if not options.check:
-        PAGE.write_text(new)
+        write(PAGE, new)
 
 
 if __name__ == "__main__":

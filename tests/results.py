@@ -34,6 +34,7 @@ from devmemtcp.agent.bench.result import Pair, Result
 from devmemtcp.agent.errors import ConfigError
 
 from .arguments import Arguments
+from .page import write
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
@@ -198,7 +199,7 @@ def main() -> None:
             if text != PAGE.read_text() or stale_plots(found, FOLDER):
                 raise Wrong("docs/benchmarks.md or a plot is not of docs/results: ./dev results")
             return
-        PAGE.write_text(text)
+        write(PAGE, text)
         for name, result in found.items():
             plot.draw(result, FOLDER / f"{name}.svg")
     except Wrong as wrong:

@@ -19,6 +19,7 @@ from typing import Any
 from devmemtcp.stack._stack import ffi, lib
 
 from .arguments import Arguments
+from .page import write
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/tcp.md"
@@ -104,7 +105,7 @@ def main() -> None:
     if check and new != old:
         sys.exit("states: docs/tcp.md is not of stack/tcp_state.c: ./dev states")
     if not check:
-        PAGE.write_text(new)
+        write(PAGE, new)
 
 
 if __name__ == "__main__":
