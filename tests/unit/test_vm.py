@@ -289,6 +289,14 @@ def test_a_guest_that_ends_without_status_is_a_failure(kernel: kernels.Kernel) -
     with pytest.raises(Failure, match="said last:\nno such machine") as raised:
         run(kernel, "print('no such machine'); sys.exit(1)")
     assert raised.value.status == 125
+    assert "again" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("some_busybox")
+def test_who_sees_qemu_crash_is_told_to_try_again(kernel: kernels.Kernel) -> None:
+    with pytest.raises(Failure, match=r"\(QEMU died of SIGABRT, .*: run it again\)") as raised:
+        run(kernel, "os.abort()")
+    assert raised.value.status == 125
 
 
 @pytest.mark.usefixtures("some_busybox")

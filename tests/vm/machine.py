@@ -113,8 +113,7 @@ def run(machine: Machine, emulator: qemu.Qemu, task: Task) -> int:
             _kill(guest)
             raise TimedOut(f"the guest was still at work after {task.timeout:g} s")
         if not status:
-            guest.wait()
-            raise Failure(_last_words(console))
+            raise Failure(_last_words(console) + _hint(guest.wait()))
         with suppress(subprocess.TimeoutExpired):  # it is killed on the way out
             guest.wait(_LEAVE_SECONDS)
         return int(status)
@@ -229,6 +228,13 @@ def _end_with(parent: int) -> Callable[[], None]:
 def _kill(guest: subprocess.Popen[bytes]) -> None:
     guest.kill()
     guest.wait()
+
+
+def _hint(status: int) -> str:
+    """What a signal says, as of a failed assertion: no guest makes a sound QEMU end so."""
+    if status >= 0:
+        return ""
+    return f"\n(QEMU died of {signal.Signals(-status).name}, which it rarely does: run it again)"
 
 
 def _last_words(console: BinaryIO) -> str:
