@@ -156,6 +156,17 @@ def test_a_symlink_leads_to_the_checkout(bare: Path) -> None:
     assert re.fullmatch(rf"dev: {bare}/checkout is not set up.*\n", done.stderr)
 
 
+def test_a_build_in_another_users_checkout_is_one_line_and_exit_code_2(bare: Path) -> None:
+    dev_of_bare = bare / "checkout/dev"
+    text = dev_of_bare.read_text()
+    for build in ("prepare_wheel_tools", "build_native_tests", "build_sanitised_package"):
+        dev_of_bare.write_text(text.replace('\nmain "$@"\n', f"\n{build}\n"))
+        (bare / "checkout").chmod(0o555)
+        done = dev(script=dev_of_bare, **as_a_user(bare))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(rf"dev: {bare}/checkout is not open to this user.*\n", done.stderr)
+
+
 def test_what_needs_root_finds_the_tools_of_root(bare: Path) -> None:
     dev_of_bare = bare / "checkout/dev"
     text = dev_of_bare.read_text()

@@ -32,15 +32,16 @@ class Report:
     def __init__(self) -> None:
         self.failed = 0
 
-    def make(self, what: str, make: Callable[[], Path]) -> Path:
+    def make(self, what: str, make: Callable[[], Path], seen: str = "") -> Path:
         """What the steps to come look at: without it there is none. Raises Broken."""
+        print(f"wheel: making {what}", file=sys.stderr, flush=True)  # it may take a minute
         started = time.monotonic()
         try:
             made = make()
         except Broken as error:
             self._say("FAILED", started, what, str(error))
             raise
-        self._say("ok", started, what, made.name)
+        self._say("ok", started, what, seen or made.name)
         return made
 
     def look(self, what: str, look: Callable[[], str]) -> None:
@@ -58,9 +59,9 @@ class Report:
 
 def run(report: Report, out: Path, build: Path, pythons: Sequence[str]) -> None:
     """All steps. `build` is a folder that is not in the checkout. Raises Broken."""
-    sdist = report.make("sdist", lambda: archives.sdist(out))
+    sdist = report.make("the sdist", lambda: archives.sdist(out))
     report.look("what it has", lambda: contents.check_sdist(sdist))
-    wheel = report.make("wheel from it", lambda: archives.wheel(sdist, build / "unpacked", out))
+    wheel = report.make("the wheel from it", lambda: archives.wheel(sdist, build / "unpacked", out))
     places = (ROOT, build, Path(sys.prefix))
     for what, look in (
         ("what it has", lambda: contents.check_files(wheel)),
@@ -73,7 +74,8 @@ def run(report: Report, out: Path, build: Path, pythons: Sequence[str]) -> None:
         report.look(what, look)
     for number, python in enumerate(pythons):
         folder = build / f"elsewhere{number}"
-        report.make(f"installed by {python}", partial(elsewhere.install, wheel, folder, python))
+        install = partial(elsewhere.install, wheel, folder, python)
+        report.make(f"a fresh environment by {python}", install, "the wheel is installed in it")
         for what, use in elsewhere.USES.items():
             report.look(what, partial(use, folder))
 
@@ -89,7 +91,10 @@ def main() -> int:
         help="what the wheel is installed by and used with; repeatable; default: .venv's",
     )
     options = parser.given()
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}")
     report = Report()
     with tempfile.TemporaryDirectory(prefix="devmemtcp-wheel-") as build, suppress(Broken):
         run(report, options.out.resolve(), Path(build), options.python or [sys.executable])
