@@ -24,11 +24,6 @@ def offloads_of(ifname: str) -> Offloads:
         return ethtool.features_get(ifname)
 
 
-def merging(offloads: Offloads) -> list[str]:
-    """Those that keep native XDP off, by the names that `ethtool -K` takes."""
-    return [option for name, option in MERGING.items() if is_on(offloads, name)]
-
-
 def is_on(offloads: Offloads, name: str) -> bool:
     """Whether a feature is active."""
     return name in offloads and offloads[name].active
@@ -43,17 +38,26 @@ def checks(ifname: str, offloads: Offloads, *, multi_buffer: bool) -> Iterator[C
     """Of the interface itself."""
     sums = "on" if is_on(offloads, "rx-checksum") else "off"
     yield ok("rx checksum", sums, "the program verifies sums itself (`--rx-csum trust`: the NIC)")
-    if found := merging(offloads):
-        options = " ".join(f"{option} off" for option in found)
-        yield warn(
-            "merging in the NIC",
-            f"{', '.join(found)} on",
-            "some drivers refuse native XDP with it, others turn it off, as generic mode does",
-            f"ethtool -K {quote(ifname)} {options}",
-        )
-    else:
-        yield ok("merging in the NIC", "off (LRO, GRO_HW)", "packets come as they were sent")
+    yield _merging(ifname, offloads)
     yield _gro(ifname, offloads, multi_buffer=multi_buffer)
+
+
+def _merging(ifname: str, offloads: Offloads) -> Check:
+    name = "merging in the NIC"
+    on = [each for each in MERGING if is_on(offloads, each)]
+    if not on:
+        return ok(name, "off (LRO, GRO_HW)", "packets come as they were sent")
+    fixed = [each for each in on if not offloads[each].changeable]
+    off = [f"{MERGING[each]} off" for each in on if each not in fixed]
+    found = ", ".join(f"{MERGING[each]}{' [fixed]' if each in fixed else ''}" for each in on)
+    means = "some drivers refuse native XDP with it, others turn it off, as generic mode does"
+    if fixed:
+        means = (
+            "what is fixed only the driver itself can turn off, and one that does not refuses "
+            "native XDP: `--mode auto` takes generic then"
+        )
+    mend = f"ethtool -K {quote(ifname)} {' '.join(off)}" if off else None
+    return warn(name, f"{found} on", means, mend)
 
 
 def _gro(ifname: str, offloads: Offloads, *, multi_buffer: bool) -> Check:

@@ -189,10 +189,12 @@ class _Planner:
 
     def _plan_offloads(self) -> Iterator[Step]:
         attachment = self._facts.attachment
-        yield from self._off("rx-lro", "merged packets do not fit a buffer, and drivers refuse XDP")
-        yield from self._off(
-            "rx-gro-hw", "packets merged by the NIC do not fit a buffer, and drivers refuse XDP"
-        )
+        for name in ("rx-lro", "rx-gro-hw"):
+            yield from self._off(
+                name,
+                "packets merged by the NIC may not fit a buffer, and drivers refuse XDP",
+                fixed=self._fixed_merging(),
+            )
         if attachment.mode == "generic" and not attachment.multi_buffer:
             yield from self._off(
                 "rx-gro", "generic XDP runs after GRO, and a merged packet does not fit a buffer"
@@ -208,14 +210,27 @@ class _Planner:
                 name, "a tag that the NIC takes out cannot be seen: a VLAN's flow looks like ours"
             )
 
-    def _off(self, name: str, why: str) -> Iterator[Step]:
+    def _fixed_merging(self) -> str:
+        """What it means for the NIC's use that nobody can have it off."""
+        attachment = self._facts.attachment
+        if attachment.mode != "generic":
+            return (
+                "unless its driver does that itself it refuses native XDP; the NIC can be used all "
+                "the same: --mode auto takes generic then"
+            )
+        if attachment.multi_buffer:
+            return "the NIC can be used: generic mode takes merged packets as they come"
+        return "generic mode loses merged packets here, which do not fit the one buffer they have"
+
+    def _off(self, name: str, why: str, *, fixed: str | None = None) -> Iterator[Step]:
+        """`fixed`: what to say, other than `why`, of a feature that cannot be changed."""
         feature = self._facts.features.get(name)
         if feature is None or not (feature.wanted if feature.changeable else feature.active):
             return
         if feature.changeable:
             yield self._feature_step(name, False, why)
         else:
-            self._notes.append(f"{name} cannot be turned off: {why}")
+            self._notes.append(f"{name} cannot be turned off: {fixed or why}")
 
     def _feature_step(self, name: str, wanted: bool, why: str) -> Step:
         return Step(OffloadWanted(name), self._facts.features[name].wanted, wanted, why)

@@ -324,6 +324,23 @@ def test_lro_in_front_of_xdp_is_warned_of_with_its_command() -> None:
     assert found["GRO"].state is State.OK
 
 
+@pytest.mark.parametrize(
+    ("more", "found", "mend"),
+    [
+        ({}, "rx-gro-hw [fixed] on", None),
+        (active("rx-lro"), "lro, rx-gro-hw [fixed] on", "ethtool -K eth7 lro off"),
+    ],
+)
+def test_no_command_is_named_for_what_is_fixed(
+    more: dict[str, Feature], found: str, mend: str | None
+) -> None:
+    fixed = {"rx-gro-hw": Feature(active=True, wanted=True, changeable=False)}
+    lines = offloads.checks("eth7", fixed | more, multi_buffer=True)
+    (line,) = [check for check in lines if check.name == "merging in the NIC"]
+    assert (line.state, line.found, line.mend) == (State.WARN, found, mend)
+    assert "`--mode auto` takes generic" in line.means
+
+
 @pytest.mark.parametrize(("multi_buffer", "state"), [(True, State.OK), (False, State.WARN)])
 def test_merged_packets_matter_where_one_buffer_is_all_there_is(
     multi_buffer: bool, state: State

@@ -176,6 +176,27 @@ def test_what_is_fixed_the_wrong_way_is_said() -> None:
     assert any(note.startswith("rx-vlan-hw-parse cannot be turned off: ") for note in plan.notes)
 
 
+@pytest.mark.parametrize(
+    ("attachment", "says"),
+    [
+        (
+            Attachment("virtio_net", "native", multi_buffer=True),
+            "can be used all the same: --mode auto takes generic",
+        ),
+        (
+            Attachment("virtio_net", "generic", multi_buffer=True),
+            "the NIC can be used: generic mode takes merged",
+        ),
+        (Attachment("virtio_net", "generic", multi_buffer=False), "generic mode loses merged"),
+    ],
+)
+def test_whether_a_nic_that_merges_for_good_can_be_used(attachment: Attachment, says: str) -> None:
+    fixed = dict(VIRTIO.features) | {"rx-gro-hw": FIXED_ON}
+    plan = make_plan(replace(VIRTIO, attachment=attachment, features=fixed), Wishes())
+    (note,) = [note for note in plan.notes if note.startswith("rx-gro-hw cannot be turned off: ")]
+    assert says in note
+
+
 def test_the_mtu_fits_one_buffer_where_a_packet_has_one() -> None:
     jumbo = replace(IGB.link, mtu=9000)
     plan = make_plan(replace(IGB, link=jumbo), Wishes())
