@@ -39,6 +39,8 @@ class Plan:
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
     """What is left, or cannot be done, and what happens instead."""
+    risks: tuple[str, ...] = ()
+    """What somebody else would lose by it, and how to avoid that."""
 
     def step_reports(self) -> list[StepReport]:
         """The steps in words."""

@@ -89,7 +89,7 @@ class _Planner:
         self._steps += self._plan_rules()
         self._steps += self._plan_mtu()
         self._note_the_rest()
-        return Plan(self._name, tuple(self._steps), tuple(self._notes))
+        return Plan(self._name, tuple(self._steps), tuple(self._notes), tuple(self._risks()))
 
     # --- queues --------------------------------------------------------------------------------
 
@@ -276,19 +276,26 @@ class _Planner:
                 f"tcp-data-split {split}{thresh}: left, for the XDP program splits headers itself; "
                 "the kernel's own devmem TCP would want it enabled, and 0"
             )
-        for program in attachment.programs:
-            self._notes.append(
-                f"an XDP program is attached, {program}: a change of channels may be refused, or "
-                "interrupt its receiver"
-            )
         if attachment.untried:
             self._notes.append(
                 "whether a packet may have several buffers could not be tried "
                 f"({attachment.untried}): planned as if not, which may be another plan than where "
                 "it can be"
             )
-        if attachment.default_route:
-            self._notes.append("the default route leaves by it: apply wants --force")
+
+    def _risks(self) -> Iterator[str]:
+        attachment = self._facts.attachment
+        if attachment.default_route and self._steps:
+            yield (
+                f"the default route leaves by {self._name}, and a NIC may lose its link while it "
+                "is set up: choose another interface"
+            )
+        pauses = [step.setting.key for step in self._steps if step.setting.interrupts]
+        if attachment.programs and pauses:
+            yield (
+                f"{self._name} has an XDP program, {', '.join(attachment.programs)}, whose "
+                f"receiver would be interrupted by {', '.join(pauses)}: end that first"
+            )
 
 
 def _rules(endpoint: Endpoint, queue: int) -> Iterator[FlowRule]:

@@ -33,6 +33,8 @@ class Setting(ABC):
 
     leaves_a_mark: ClassVar[bool] = False
     """Whether the kernel remembers that it was written, even with the value that it had."""
+    interrupts: ClassVar[bool] = True
+    """Whether a driver may stop its queues, or the link, to write it."""
 
     @property
     @abstractmethod
@@ -197,6 +199,7 @@ class RssSpread(Setting):
     """The RSS indirection table."""
 
     leaves_a_mark = True
+    interrupts = False
 
     @property
     def key(self) -> str:
@@ -285,6 +288,7 @@ _RULE = re.compile(
 class Steering(Setting):
     """Whether a flow rule is there. One that was there before is never touched."""
 
+    interrupts = False
     rule: FlowRule
 
     @property

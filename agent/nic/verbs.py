@@ -87,6 +87,7 @@ def plan(
     with _nic(interface, mode) as (nic, attachment):
         made = _plan(nic, attachment, wishes)
     report = _report(interface, attachment, made)
+    report.notes += [f"{risk}, or apply with --force" for risk in made.risks]
     finish(report, as_json, _under("to do" if made.steps else "nothing to do"))
 
 
@@ -101,7 +102,10 @@ def apply(
     mtu: MtuOption = None,
     mode: NicMode = NicModeChoice.AUTO,
     force: Annotated[
-        bool, typer.Option("--force", help="Allow the interface of the default route.")
+        bool,
+        typer.Option(
+            "--force", help="Though the default route leaves by it, or a receiver is interrupted."
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -116,8 +120,9 @@ def apply(
 
     wishes = _wishes(queues, listen, rss, channels, rx_ring, mtu)
     with _nic(interface, mode) as (nic, attachment):
-        _refuse_way_out(interface, attachment, force)
         first = _plan(nic, attachment, wishes)
+        if not force:
+            _refuse_risks(first)
         with _journal(nic, interface) as journal:
             if not journal.is_of(nic.identity):
                 journal.begin_anew(nic.identity, nic.link().ifname)
@@ -245,14 +250,11 @@ def _plan(nic: KernelNic, attachment: Attachment, wishes: Wishes) -> Plan:
     return make_plan(Facts.of(nic, attachment), wishes)
 
 
-def _refuse_way_out(interface: str, attachment: Attachment, force: bool) -> None:
+def _refuse_risks(made: Plan) -> None:
     from devmemtcp.agent.errors import ConfigError
 
-    if attachment.default_route and not force:
-        raise ConfigError(
-            f"the default route leaves by {interface}: a NIC may lose its link while it is set "
-            "up; choose another interface, or insist (--force)"
-        )
+    if made.risks:
+        raise ConfigError(f"{'; '.join(made.risks)}, or insist (--force)")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from devmemtcp.agent.namespaces import netns_cookie
 from devmemtcp.agent.nic.facts import Attachment
 from devmemtcp.agent.nic.journal import RUN_DIRECTORY
 from devmemtcp.agent.nic.planner import Wishes
+from devmemtcp.agent.runtime import Runtime
 from devmemtcp.agent.terminal import printable
 
 from ..slowness import SLOWNESS
@@ -232,6 +233,22 @@ def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
         status, refused = nic(end, verb, "-i", end.ifname, "--mode", "zerocopy")
         assert status == 2
         assert "veth, the driver of veth0, has no zero-copy" in str(refused["error"])
+    assert snapshot(end.ifname) == before
+
+
+def test_one_with_a_receiver_is_refused_unless_forced(end: VethEnd) -> None:
+    before = snapshot(end.ifname)
+    with Runtime(end.ifname, None):
+        status, refused = nic(end, "apply", "-i", end.ifname, "--channels", "2")
+        assert status == 2
+        assert "whose receiver would be interrupted by channels rx" in str(refused["error"])
+        notes = nic(end, "plan", "-i", end.ifname, "--channels", "2")[1]["notes"]
+        assert "end that first, or apply with --force" in str(notes)
+    assert snapshot(end.ifname) == before
+    with Runtime(end.ifname, None):
+        args = ["-i", end.ifname, "--channels", "2", "--force"]
+        assert nic(end, "apply", *args)[1]["steps"]
+    assert nic(end, "undo", "-i", end.ifname)[0] == 0
     assert snapshot(end.ifname) == before
 
 

@@ -161,6 +161,29 @@ def test_generic_mode_without_multi_buffer_wants_no_gro() -> None:
     assert "ethtool -K eth1 rx-gro off" not in commands(make_plan(frags, Wishes()))
 
 
+def test_a_receiver_is_interrupted_by_all_but_its_steering() -> None:
+    busy = replace(MLX5.attachment, programs=("steer_frags (id 5, native)",))
+    wanted = dict(MLX5.features) | {"rx-ntuple-filter": ON, "rx-vlan-hw-parse": OFF}
+    four = replace(
+        MLX5, attachment=busy, features=wanted, channels=Channels(combined_max=8, combined_count=4)
+    )
+    led = make_plan(four, Wishes(queues=(1,), listen=(HTTP,)))
+    assert [command[:10] for command in commands(led)] == ["ethtool -X", "ethtool -N"]
+    assert led.risks == ()
+    for wishes, what in ((Wishes(channels=5), "channels combined"), (Wishes(mtu=1400), "mtu")):
+        (risk,) = make_plan(four, wishes).risks
+        assert f"steer_frags (id 5, native), whose receiver would be interrupted by {what}" in risk
+        assert make_plan(replace(four, attachment=MLX5.attachment), wishes).risks == ()
+
+
+def test_the_default_route_is_at_risk_where_something_is_to_do() -> None:
+    home = replace(MLX5, attachment=replace(MLX5.attachment, default_route=True))
+    (risk,) = make_plan(home, Wishes()).risks
+    assert "the default route leaves by eth1" in risk
+    done = replace(home, features=dict(MLX5.features) | {"rx-vlan-hw-parse": OFF})
+    assert make_plan(done, Wishes()).risks == ()
+
+
 def test_what_could_not_be_tried_is_said() -> None:
     untried = Attachment("virtio_net", "generic", multi_buffer=False, untried="it needs root")
     plan = make_plan(replace(VIRTIO, attachment=untried), Wishes())
