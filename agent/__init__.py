@@ -30,9 +30,9 @@ The files, from the interface to the command line:
   can be printed of others' names); ``demo``, ``recv``, ``send``, ``netdev_cli``, ``agent_cli``,
   ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot), ``nic/`` (sets a NIC
   up for our flows, and puts it back)
-* what the verbs need: ``lab``, ``lent_nic`` and its ``link_local`` addresses, ``journal`` and
-  ``journal_file``, ``namespaces``, ``process``, ``signals``, ``endpoint``, ``sizes``, ``pattern``,
-  ``tcp_info``
+* what the verbs need: ``lab``, ``lent_nic`` with its ``link_local`` addresses and ``if_sysctl``,
+  ``journal`` and ``journal_file``, ``namespaces``, ``process``, ``signals``, ``endpoint``, ``sizes``,
+  ``pattern``, ``tcp_info``
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ A journal is read as if an enemy had written it: only a plain file of our own in
 a directory that nobody else can write to, only lines of exactly these forms, and
 only names that carry that file's pid. So the worst a garbled journal can do is to
 leave something behind, or an interface of ours with another MTU, up or down, or with another
-link-local address.
+link-local address or sysctl.
 """
 
 from __future__ import annotations

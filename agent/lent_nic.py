@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A NIC that is lent to a namespace, and comes back as it was.
 
-A move takes an interface down and its addresses and routes away, so one that has any is in
-somebody's use and not lent. Link-local IPv6 addresses say nothing of use, but may be somebody's
-all the same. They, MTU and whether it was up fit one line of a journal:
+A move takes an interface down, and its addresses, routes and neighbours away, so one that somebody
+has given any is in his use and not lent. Link-local IPv6 addresses say nothing of use, but may be
+somebody's all the same. They, what was set below /proc/sys/net for it alone, MTU and whether it was
+up fit one line of a journal:
 
     nic near eth1 1500 up 4097 0        side, name, MTU, state, cookie of the namespace it is of,
                                         mode of the kernel's own link-local address (-: no IPv6);
-                                        then those it was given, a word each
+                                        then the sysctls and the addresses, a word each
+
+What ethtool(8) shows goes with it, and is not touched. Not kept: its qdiscs with their filters, an
+IPv6 token (ip-token(8)), a secret of its own for stable addresses.
 
 The line alone is enough to take the NIC back, wherever it is by then: still in the namespace, back
 but down, or in the hands of somebody who has renamed it, set it up or given it addresses since;
@@ -30,15 +34,19 @@ from pyroute2 import IPRoute, NetlinkError
 
 from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
+from devmemtcp.agent.if_sysctl import IfSysctl, set_apart
 from devmemtcp.agent.link_local import LinkLocal, generation_mode, given, set_generation_mode
 from devmemtcp.agent.netdev import addresses_of, is_ifname
 from devmemtcp.agent.way_out import ways_out
-from devmemtcp.netlink.link import Links
+from devmemtcp.netlink.link import Link, Links
 
 _LINE = re.compile(
     r"nic (near|far) ([^ ]{1,15}) ([0-9]{1,5}) (up|down) ([0-9]{1,20}) ([0-9]|-)((?: [!-~]+)*)",
     re.ASCII,
 )
+
+_RTPROT_KERNEL = 2
+_NUD_PERMANENT = 0x80
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,8 @@ class LentNic:
     """The namespace's cookie."""
     generation_mode: int | None = None
     """Of the kernel's own link-local address; None: there is no IPv6."""
+    sysctls: tuple[IfSysctl, ...] = ()
+    """Those that it has not the default of."""
     link_locals: tuple[LinkLocal, ...] = ()
     """Those it was given."""
 
@@ -77,34 +87,16 @@ class LentNic:
             raise ConfigError(
                 f"no interface {ifname!r} here; `ip link show` lists those there are"
             ) from error
-        ifname = link.ifname
-        if link.loopback:
-            raise ConfigError(f"{ifname} is the loopback device; it cannot leave its namespace")
-        if link.master is not None:
-            raise ConfigError(f"{ifname} is a port of a bridge or bond: it is in use")
-        if link.ifindex in ways_out():
-            raise ConfigError(
-                f"the default route leaves by {ifname}: it is in use; choose another interface"
-            )
-        for other in others:
-            # A veth's peer is not on it, and an index of another namespace is none of ours.
-            if other.lower == link.ifindex and other.lower_netns is None and other.kind != "veth":
-                raise ConfigError(f"{other.ifname} is made on {ifname}: it is in use")
-        # Every IPv6 link has an address of its own, but an IPv4 one somebody has asked for.
-        used = [a for a in addresses_of(ifname) if a.version == 4 or not a.is_link_local]
-        if used:
-            raise ConfigError(
-                f"{ifname} has the address {used[0]}, so it is in use; choose another, or take "
-                f"its addresses away: `ip address flush dev {ifname}`"
-            )
+        _refuse_used(link, others)
         return cls(
             side,
-            ifname,
+            link.ifname,
             link.mtu,
             link.up,
             namespaces.netns_cookie(),
-            generation_mode(ifname),
-            given(ifname),
+            generation_mode(link.ifname),
+            set_apart(link.ifname),
+            given(link.ifname),
         )
 
     @classmethod
@@ -114,8 +106,8 @@ class LentNic:
         if match is None or not is_ifname(match.group(2)):
             return None
         side, ifname, mtu, state, home, mode, words = match.groups()
-        link_locals = [LinkLocal.parse(word) for word in words.split()]
-        if None in link_locals:
+        things = [IfSysctl.parse(word) or LinkLocal.parse(word) for word in words.split()]
+        if None in things:
             return None
         return cls(
             side,
@@ -124,14 +116,15 @@ class LentNic:
             state == "up",
             int(home),
             None if mode == "-" else int(mode),
-            tuple(filter(None, link_locals)),
+            tuple(thing for thing in things if isinstance(thing, IfSysctl)),
+            tuple(thing for thing in things if isinstance(thing, LinkLocal)),
         )
 
     def line(self) -> str:
         """For the journal, without an end of line."""
         state = "up" if self.up else "down"
         mode = "-" if self.generation_mode is None else self.generation_mode
-        words = (address.word() for address in self.link_locals)
+        words = (thing.word() for thing in (*self.sysctls, *self.link_locals))
         line = f"nic {self.side} {self.ifname} {self.mtu} {state} {self.home} {mode}"
         return " ".join([line, *words])
 
@@ -169,6 +162,9 @@ class LentNic:
             if self.generation_mode is not None:
                 with _borne(f"{self.ifname}: its own link-local address is made another way"):
                     set_generation_mode(here, ifindex, self.generation_mode)
+            for sysctl in self.sysctls:
+                with _borne(f"{self.ifname} has lost {sysctl.word()}"):
+                    sysctl.set(self.ifname)
             for address in self.link_locals:
                 with _borne(f"{self.ifname} has lost the address {address.address}"):
                     address.give(here, ifindex)
@@ -189,6 +185,44 @@ class LentNic:
             os.close(home)
 
 
+def _refuse_used(link: Link, others: list[Link]) -> None:
+    """Raise ConfigError for what somebody uses. `others`: all links of the namespace."""
+    ifname = link.ifname
+    if link.loopback:
+        raise ConfigError(f"{ifname} is the loopback device; it cannot leave its namespace")
+    if link.master is not None:
+        raise ConfigError(f"{ifname} is a port of a bridge or bond: it is in use")
+    if link.ifindex in ways_out():
+        raise ConfigError(
+            f"the default route leaves by {ifname}: it is in use; choose another interface"
+        )
+    for other in others:
+        # A veth's peer is not on it, and an index of another namespace is none of ours.
+        if other.lower == link.ifindex and other.lower_netns is None and other.kind != "veth":
+            raise ConfigError(f"{other.ifname} is made on {ifname}: it is in use")
+    for what in _given_away(link):
+        raise ConfigError(
+            f"{ifname} has {what}, so it is in use, and a lent NIC loses that; choose another"
+        )
+
+
+def _given_away(link: Link) -> Iterator[str]:
+    """What it has of somebody's that would not come back."""
+    for address in addresses_of(link.ifname):
+        # Every IPv6 link has an address of its own, but an IPv4 one somebody has asked for.
+        if address.version == 4 or not address.is_link_local:
+            yield f"the address {address}"
+    with IPRoute() as netlink:
+        for route in netlink.get_routes():
+            hops = route.get_attr("RTA_MULTIPATH") or ()
+            leaves_by = {route.get_attr("RTA_OIF"), *(hop["oif"] for hop in hops)}
+            if link.ifindex in leaves_by and route["proto"] != _RTPROT_KERNEL:
+                yield f"a route to {route.get_attr('RTA_DST')}/{route['dst_len']}"
+        for neighbour in netlink.get_neighbours(ifindex=link.ifindex):
+            if neighbour["state"] & _NUD_PERMANENT:
+                yield f"the permanent neighbour {neighbour.get_attr('NDA_DST')}"
+
+
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """pyroute2's errors are no OSErrors."""
@@ -205,3 +239,5 @@ def _borne(what: str) -> Iterator[None]:
         yield
     except NetlinkError as error:
         log.warning("%s: %s", what, os.strerror(error.code))
+    except OSError as error:
+        log.warning("%s: %s", what, error.strerror)

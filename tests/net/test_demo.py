@@ -230,6 +230,26 @@ def test_link_local_addresses_come_back_with_all_they_had(host: Any) -> None:
     assert state_of_nics(host) == [(1400, False), (1500, True)]
 
 
+def sysctls(end: Any) -> dict[str, str]:
+    """All below /proc/sys/net that are of the two."""
+    command = ["sysctl", "-ae", "-r", r"^net\.ipv[46]\.(conf|neigh)\.nic[01]\."]
+    lines = end.run(command, capture_output=True, text=True).stdout.splitlines()
+    return {name: value for name, _, value in (line.partition(" = ") for line in lines)}
+
+
+def test_sysctls_of_an_interface_come_back(host: Any) -> None:
+    for word in (
+        *("ipv6.conf.nic1.disable_ipv6=1", "ipv6.conf.nic0.accept_ra=0"),
+        *("ipv4.conf.nic0.rp_filter=2", "ipv4.neigh.nic0.gc_stale_time=33"),
+    ):
+        host.run(["sysctl", "-qw", f"net.{word}"])
+    before = sysctls(host)
+    assert len(before) > 100
+    process = host.run([*COMMAND, "--size", "1M", *OVER_NICS], capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert sysctls(host) == before
+
+
 def test_nics_go_by_their_names_also_where_altnames_are_given(host: Any) -> None:
     for nic, altname in zip(NICS, ("alt0", "alt1"), strict=True):
         host.run(["ip", "link", "property", "add", "dev", nic, "altname", altname])
@@ -288,6 +308,17 @@ def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
             OVER_NICS,
             "the default route leaves by nic0",
         ),
+        ("ip route add 203.0.113.0/24 dev nic1", OVER_NICS, "nic1 has a route to 203.0.113.0/24"),
+        (
+            "ip -6 route add 2001:db8::/48 table 7 dev nic1",
+            OVER_NICS,
+            "nic1 has a route to 2001:db8::/48",
+        ),
+        (
+            "ip neigh add 192.0.2.7 lladdr 02:00:00:00:00:01 dev nic1 nud permanent",
+            OVER_NICS,
+            "nic1 has the permanent neighbour 192.0.2.7",
+        ),
         ("ip link add mac0 link nic1 type macvlan", OVER_NICS, "mac0 is made on nic1"),
         ("ip link add br0 type bridge; ip link set nic0 master br0", OVER_NICS, "nic0 is a port"),
         ("true", ("-i", "lo", "--peer", "nic1"), "lo is the loopback"),
@@ -301,6 +332,9 @@ def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
         "address",
         "link-local",
         "way-out",
+        "route",
+        "route-6",
+        "neighbour",
         "macvlan",
         "bridge",
         "loopback",

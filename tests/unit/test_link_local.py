@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines about lent NICs with link-local addresses: read as if an enemy had written them."""
+"""Lines about lent NICs, with addresses and sysctls: read as if an enemy had written them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ WORD = "fe80::1,fe80::2,128,512,77,4294967295,4"
 
 
 @pytest.mark.parametrize("mode", ["-", "0", "3"])
-@pytest.mark.parametrize("words", ["", f" {WORD}", f" {WORD} fe80::9,fe80::9,64,0,0,0,0"])
+@pytest.mark.parametrize(
+    "words", ["", f" ipv4/conf/x=-1 ipv6/neigh/a_b=7 {WORD}", f" {WORD} fe80::9,fe80::9,64,0,0,0,0"]
+)
 def test_what_is_written_is_read(mode: str, words: str) -> None:
     line = f"{LINE[:-1]}{mode}{words}"
     nic = LentNic.parse(line)
     assert nic is not None
     assert nic.line() == line
-    assert len(nic.link_locals) == words.count(" ")
+    assert len(nic.sysctls) + len(nic.link_locals) == words.count(" ")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,11 @@ def test_what_is_written_is_read(mode: str, words: str) -> None:
         WORD.replace("512", "4294967296"),
         WORD.replace("77", "7" * 5000),
         WORD.replace("77", "\u0667"),
+        "ipv6/conf/../lo/disable_ipv6=1",
+        "ipv6/conf/mtu=1280",
+        "ipv6/route/disable_ipv6=1",
+        "ipv6/conf/disable_ipv6=1e3",
+        "ipv6/conf/disable_ipv6=",
         WORD + ",0",
         WORD + "\0",
     ],
