@@ -200,11 +200,7 @@ class _Planner:
                 "rx-gro", "generic XDP runs after GRO, and a merged packet does not fit a buffer"
             )
         if attachment.driver == "veth":
-            self._notes.append(
-                "VLAN tags: a veth's receiver sees them if its peer leaves them in the frame: "
-                "`ethtool -K PEER txvlan off` there"
-            )
-            return
+            return  # there the tag is its peer's affair, see docs/nic.md
         for name in ("rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"):
             yield from self._off(
                 name, "a tag that the NIC takes out cannot be seen: a VLAN's flow looks like ours"

@@ -154,6 +154,12 @@ def test_without_a_table_what_comes_elsewhere_is_copied() -> None:
     assert any("no RSS table" in note and "host memory" in note for note in plan.notes)
 
 
+def test_of_a_veth_that_needs_nothing_nothing_is_said() -> None:
+    veth = Attachment("veth", "generic", multi_buffer=True)
+    plan = make_plan(replace(MLX5, attachment=veth, rings=None), Wishes())
+    assert (plan.steps, plan.notes, plan.risks) == ((), (), ())
+
+
 def test_generic_mode_without_multi_buffer_wants_no_gro() -> None:
     linear = replace(VIRTIO, attachment=Attachment("virtio_net", "generic", multi_buffer=False))
     assert "ethtool -K eth1 rx-gro off" in commands(make_plan(linear, Wishes()))
