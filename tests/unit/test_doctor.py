@@ -415,6 +415,14 @@ def test_an_interface_that_an_agent_has_is_not_for_others() -> None:
     assert by_mode(modes.places(Agent(reason="nobody answers"), "eth7", []))["isolated"].usable
 
 
+def test_how_to_insist_is_said_once_for_all_who_are_told() -> None:
+    """`--force` of a verb, `force=` of Runtime, `force =` of the agent's configuration."""
+    way_out = NetDev(nic(), up=True, loopback=False, default_route=True)
+    (refusal,) = preflight.link_refusals(way_out, 1500, force=False)
+    assert str(refusal.error()).endswith("choose another interface, or insist (force)")
+    assert not list(preflight.link_refusals(way_out, 1500, force=True))
+
+
 def refused_in_generic(can: Features) -> Refusal | None:
     return next(buffer_refusals(can, "generic", 1500, multi_buffer=False), None)
 
