@@ -27,9 +27,9 @@ from typing import Self
 from devmemtcp.agent.endpoint import Endpoint
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.lab import Lab
-from devmemtcp.agent.memory import Memory
+from devmemtcp.agent.memory import PROVIDERS, Memory
 from devmemtcp.agent.pattern import one_period
-from devmemtcp.agent.region import Region, RegionView
+from devmemtcp.agent.region import Region, RegionView, check_page_size
 from devmemtcp.agent.runtime import Mode, Runtime
 from devmemtcp.agent.signals import Signals
 from devmemtcp.agent.snapshot import Stats
@@ -123,6 +123,7 @@ def run_demo(
     if size < 1:
         raise ConfigError("the demo needs at least 1 byte to send")
     one_period(pattern)
+    check_page_size(PROVIDERS[memory].page_size, mode)
     report = DemoReport(
         size=size,
         mtu=mtu,

@@ -29,9 +29,9 @@ from pathlib import Path
 
 from devmemtcp.agent.endpoint import ANY, Endpoint, overlap
 from devmemtcp.agent.errors import ConfigError
-from devmemtcp.agent.memory import Memory
+from devmemtcp.agent.memory import PROVIDERS, Memory
 from devmemtcp.agent.pattern import one_period
-from devmemtcp.agent.region import Region, RegionView
+from devmemtcp.agent.region import Region, RegionView, check_page_size
 from devmemtcp.agent.runtime import Mode, Pressure, Runtime, RxCsum
 from devmemtcp.agent.session import Session, SessionStack
 from devmemtcp.agent.signals import Signals
@@ -419,7 +419,9 @@ def _check(options: RecvOptions) -> None:
                 f"{one} and {other} contradict each other: port {one.port} of an address has one "
                 "listener; leave one out, or take another port"
             )
-    if options.agent is not None:
+    if options.agent is None:
+        check_page_size(PROVIDERS[options.memory].page_size, options.mode)
+    else:
         for name, default in (("mode", "auto"), ("rx_csum", "verify"), ("force", False)):
             if getattr(options, name) != default:
                 raise ConfigError(

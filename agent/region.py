@@ -135,6 +135,15 @@ def is_writable(fd: int) -> bool:
     return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED_AGAINST_WRITING
 
 
+def check_page_size(page_size: int, mode: str) -> None:
+    """Raise ConfigError for pages that a mode cannot receive into."""
+    if page_size != PAGE_SIZE and mode != "zerocopy":
+        raise ConfigError(
+            "a hugetlb region cannot lie between header pages: its file can only be mapped in "
+            "pieces of 2 MiB; take memfd or udmabuf, or zero-copy mode"
+        )
+
+
 def check_size(size: int, page: int = PAGE_SIZE) -> None:
     """Raise ConfigError for a size that `Region` refuses."""
     if size < MIN_SIZE:

@@ -49,7 +49,7 @@ from devmemtcp.agent.preflight import (
     check_memlock,
 )
 from devmemtcp.agent.readability import Unreadable, judge
-from devmemtcp.agent.region import PAGE_SIZE, Region, is_writable
+from devmemtcp.agent.region import PAGE_SIZE, Region, check_page_size, is_writable
 from devmemtcp.agent.reservation import reserve
 from devmemtcp.agent.snapshot import (
     FlowInfo,
@@ -343,11 +343,7 @@ class Runtime:
         region.check_receivable()
         if not is_writable(region.fd):
             raise ConfigError("the region has been sealed against writing; take a new one")
-        if region.page_size != PAGE_SIZE and self._mode != "zerocopy":
-            raise ConfigError(
-                "a hugetlb region cannot lie between header pages: its file can only be mapped "
-                "in pieces of 2 MiB; take memfd or udmabuf, or zero-copy mode"
-            )
+        check_page_size(region.page_size, self._mode)
         if region.size // PAGE_SIZE < MIN_PAGES_A_QUEUE * queues:
             raise ConfigError(
                 f"a region of {region.size} bytes is too small for {queues} queues; "

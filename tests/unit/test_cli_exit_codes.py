@@ -67,6 +67,8 @@ RECV = ["recv", "-i", "nowhere0"]
         ([*RECV, "--listen", ":80", "--region-size", "lots"], "--region-size 'lots'"),
         ([*RECV, "--listen", ":80", "--output-dir", "/nonexistent"], "/nonexistent does not exist"),
         ([*RECV, "--listen", ":80", "--output-dir", "/etc/passwd"], "is not a directory"),
+        ([*RECV, "--listen", ":80", "--memory", "hugetlb"], "take memfd or udmabuf, or zero-copy"),
+        (["demo", "--memory", "hugetlb"], "take memfd or udmabuf, or zero-copy mode"),
         (["demo", "--size", "0"], "--size '0'"),
         (["doctor", "--region-size", "1"], "a region of 1 bytes is too small"),
         (["doctor", "--region-size", "1048577"], "multiple of the page"),
