@@ -31,8 +31,8 @@ The files, from the interface to the command line:
   ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot), ``nic/`` (sets a NIC
   up for our flows, and puts it back)
 * what the verbs need: ``lab``, ``lent_nic`` with its ``link_local`` addresses and ``if_sysctl``,
-  ``journal`` and ``journal_file``, ``namespaces``, ``process``, ``signals``, ``endpoint``, ``sizes``,
-  ``pattern``, ``tcp_info``
+  ``journal`` and ``journal_file``, ``namespaces``, ``process``, ``signals``, ``endpoint``,
+  ``sizes``, ``pattern``, ``tcp_info``
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from devmemtcp.agent import namespaces
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.if_sysctl import IfSysctl, set_apart
 from devmemtcp.agent.link_local import LinkLocal, generation_mode, given, set_generation_mode
-from devmemtcp.agent.netdev import addresses_of, is_ifname
+from devmemtcp.agent.netdev import addresses_of, ifindex_of, is_ifname
 from devmemtcp.agent.way_out import ways_out
 from devmemtcp.netlink.link import Link, Links
 
@@ -76,17 +76,10 @@ class LentNic:
         It goes by its name from here on: if_nameindex(3) lists no altnames. Raises ConfigError for
         one that is not there, or is in use.
         """
-        try:
-            with Links() as links:
-                link = links.get(ifname)
-                others = links.dump()
-        except OSError as error:
-            # ERANGE and EINVAL: nothing could have that name, it is too long or empty.
-            if error.errno not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
-                raise
-            raise ConfigError(
-                f"no interface {ifname!r} here; `ip link show` lists those there are"
-            ) from error
+        ifindex = ifindex_of(ifname)
+        with Links() as links:
+            link = links.get(ifindex)
+            others = links.dump()
         _refuse_used(link, others)
         return cls(
             side,
@@ -124,7 +117,8 @@ class LentNic:
         """For the journal, without an end of line."""
         state = "up" if self.up else "down"
         mode = "-" if self.generation_mode is None else self.generation_mode
-        words = (thing.word() for thing in (*self.sysctls, *self.link_locals))
+        words = [sysctl.word() for sysctl in self.sysctls]
+        words += [address.word() for address in self.link_locals]
         line = f"nic {self.side} {self.ifname} {self.mtu} {state} {self.home} {mode}"
         return " ".join([line, *words])
 

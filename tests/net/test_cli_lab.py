@@ -190,7 +190,7 @@ def test_what_came_from_a_namespace_that_is_gone_is_dropped_with_a_word(
         cookie = namespaces.netns_cookie()
     run.mkdir(mode=0o700)
     path = run / "4194305.journal"
-    path.write_text(f"nic far nic1 1500 up {cookie}\nnic near nic0 1400 down {cookie}\n")
+    path.write_text(f"nic far nic1 1500 up {cookie} 0\nnic near nic0 1400 down {cookie} -\n")
     with (NETNS / home).open() as descriptor:
         with lodger_of(home):
             assert sweep(run) == []
