@@ -41,8 +41,10 @@ def region() -> Iterator[Region]:
 
 def programs(end: Any) -> int:
     """How many XDP programs are on the interface."""
-    shown = end.run(["bpftool", "-j", "net", "show"], capture_output=True, text=True).stdout
-    return sum(len(entry["xdp"]) for entry in json.loads(shown))
+    command = ["ip", "-j", "link", "show", "dev", end.ifname]
+    (link,) = json.loads(end.run(command, capture_output=True, text=True).stdout)
+    xdp = link.get("xdp")
+    return len(xdp.get("attached", [xdp])) if xdp else 0
 
 
 def refused(end: Any, says: str, region: Region, **options: Any) -> None:
