@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from devmemtcp.agent.nic.journal import Journal
     from devmemtcp.agent.nic.plan import Plan, StepReport
     from devmemtcp.agent.nic.planner import Wishes
+    from devmemtcp.agent.nic.transaction import Undone
+    from devmemtcp.netlink.link import Link
 
 app = group("Set a NIC up for our flows, and put it back.")
 
@@ -148,28 +149,35 @@ def undo(
 
     A value that somebody else has changed since is left, and exit code 1 says so.
     """
+    from devmemtcp.agent.namespaces import netns_cookie
     from devmemtcp.agent.nic import transaction
+    from devmemtcp.agent.nic.device import KernelNic
+    from devmemtcp.agent.nic.lookup import ifindex_to_undo
 
     report = Report(interface)
-    ifindex = _ifindex_to_undo(interface, report, forget)
+    ifindex = ifindex_to_undo(interface, netns_cookie(), _links(), report.notes, forget=forget)
     if ifindex is None:
         finish(report, as_json, _under("nothing restored" if forget else "nothing to undo"))
-    from devmemtcp.agent.nic.device import KernelNic
-
     with KernelNic(ifindex) as nic, _journal(nic, interface) as journal:
         name = nic.link().ifname
         if name != journal.ifname:
             report.notes.append(f"{journal.ifname} is called {name} by now")
-        if not (forget or journal.is_of(nic.identity)):
+        if forget:
+            journal.drop()
+            finish(report, as_json, _under("nothing restored"))
+        if not journal.is_of(nic.identity):
             raise OSError(
                 errno.ENODEV,
                 f"{journal.ifname} ({journal.hardware[0]}) is not in this network namespace, "
                 f"{name} is another one with its index; drop the journal (--forget)",
             )
-        if forget:
-            journal.drop()
-            finish(report, as_json, _under("nothing restored"))
         undone = transaction.undo(nic, journal, force=force)
+    _take_undone(report, undone)
+    head = "not all is as it was" if undone.left else "all is as it was"
+    finish(report, as_json, _under(head), exit_code=1 if undone.left else 0)
+
+
+def _take_undone(report: Report, undone: Undone) -> None:
     report.notes += undone.traces
     report.restored = [
         {"setting": entry.setting.key, "to": entry.setting.show(entry.was)}
@@ -183,8 +191,6 @@ def undo(
         }
         for entry, now in undone.left
     ]
-    head = "not all is as it was" if undone.left else "all is as it was"
-    finish(report, as_json, _under(head), exit_code=1 if undone.left else 0)
 
 
 def _wishes(
@@ -262,9 +268,10 @@ def _journal(nic: KernelNic, interface: str) -> Iterator[Journal]:
     """The NIC's journal, locked. Raises ConfigError: not root, or somebody else is at it."""
     from devmemtcp.agent.errors import ConfigError
     from devmemtcp.agent.nic.journal import Journal
+    from devmemtcp.agent.nic.returned import refile_returned
 
     try:
-        _refile_returned(nic.identity.netns)
+        refile_returned(nic.identity.netns, _links())
         journal = Journal(nic.identity, nic.link().ifname)
     except PermissionError as error:
         raise ConfigError(f"no permission to set {interface} up; run it as root") from error
@@ -272,76 +279,11 @@ def _journal(nic: KernelNic, interface: str) -> Iterator[Journal]:
         yield journal
 
 
-def _ifindex_to_undo(interface: str, report: Report, forget: bool) -> int | None:
-    """The index of the NIC that has a journal and this name or altname, or had it at the time.
-
-    None: there is nothing to undo, and the report says why. Raises ConfigError for a name that
-    nobody has or had, and for a NIC that is not in this namespace, unless `forget`.
-    """
-    from devmemtcp.agent.errors import ConfigError
-    from devmemtcp.agent.namespaces import netns_cookie
-    from devmemtcp.agent.nic.device import Identity
-    from devmemtcp.agent.nic.journal import Journal, journals
-
-    netns, present = netns_cookie(), _ifindex(interface)
-    _refile_returned(netns)
-    known = list(journals(netns))
-    if present in known:
-        return present
-    indices = [index for index, _ in socket.if_nameindex()]
-    for ifindex in known:
-        try:
-            journal = Journal(Identity(netns, ifindex, None), interface)
-        except ConfigError as error:
-            # Another NIC's, maybe: its state says nothing about this one's.
-            report.notes.append(str(error))
-            continue
-        with journal:
-            if journal.ifname != interface:
-                continue
-            if ifindex not in indices:
-                if not forget:
-                    raise OSError(
-                        errno.ENODEV,
-                        f"the {interface} that was set up is not in this network namespace; put "
-                        "it back, or drop the journal (--forget)",
-                    )
-                journal.drop()
-                return None
-            renamed = socket.if_indextoname(ifindex)
-        if present is None:
-            return ifindex
-        report.notes.append(f"the {interface} that was set up is called {renamed} by now")
-    if present is None:
-        raise ConfigError(
-            "; ".join(
-                [
-                    f"no interface {interface!r} here; `ip link show` lists those there are",
-                    *report.notes,
-                ]
-            )
-        )
-    report.notes.append(f"nothing was applied to {interface}")
-    return None
-
-
-def _refile_returned(netns: int) -> None:
-    from devmemtcp.agent.nic.returned import refile_returned
+def _links() -> list[Link]:
     from devmemtcp.netlink.link import Links
 
     with Links() as links:
-        refile_returned(netns, links.dump())
-
-
-def _ifindex(interface: str) -> int | None:
-    """By its name or an altname; None: there is no such interface."""
-    from devmemtcp.agent.errors import ConfigError
-    from devmemtcp.agent.netdev import ifindex_of
-
-    try:
-        return ifindex_of(interface)
-    except ConfigError:
-        return None
+        return links.dump()
 
 
 def _report(interface: str, attachment: Attachment, made: Plan) -> Report:
@@ -376,8 +318,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"    {row['setting']}: {row['to']} again"
     for row in report.left:
         yield (
-            f"    {row['setting']}: {row['is']}, as somebody else has set it since; it was "
-            f"{row['was']} (--force restores it, --forget drops the journal)"
+            f"    {row['setting']}: {row['is']}, as somebody else or the driver has set it since; "
+            f"it was {row['was']} (--force restores it, --forget drops the journal)"
         )
     for note in report.notes:
         yield f"  * {note}"

@@ -118,7 +118,7 @@ def nic(end: VethEnd, *args: str) -> tuple[int, dict[str, object]]:
 AS_NOBODY = """
 import contextlib, io, os, sys
 from devmemtcp.agent import cli, signals
-from devmemtcp.agent.nic import journal, returned, transaction
+from devmemtcp.agent.nic import journal, lookup, transaction
 args = sys.argv[1:]
 sys.argv[1:] = ["nic", "plan", "-i", args[args.index("-i") + 1], "--json"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
@@ -180,6 +180,8 @@ def test_a_name_that_no_terminal_should_see(end: VethEnd, name: str) -> None:
         (["nic", "undo", "-i", name], "mtu: 2000 again"),
         (["nic", "undo", "-i", name], "nothing to undo"),
     ):
+        if verb[0] == "nic":
+            end.run(["ip", "link", "set", name, "up"])
         done = subprocess.run([*command, *verb], capture_output=True, check=False, timeout=60)
         said = (done.stdout + done.stderr).decode()
         assert printable(name) in said
@@ -292,10 +294,11 @@ def test_one_that_is_in_another_namespace_keeps_its_journal(
 
 
 def test_undo_by_an_altname_and_beside_the_junk_of_another(end: VethEnd) -> None:
-    end.run(["ip", "link", "property", "add", "dev", end.ifname, "altname", "alt0"])
-    assert nic(end, "apply", "-i", "alt0", "--mtu", "1400")[0] == 0
-    assert nic(end, "undo", "-i", "alt0")[0] == 0
-    assert mtu(end) == 2000
+    for altname in ("alt0", "longer-than-a-name-may-be"):
+        end.run(["ip", "link", "property", "add", "dev", end.ifname, "altname", altname])
+        assert nic(end, "apply", "-i", altname, "--mtu", "1400")[0] == 0
+        assert nic(end, "undo", "-i", altname)[0] == 0
+        assert mtu(end) == 2000
     junk = RUN_DIRECTORY / f"{netns_cookie()}-999999.journal"
     RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
     try:
