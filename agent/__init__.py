@@ -19,9 +19,9 @@ The files, from the interface to the command line:
   three hear of links), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a datapath
   into a process of its own
 * device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
-* the API: ``runtime`` with ``preflight`` (what the machine lacks, each a
-  ``refusal``), ``snapshot`` (what can be looked at) and ``readability`` (who can read payload),
-  ``socket``, ``errors``, ``closing``, ``thread``
+* the API: ``runtime`` with ``preflight`` (what the machine lacks, each a ``refusal``; ``holders``:
+  who has the interface), ``snapshot`` (what can be looked at) and ``readability`` (who can read
+  payload), ``socket``, ``errors``, ``closing``, ``thread``
 * the API as of sockets, which is `devmemtcp.socket`: ``devmem_socket``, ``devmem_options``,
   ``devmem_frags``, ``devmem_messages``, ``devmem_stream``, ``devmem_abi``; ``provider`` is what
   they need of a runtime

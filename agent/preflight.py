@@ -180,20 +180,22 @@ def queue_refusals(can: Features, queues: int) -> Iterator[Refusal]:
 
 def program_refusals(name: str, programs: Collection[AttachedProgram]) -> Iterator[Refusal]:
     """For an interface that has an XDP program already."""
+    from devmemtcp.agent.holders import who_has_link  # rarely asked, and much to load
+
     for program in programs:
         where = "xdpgeneric" if program.mode is Mode.GENERIC else "xdpdrv"
         mend: str | None = f"ip link set {quote(name)} {where} off"
         if program.name in (PROGRAM_FRAGS, PROGRAM_LINEAR):
-            means = (
-                "another agent or receiver has the interface, `bpftool link show` tells its process"
-            )
+            means = "another agent or receiver has the interface; stop that, or take another one"
             mend = None
         elif program.link_id is not None:  # `ip` cannot take it off
-            means = "an interface has one; `bpftool link show` tells whose this is"
+            means = "an interface has one"
             mend = f"bpftool link detach id {program.link_id}"
         else:
             means = "an interface has one"
-        yield Refusal("XDP program", f"{name} has an XDP program already: {program}", means, mend)
+        by = "" if program.link_id is None else f", by {who_has_link(program.link_id)}"
+        found = f"{name} has an XDP program already: {program}{by}"
+        yield Refusal("XDP program", found, means, mend)
 
 
 def memory_refusals(name: str, buffers: int, queues: int) -> Iterator[Refusal]:

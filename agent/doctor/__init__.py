@@ -10,7 +10,7 @@ It looks and tries, and changes nothing. Rules that a receiver is refused by are
   ``program`` (BPF, really loaded), ``sockets`` (AF_XDP, really bound), ``families`` (of netlink),
   ``agents`` (is one running)
 * of an interface: ``link``, ``driver`` (with ``matrix``, what is known of drivers), ``queues``,
-  ``offloads``, ``taken`` (by whom; ``holders`` finds processes), ``devmem`` (the kernel's own)
+  ``offloads``, ``taken`` (by whom), ``devmem`` (the kernel's own)
 * ``modes`` draws the conclusion: which can be used, and what each promises
 * ``floors`` is the table of docs/kernels.md: what needs which kernel, and the check that tries it
 """

@@ -8,15 +8,15 @@ import errno
 import time
 from collections.abc import Iterator, Sequence
 
-from devmemtcp.agent import preflight
-from devmemtcp.agent.doctor import holders, host
+from devmemtcp.agent import holders, preflight
+from devmemtcp.agent.doctor import host
 from devmemtcp.agent.doctor.look import looked, named, queues_named
 from devmemtcp.agent.doctor.record import Check, fail, ok
 from devmemtcp.netlink.constants import QueueType
 from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.xdp_diag import xdp_sockets
-from devmemtcp.pyxdp import AttachedProgram, Features, Umem, XdpError, XskSocket
+from devmemtcp.pyxdp import Features, Umem, XdpError, XskSocket
 
 _QUEUES_TELL = (6, 14)
 """The release from which queue-get knows AF_XDP sockets."""
@@ -42,18 +42,8 @@ def _program(can: Features, served: bool) -> Iterator[Check]:
     elif served:
         yield ok(name, named(map(str, can.programs)), "the agent's")
     else:
-        who = [_holders(program) for program in can.programs]
-        refusals = preflight.program_refusals(can.ifname, can.programs)
-        for refusal, by in zip(refusals, who, strict=True):
-            check = Check.of(refusal)
-            yield dataclasses.replace(check, name=name, found=check.found + by)
-
-
-def _holders(program: AttachedProgram) -> str:
-    if program.link_id is None:
-        return ""
-    who = holders.holders_of_link(program.link_id)
-    return f", by {named(map(str, who))}" if who else ", by a pinned link, or out of sight"
+        for refusal in preflight.program_refusals(can.ifname, can.programs):
+            yield dataclasses.replace(Check.of(refusal), name=name)
 
 
 def _sockets(can: Features, served: bool) -> Iterator[Check]:
@@ -74,7 +64,9 @@ def _sockets(can: Features, served: bool) -> Iterator[Check]:
         yield ok(name, f"{what}: {by}", "the agent's")
         return
     mend = f"kill {who[0].pid}" if len(who) == 1 else None
-    yield fail(name, f"{what}: {by}", "a queue has one AF_XDP socket's memory; it must end", mend)
+    means = "a queue receives into one AF_XDP socket's memory; take another interface, or end "
+    means += f"process {who[0].pid}" if mend else "what has this one"
+    yield fail(name, f"{what}: {by}", means, mend)
 
 
 def _queues_with_sockets(can: Features) -> list[int]:

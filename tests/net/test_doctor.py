@@ -8,6 +8,7 @@ command has been run, as it stands, in a shell.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor import agents, host, peer, program, taken
 from devmemtcp.agent.doctor.examine import examine
 from devmemtcp.agent.doctor.program import Loaded
 from devmemtcp.agent.doctor.record import Check, Report, State
 from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.netlink.link import Links
-from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach
+from devmemtcp.pyxdp import BpfObject, Mode, Sharing, attach, features
 
 from ..slowness import SLOWNESS
 from .agent_process import open_folder, running_agent
@@ -119,6 +121,14 @@ def has_a_program_on_a_link(patient: Patient) -> None:
         patient.causes.enter_context(
             attach(opened.programs["drop"], "veth1", mode=Mode.GENERIC, sharing=Sharing.EXCLUSIVE)
         )
+
+
+def test_who_is_refused_hears_who_has_the_interface(veth: Veth, bpf_object: Compile) -> None:
+    """As `recv` says it: nobody has to look for the process with other tools."""
+    with ExitStack() as causes, veth.right.enter():
+        has_a_program_on_a_link(Patient(veth, bpf_object, causes))
+        (refusal,) = preflight.program_refusals("veth1", features("veth1").programs)
+        assert f", by process {os.getpid()} (" in str(refusal)
 
 
 HOLDER = """

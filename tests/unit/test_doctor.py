@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from devmemtcp.agent import preflight, readability
+from devmemtcp.agent import holders, preflight, readability
 from devmemtcp.agent.doctor import (
     driver,
-    holders,
     host,
     link,
     modes,

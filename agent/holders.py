@@ -41,6 +41,12 @@ def holders_of_link(link_id: int) -> list[Process]:
     return [process for process, link in _links() if line.search(link)]
 
 
+def who_has_link(link_id: int) -> str:
+    """The same in words."""
+    who = holders_of_link(link_id)
+    return " and ".join(map(str, who)) if who else "a pinned link, or out of sight"
+
+
 def holders_of_sockets(inodes: Collection[int]) -> list[Process]:
     """Who has one of these sockets, as far as this process may look."""
     names = {f"socket:[{inode}]" for inode in inodes}
