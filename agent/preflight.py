@@ -154,6 +154,7 @@ def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:
             "no packet of another host comes by it; choose a NIC, or one end of a veth pair as "
             "`devmemtcp demo` makes it",
         )
+        return  # nothing that could be set makes it one
     if not dev.up:
         mend = f"ip link set {quote(name)} up"
         yield Refusal("link", f"{name} is down", "it receives nothing", mend)

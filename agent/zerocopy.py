@@ -35,11 +35,12 @@ _VIRTIO = (
 
 def zero_copy_refusals(can: Features, mtu: int) -> Iterator[Refusal]:
     """What is known beforehand; a driver may refuse all the same, see `refused()`."""
-    name, driver = can.ifname, can.driver or "its driver"
+    name, driver = can.ifname, can.driver
+    who = f"{driver}, the driver of {name}," if driver else f"the driver of {name}"
     if can.xdp_features is not None and not can.xdp_features & XdpAct.XSK_ZEROCOPY:
         yield Refusal(
             _CHECK,
-            f"{driver}, the driver of {name}, has no zero-copy AF_XDP in this kernel",
+            f"{who} has no zero-copy AF_XDP in this kernel",
             _INSTEAD,
         )
     elif driver == "virtio_net" and is_bare_virtio(name):

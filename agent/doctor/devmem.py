@@ -24,11 +24,12 @@ def check(can: Features, kernel: Release, rings: Rings | None) -> Check:
     row = DRIVERS.get(can.driver or "")
     has = row.has(Can.DEVMEM, kernel) if row else None
     if not has:
-        who = ", ".join(drivers_with(Can.DEVMEM))
-        found = f"none for {can.driver}" if row else f"nothing is known of {can.driver}"
+        others = ", ".join(drivers_with(Can.DEVMEM))
+        who = can.driver or f"the driver of {can.ifname}"
+        found = f"none for {who}" if row else f"nothing is known of {who}"
         if has is None and row:
             found = f"perhaps: between Linux 6.12 and a later one {can.driver} got it"
-        return note(_NAME, found, f"these drivers have it: {who}; ours stands in for it")
+        return note(_NAME, found, f"these drivers have it: {others}; ours stands in for it")
     if rings is None or rings.tcp_data_split != TcpDataSplit.ENABLED or rings.hds_thresh:
         return note(_NAME, "the driver has it", "it needs the header split above")
     return ok(

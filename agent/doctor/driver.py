@@ -9,7 +9,8 @@ from shlex import quote
 from devmemtcp.agent import preflight
 from devmemtcp.agent.doctor.look import named
 from devmemtcp.agent.doctor.matrix import DRIVERS, Can, Release, known
-from devmemtcp.agent.doctor.record import Check, note, ok, warn
+from devmemtcp.agent.doctor.record import Check, State, note, ok, warn
+from devmemtcp.agent.zerocopy import MTU_MAX, zero_copy_refusals
 from devmemtcp.pyxdp import Features, XdpAct
 
 _WORDS = {
@@ -49,15 +50,19 @@ def _driver(can: Features, kernel: Release) -> Check:
     row = DRIVERS.get(can.driver)
     if row is None:
         return note("driver", can.driver, "not in our table; what can be tried is tried")
-    has = {what: row.has(what, kernel) for what in _WORDS}
-    known = [_WORDS[what] for what, there in has.items() if there]
-    open_ = [_WORDS[what] for what, there in has.items() if there is None]
-    means = f"has {named(known)}" if known else "has neither native XDP nor zero-copy"
-    if open_:
-        means += f"; perhaps {named(open_)}, which a later or earlier kernel's has"
+    has = {
+        Can.NATIVE: native(can, kernel),
+        Can.ZERO_COPY: zero_copy(can, kernel),
+        Can.DEVMEM: row.has(Can.DEVMEM, kernel),
+    }
+    there = [_WORDS[what] for what, has_it in has.items() if has_it]
+    perhaps = [_WORDS[what] for what, has_it in has.items() if has_it is None]
+    means = [f"has {named(there)}"] if there else []
+    if perhaps:
+        means.append(f"perhaps {named(perhaps)}, which a later or earlier kernel's has")
     if row.note:
-        means += f"; {row.note}"
-    return ok("driver", can.driver, means)
+        means.append(row.note)
+    return ok("driver", can.driver, "; ".join(means or ["has neither native XDP nor zero-copy"]))
 
 
 def _native(can: Features, kernel: Release) -> Check:
@@ -90,6 +95,8 @@ def _zero_copy(can: Features, kernel: Release) -> Check:
         return warn(name, f"the driver says so, but: {can.reasons['zero_copy']}", "copy mode it is")
     match zero_copy(can, kernel):
         case True:
+            for refusal in zero_copy_refusals(can, min(can.mtu, MTU_MAX)):  # the MTU can be set
+                return Check.of(refusal, State.WARN)
             return note(
                 name,
                 "the driver has it; not tried, since that resets a queue, on some NICs the link",

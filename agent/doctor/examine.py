@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from shlex import quote
 
+from devmemtcp.agent import preflight
 from devmemtcp.agent.datapath_config import HOST_BUFFERS
 from devmemtcp.agent.doctor import (
     agents,
@@ -25,7 +26,7 @@ from devmemtcp.agent.doctor import (
     taken,
 )
 from devmemtcp.agent.doctor.agents import Agent
-from devmemtcp.agent.doctor.look import looked
+from devmemtcp.agent.doctor.look import looked, named
 from devmemtcp.agent.doctor.matrix import Release
 from devmemtcp.agent.doctor.peer import Peer, find_peer
 from devmemtcp.agent.doctor.program import Loaded
@@ -33,6 +34,7 @@ from devmemtcp.agent.doctor.record import Check, Report, State, note, ok
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.memory import survey
 from devmemtcp.agent.netdev import NetDev
+from devmemtcp.agent.zerocopy import MTU_MAX, zero_copy_refusals
 from devmemtcp.netlink.constants import AGENT_SOCKET
 from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.link import Link, Links
@@ -175,8 +177,19 @@ def _summary(name: str) -> Iterator[Check]:
     if dev.default_route:
         words.append("the default route's")
     words += [str(program) for program in can.programs]
+    yield summed_up(dev, kernel, ", ".join(words))
+
+
+def summed_up(dev: NetDev, kernel: Release, found: str) -> Check:
+    """What can be received with, in a line: what it has, and whether it is refused as it is."""
+    can = dev.features
     native, zero_copy = driver.native(can, kernel), driver.zero_copy(can, kernel)
+    if any(zero_copy_refusals(can, min(can.mtu, MTU_MAX))):  # the MTU can be set
+        zero_copy = False
     has = {True: "", False: "no ", None: "perhaps "}
-    more = f"devmemtcp doctor -i {quote(name)}"
-    means = f"{has[native]}native XDP, {has[zero_copy]}zero-copy; more: {more}"
-    yield (ok if native else note)(name, ", ".join(words), means)
+    means = [f"{has[native]}native XDP, {has[zero_copy]}zero-copy"]
+    refused = [refusal.found for refusal in preflight.link_refusals(dev, can.mtu, force=False)]
+    if refused:
+        means.append(f"refused as it is: {named(refused)}")
+    means.append(f"more: devmemtcp doctor -i {quote(can.ifname)}")
+    return (ok if native and not refused else note)(can.ifname, found, "; ".join(means))

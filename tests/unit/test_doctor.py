@@ -18,6 +18,7 @@ import pytest
 
 from devmemtcp.agent import holders, preflight, readability
 from devmemtcp.agent.doctor import (
+    devmem,
     driver,
     host,
     link,
@@ -28,6 +29,7 @@ from devmemtcp.agent.doctor import (
     render,
 )
 from devmemtcp.agent.doctor.agents import Agent
+from devmemtcp.agent.doctor.examine import summed_up
 from devmemtcp.agent.doctor.floors import FLOORS
 from devmemtcp.agent.doctor.look import looked, named
 from devmemtcp.agent.doctor.matrix import COLUMNS, DRIVERS, Can, drivers_with, known
@@ -238,6 +240,50 @@ def test_zero_copy_that_was_not_tried_says_how_to() -> None:
     can = nic(xdp_features=XdpAct.BASIC | XdpAct.XSK_ZEROCOPY)
     (line,) = [check for check in driver.checks(can, (7, 3)) if check.name == "zero-copy"]
     assert line.mend == "devmemtcp doctor -i eth7 --try-zero-copy"
+
+
+def test_what_the_driver_says_is_not_doubted_by_the_table() -> None:
+    can = nic(xdp_features=XdpAct.BASIC | XdpAct.XSK_ZEROCOPY)  # 6.18: the table does not know
+    (line, *_) = driver.checks(can, (6, 18))
+    assert line.means.startswith("has native XDP and AF_XDP zero-copy; drops its link")
+    unknown = nic(driver="ionic", native_xdp=None, xdp_features=XdpAct(0))
+    assert next(driver.checks(unknown, (6, 8))).means.startswith("perhaps native XDP, which")
+    none = nic(driver="e1000e", native_xdp=False)
+    assert next(driver.checks(none, (6, 18))).means == "has neither native XDP nor zero-copy"
+
+
+@pytest.fixture
+def bare_virtio(monkeypatch: pytest.MonkeyPatch) -> Features:
+    """One that says it has zero-copy, and is behind no IOMMU."""
+    monkeypatch.setattr("devmemtcp.agent.zerocopy.is_bare_virtio", lambda _: True)
+    return nic(driver="virtio_net", xdp_features=XdpAct.BASIC | XdpAct.XSK_ZEROCOPY)
+
+
+def test_zero_copy_that_is_refused_is_not_said_to_be_there(bare_virtio: Features) -> None:
+    (line,) = [each for each in driver.checks(bare_virtio, (7, 3)) if each.name == "zero-copy"]
+    assert (line.state, line.mend) == (State.WARN, None)
+    assert "no DMA address space of its own" in line.found
+
+
+@pytest.mark.parametrize("default_route", [False, True])
+def test_the_short_line_says_what_the_long_report_does(
+    bare_virtio: Features, default_route: bool
+) -> None:
+    dev = NetDev(bare_virtio, up=True, loopback=False, default_route=default_route)
+    line = summed_up(dev, (7, 3), "virtio_net")
+    assert line.means.startswith("native XDP, no zero-copy; ")
+    refused = "refused as it is: the default route leaves by eth7"
+    assert (line.state is State.NOTE, refused in line.means) == (default_route, default_route)
+
+
+def test_the_loopback_device_is_refused_once_and_named() -> None:
+    can = nic(ifname="lo", driver=None, mtu=65536, reasons={"driver": "it does not tell"})
+    dev = NetDev(can, up=False, loopback=True, default_route=False)
+    (refusal,) = preflight.link_refusals(dev, can.mtu, force=False)
+    assert (refusal.found, refusal.mend) == ("lo is the loopback device", None)
+    (refusal, *_) = buffer_refusals(can, "zerocopy", 1500, multi_buffer=True)
+    assert refusal.found == "the driver of lo has no zero-copy AF_XDP in this kernel"
+    assert devmem.check(can, (7, 3), None).found == "nothing is known of the driver of lo"
 
 
 # ---- the machine ----
