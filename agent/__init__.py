@@ -11,13 +11,13 @@ The files, from the interface to the command line:
   check of netmem
 * the application's half of the channel, C: ``app`` and its verbs, which ``app.h`` lists, ``frags``
 * one taken interface: ``datapath`` (its kernel objects) as ``datapath_config`` wants it
-  (``tcp_timeouts``: how patient it is), ``header_path`` (how headers come), ``head_ranges`` (where
-  to, in zero-copy mode), ``zerocopy`` (what that asks of a driver), ``area`` (memory, and
-  the sockets of queues on it), ``channel`` (what an application shares), ``ports`` and
-  ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU), ``carrier`` (waits
-  for the link), ``netdev``, ``way_out`` (where default routes lead), ``rtnetlink`` (how these
-  three hear of links), ``napi`` (where a veth polls); ``stackd`` and ``control`` carry a datapath
-  into a process of its own
+  (``tcp_timeouts``: how patient it is), ``loop_records`` (what its loop tells), ``header_path``
+  (how headers come), ``head_ranges`` (where to, in zero-copy mode), ``zerocopy`` (what that asks
+  of a driver), ``area`` (memory, and the sockets of queues on it), ``channel`` (what an application
+  shares), ``ports`` and ``reservation`` (who listens where), ``linkwatch`` (addresses and MTU),
+  ``carrier`` (waits for the link), ``netdev``, ``way_out`` (where default routes lead),
+  ``rtnetlink`` (how these three hear of links), ``napi`` (where a veth polls); ``stackd`` and
+  ``control`` carry a datapath into a process of its own
 * device memory: ``memory/`` has where it comes from, ``region`` is a piece of it
 * the API: ``runtime`` with ``preflight`` (what the machine lacks, each a ``refusal``; ``holders``:
   who has the interface), ``snapshot`` (what can be looked at) and ``readability`` (who can read

@@ -32,6 +32,7 @@ from signal import SIGSEGV
 from typing import Any, NamedTuple
 
 from devmemtcp import xdp_prog
+from devmemtcp.agent import loop_records
 from devmemtcp.agent._loop import ffi, lib
 from devmemtcp.agent.area import Area, check, region_buffers
 from devmemtcp.agent.carrier import await_carrier
@@ -483,7 +484,7 @@ class Datapath:
             self._ports.unlisten(listener)
 
     def _busy_ports(self) -> set[int]:
-        return {flow[_FLOW_LOCAL_PORT] for flow in self.flows()}
+        return loop_records.ports_of(self.flows())
 
     # ---- looking inside ----
 
@@ -494,72 +495,48 @@ class Datapath:
                 {"queue": queue, **asdict(area.sockets[queue].statistics())}
                 for queue, area in sorted(self._at.items())
             ]
-        stack = ffi.new("struct stack_stats *")
-        loop = ffi.new("struct loop_stats *")
-        lib.loop_stats(self._loop, stack, loop)
-        counters = self._object.maps["counters"]
+        verdicts = self._object.maps["counters"]
         percpu = (
-            [int.from_bytes(value, sys.byteorder) for value in counters.get_percpu(key) or ()]
-            for key in (index.to_bytes(4, sys.byteorder) for index in range(counters.max_entries))
+            [int.from_bytes(value, sys.byteorder) for value in verdicts.get_percpu(key) or ()]
+            for key in (index.to_bytes(4, sys.byteorder) for index in range(verdicts.max_entries))
         )
         return {
-            "stack": _scalars(stack),
-            "drops": {name: stack.drops[value] for name, value in _DROPS.items()},
+            **loop_records.counters(self._loop),
             "steer": xdp_prog.read_counters(list(percpu)),
             "sockets": sockets,
-            "loop": _scalars(loop),
-            "netmem": _netmem_counters(),
         }
 
     def flows(self) -> list[list[Any]]:
         """The fields of `struct flow_info`, each address as family, 32 hex digits and port."""
-        out = ffi.new("struct flow_info[]", self.config.max_flows)
-        count = lib.loop_flows(self._loop, out, self.config.max_flows)
-        return [
-            [
-                *(f.id, f.state, *_plain(f.local), *_plain(f.peer)),
-                *(f.rcv_nxt, f.rcv_wnd, f.snd_una, f.snd_nxt, f.ooo_frags, f.tokens, f.rx_bytes),
-                *(f.rx_bytes_device, f.rx_bytes_linear, f.rx_bytes_data, f.app, f.queue),
-            ]
-            for f in out[0:count]
-        ]
+        return loop_records.flows(self._loop, self.config.max_flows)
 
     def frags(self) -> list[list[int]]:
         """The fields of `struct frag_record`."""
-        size = self.config.max_buffers + TX_PAGES
-        out = ffi.new("struct frag_record[]", size)
-        count = lib.loop_frags(self._loop, out, size)
-        return [[f.kind, f.area, f.index, f.state, f.owner, f.refs, f.offset] for f in out[0:count]]
+        return loop_records.frags(self._loop, self.config.max_buffers + TX_PAGES)
 
     def pools(self) -> list[dict[str, Any]]:
         """The fields of `struct area_info` by area; `queues` is which, not how many."""
-        out = ffi.new("struct area_info[]", self.config.max_areas)
         with self._lock:
-            count = lib.loop_areas(self._loop, out, self.config.max_areas)
+            pools = loop_records.areas(self._loop, self.config.max_areas)
             queues = {area.number: sorted(area.sockets) for area in self._areas}
             draining = {area.number for area in self._draining}
         return [
             {
-                **_scalars(ffi.addressof(pool)),
-                "queues": queues.get(pool.area, []),
-                "draining": pool.area in draining,
+                **pool,
+                "queues": queues.get(pool["area"], []),
+                "draining": pool["area"] in draining,
             }
-            for pool in out[0:count]
+            for pool in pools
         ]
 
     def queue_stats(self) -> list[dict[str, Any]]:
         """The fields of `struct queue_info` by queue, and the dmabuf id of its binding, or 0."""
-        out = ffi.new("struct queue_info[]", self.queues)
         with self._lock:
-            count = lib.loop_queues(self._loop, out, self.queues)
+            found = loop_records.queues(self._loop, self.queues)
             ids = {queue: area.dmabuf_id for queue, area in self._at.items()}
         return [
-            {
-                "queue": queue,
-                "dmabuf_id": ids.get(queue, 0),
-                **_scalars(ffi.addressof(out, queue)),
-            }
-            for queue in range(count)
+            {"queue": queue, "dmabuf_id": ids.get(queue, 0), **fields}
+            for queue, fields in enumerate(found)
         ]
 
     def check(self) -> int:
@@ -594,12 +571,6 @@ _MODES: dict[AttachMode | None, Mode] = {
     "generic": Mode.GENERIC,
     "zerocopy": Mode.NATIVE,
 }
-_FLOW_LOCAL_PORT = 4
-_DROPS: dict[str, int] = {
-    name.removeprefix("DROP_"): value
-    for value, name in sorted(ffi.typeof("enum drop").elements.items())
-    if name not in ("DROP_NONE", "DROP_REASONS")
-}
 
 
 def _rings(sock: XskSocket, first_head: int) -> Any:
@@ -613,19 +584,3 @@ def _rings(sock: XskSocket, first_head: int) -> Any:
         "first_head": first_head,
     }
     return ffi.new("struct loop_queue *", fields)
-
-
-def _plain(addr: Any) -> tuple[int, str, int]:
-    return addr.family, bytes(addr.ip).hex(), addr.port
-
-
-def _netmem_counters() -> dict[str, int]:
-    info = ffi.new("struct netmem_info *")
-    lib.netmem_info(info)
-    return {"key": info.key, "warnings": info.warnings, "hits": info.hits}
-
-
-def _scalars(record: Any) -> dict[str, int]:
-    """The integer fields of a C record, by name."""
-    fields = ffi.typeof(record).item.fields
-    return {name: getattr(record, name) for name, field in fields if field.type.kind == "primitive"}
