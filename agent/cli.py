@@ -391,6 +391,21 @@ def _called_as() -> str:
     return os.environ.get("DEVMEMTCP_CALLED_AS", "devmemtcp")
 
 
+def _verb_called() -> str:
+    """The same with the verb, which the error of an option without its value does not know."""
+    path, verbs = _called_as(), _verbs(typer.main.get_command(app))
+    for word in sys.argv[1:]:
+        if word not in verbs:
+            break
+        path, verbs = f"{path} {word}", _verbs(verbs[word])
+    return path
+
+
+def _verbs(command: object) -> dict[str, Any]:
+    """Of a verb that has verbs of its own."""
+    return getattr(command, "commands", {})
+
+
 def _nobody_reads_stdout() -> bool:
     """Whether the other end of the pipe, if stdout is one, is closed; see poll(2)."""
     poll = select.poll()
@@ -412,7 +427,7 @@ def _worded(error: Exception) -> tuple[str, int]:
     # typer's own errors are click's, from click or from the copy inside newer versions of typer.
     if callable(usage := getattr(error, "format_message", None)):
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else _called_as()
+        command = context.command_path if context else _verb_called()
         return f"{_plain(usage())} (see '{command} --help')", 2
 
     from devmemtcp.agent.errors import ConfigError, Unsupported

@@ -101,6 +101,11 @@ def test_without_an_agent_netdev_dump_says_where_it_looked() -> None:
     [
         ([], "Missing command (see 'devmemtcp --help')"),
         (["send"], "Missing argument 'HOST:PORT' (see 'devmemtcp send --help')"),
+        (["doctor", "-i"], "Option '-i' requires an argument (see 'devmemtcp doctor --help')"),
+        (
+            ["nic", "plan", "-i"],
+            "Option '-i' requires an argument (see 'devmemtcp nic plan --help')",
+        ),
         (["bench", "fly"], "No such command 'fly' (see 'devmemtcp bench --help')"),
         (
             ["demo", "--mode", "foo"],
