@@ -363,6 +363,7 @@ def _run() -> int:
     Raises BrokenPipeError when nobody reads stdout.
     """
     command = typer.main.get_command(app)
+    _show_flags_alone(command)
     try:
         # Not app(): that would take a broken pipe of any kind, a connection's too, for stdout's.
         with command.make_context(_called_as(), sys.argv[1:]) as context:
@@ -384,6 +385,15 @@ def _run() -> int:
         if "--debug" in sys.argv:
             logging.exception("traceback of the error below")
         return _failed(*_worded(error))
+
+
+def _show_flags_alone(command: Any) -> None:
+    """A flag takes no value: some versions of typer show `<bool>` there, as if it did."""
+    for option in command.get_params(typer.Context(command)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for verb in _verbs(command).values():
+        _show_flags_alone(verb)
 
 
 def _called_as() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -213,6 +214,13 @@ def test_help_says_what_each_option_is_for(verb: list[str]) -> None:
     process = run(*verb, "--help")
     assert process.returncode == 0
     assert "--help" in process.stdout
+
+
+@pytest.mark.parametrize("verb", [[], ["doctor"], ["nic", "apply"], ["bench", "tcp-rx"]])
+def test_a_flag_is_not_shown_as_if_it_took_a_value(verb: list[str]) -> None:
+    said = run(*verb, "--help").stdout
+    assert "bool" not in said.lower()
+    assert re.search(r"--help +Show", said)
 
 
 def test_version() -> None:
