@@ -292,13 +292,13 @@ def memlock_refusals(areas: list[int], mode: AttachMode | None = None) -> Iterat
         )
 
 
-def _raise_memlock(needed: int) -> str | None:
-    """What this shell may do, if that is enough: up to the hard limit, or past it by privilege."""
+def _raise_memlock(needed: int) -> str:
+    """What this shell may do: up to the hard limit, or past it by privilege, its own or sudo's."""
     hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     if hard == resource.RLIM_INFINITY:
         return "ulimit -S -l unlimited"
     if needed > hard and not _effective_capabilities() >> _CAP_SYS_RESOURCE & 1:
-        return None
+        return f"sudo prlimit --pid $$ --memlock={needed}:{needed}"
     return f"ulimit {'-S ' if needed <= hard else ''}-l {-(-needed // 1024)}"
 
 
