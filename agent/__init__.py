@@ -26,10 +26,10 @@ The files, from the interface to the command line:
   ``devmem_frags``, ``devmem_messages``, ``devmem_stream``, ``devmem_abi``; ``provider`` is what
   they need of a runtime
 * the agent is ``daemon/``; ``session`` is the application's side of it
-* the verbs: ``cli``, ``options``, ``verb`` (how each ends), ``document`` and ``terminal`` (what
-  can be printed of others' names); ``demo``, ``recv``, ``send``, ``netdev_cli``, ``agent_cli``,
-  ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot), ``nic/`` (sets a NIC
-  up for our flows, and puts it back)
+* the verbs: ``cli``, ``options``, ``verb`` (how each ends), ``document``, ``table``, ``terminal``
+  (what can be printed of others' names); ``demo``, ``recv``, ``send``, ``netdev_cli``,
+  ``agent_cli``, ``bench/``, ``doctor/`` (what can be done here, and what mends what cannot),
+  ``nic/`` (sets a NIC up for our flows, and puts it back)
 * what the verbs need: ``lab``, ``lent_nic`` with its ``link_local`` addresses and ``if_sysctl``,
   ``journal`` and ``journal_file``, ``namespaces``, ``process``, ``signals``, ``endpoint``,
   ``sizes``, ``pattern``, ``tcp_info``

@@ -16,8 +16,6 @@ from devmemtcp.agent.verb import finish
 from devmemtcp.netlink.constants import AGENT_SOCKET
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from devmemtcp.agent.daemon.config import Config
     from devmemtcp.agent.session import Session
 
@@ -141,9 +139,11 @@ def status(
 def _show(report: Status) -> None:
     from rich.console import Console
 
+    from devmemtcp.agent.table import table
+
     console = Console()
     for title, rows in asdict(report).items():
-        console.print(_table(title, rows) if rows else f"no {title}")
+        console.print(table(rows, title, console, _words_of) if rows else f"no {title}")
 
 
 def _report(session: Session) -> Status:
@@ -176,17 +176,6 @@ def _report(session: Session) -> Status:
             for app in session.applications()
         ],
     )
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    from devmemtcp.agent.terminal import cell
-
-    table = Table(*rows[0], title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(cell(_words_of(value)) for value in row.values()))
-    return table
 
 
 def _words_of(value: object) -> str:

@@ -20,9 +20,6 @@ from devmemtcp.agent.options import Debug, Json
 from devmemtcp.agent.verb import finish, group
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from devmemtcp.netlink.netdev import Netdev
     from devmemtcp.netlink.records import Record
 
@@ -158,54 +155,19 @@ def _dump(
 def _show(report: Report) -> None:
     from rich.console import Console
 
+    from devmemtcp.agent.table import table
+
     title = f"{report.command} of the {report.target}"
     if report.objects:
         console = Console()
-        console.print(_table(report.objects, title, console))
+        console.print(table(report.objects, title, console, _words))
     else:
         print(f"{title}: none")
 
 
-def _table(objects: list[dict[str, Any]], title: str, console: Console) -> Table:
-    """One row an object, one column an attribute that any of them has.
-
-    The other way round when only that fits the width: counters have many names.
-    """
-    names = list(dict.fromkeys(name for each in objects for name in each))
-    rows = [names, *([_cell(each.get(name, "")) for name in names] for each in objects)]
-    upright = _grid(rows, title)
-    if _fits(upright, console):
-        return upright
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    lying = _grid(columns, title)
-    return lying if _fits(lying, console) else upright
-
-
-def _grid(rows: list[list[str]], title: str) -> Table:
-    """A table whose first row is its head."""
-    from rich.table import Table
-
-    from devmemtcp.agent.terminal import cell
-
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(cell(name), overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(cell, row))
-    return table
-
-
-def _fits(table: Table, console: Console) -> bool:
-    """Whether no cell has to be broken."""
-    from rich.measure import Measurement
-
-    unlimited = console.options.update(width=10_000)
-    return Measurement.get(console, unlimited, table).maximum <= console.width
-
-
-def _cell(value: object) -> str:
+def _words(value: object) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{name} {_cell(inner)}" for name, inner in value.items()) or "yes"
+        return " ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "yes"
     if isinstance(value, list):
         return "\n".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

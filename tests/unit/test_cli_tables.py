@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What verbs print for people."""
 
+import re
+
 import pytest
 from rich.console import Console
 
+from devmemtcp.agent import agent_cli
 from devmemtcp.agent.bench.soak import SoakReport
 from devmemtcp.agent.bench.tables import table
 from devmemtcp.agent.bench.trend import Trend
 from devmemtcp.agent.bench.verbs.soak import print_soak
-from devmemtcp.agent.netdev_cli import _table
+from devmemtcp.agent.table import table as object_table
 
 NAMES = [f"a-counter-with-a-name-{number}" for number in range(8)]
 
@@ -25,9 +28,25 @@ def test_a_dump_lies_down_when_only_that_fits(
     width: int, objects: int, shape: tuple[int, int]
 ) -> None:
     console = Console(width=width)
-    table = _table([dict.fromkeys(NAMES, 5)] * objects, "counters", console)
-    assert (len(table.columns), table.row_count) == shape
-    assert str(table.columns[0].header) == NAMES[0]
+    made = object_table([dict.fromkeys(NAMES, 5)] * objects, "counters", console, str)
+    assert (len(made.columns), made.row_count) == shape
+    assert str(made.columns[0].header) == NAMES[0]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_status_loses_nothing_for_the_terminals_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    address = "fe80::8c1b:2aff:fe5d:77e1"
+    reason = "the stack's process has no mapping of the region and no descriptor of it " * 2
+    interface = {"interface": "veth1", "mode": "generic", "mtu": 1500, "queues": 2}
+    interface |= {"check": "static", "state": "serving", "addresses": ["192.0.2.1", address]}
+    monkeypatch.setenv("COLUMNS", str(width))
+    agent_cli._show(agent_cli.Status([interface | {"unreadable": reason}], [], []))
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= width
+    for word in [*interface, "unreadable", address, "mapping", "descriptor"]:
+        assert re.search(rf"\b{word}\b", said), word
 
 
 def test_a_soak_says_its_growth_with_a_unit_and_whether_it_counts(
