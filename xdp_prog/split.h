@@ -89,7 +89,10 @@ __noinline int move_and_fill(struct xdp_md *ctx, __u32 len, __u32 filled_len)
 	if (!s || bpf_xdp_adjust_head(ctx, -(int)grown))
 		return -1;
 	__builtin_memset(s->words, 0, SHORT_FRAME_MAX);
-	return bpf_xdp_load_bytes(ctx, grown, s->words, len) ||
+	/* Once more: 6.1 knows nothing of a number that was saved on the stack before its check. */
+	return !is_within(&len, ETH_HLEN, SHORT_FRAME_MAX) ||
+	       bpf_xdp_load_bytes(ctx, grown, s->words, len) ||
+	       !is_within(&filled_len, ETH_HLEN, SHORT_FRAME_MAX) ||
 	       bpf_xdp_store_bytes(ctx, 0, s->words, filled_len);
 }
 
