@@ -159,7 +159,7 @@ class LentNic:
             for sysctl in self.sysctls:
                 with _borne(f"{self.ifname} has lost {sysctl.word()}"):
                     sysctl.set(self.ifname)
-            for address in self.link_locals:
+            for address in reversed(self.link_locals):  # the kernel lists the last one first
                 with _borne(f"{self.ifname} has lost the address {address.address}"):
                     address.give(here, ifindex)
             here.link("set", index=ifindex, state="up" if self.up else "down")
