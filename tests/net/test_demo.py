@@ -209,7 +209,7 @@ def link_locals(end: Any) -> list[Any]:
     for _, address in addresses:
         address.pop("tentative", None)
     modes = {link["ifname"]: link.get("inet6_addr_gen_mode") for link in reversed(found)}
-    return [modes, sorted(addresses, key=json.dumps)]
+    return [modes, sorted(addresses, key=lambda each: str(each[0]))]
 
 
 def test_link_local_addresses_come_back_with_all_they_had(host: Any) -> None:
