@@ -90,15 +90,16 @@ class Bench:
         self._undo = ExitStack()
 
     def __enter__(self) -> Bench:
-        with ExitStack() as undo:
-            self._lab = undo.enter_context(Lab(mtu=self._mtu))
-            self._far = undo.enter_context(Worker(self._lab.far))
-            self._undo = undo.pop_all()
-        self._near = self._receiver()
-        self._defaults = {
-            each: worker.ask(do="offloads", ifname=side.ifname, wanted={})["offloads"]
-            for each, worker, side in self._ends()
-        }
+        with ExitStack() as halfway:
+            halfway.callback(self._undo.close)
+            self._lab = self._undo.enter_context(Lab(mtu=self._mtu))
+            self._far = self._undo.enter_context(Worker(self._lab.far))
+            self._near = self._receiver()
+            self._defaults = {
+                each: worker.ask(do="offloads", ifname=side.ifname, wanted={})["offloads"]
+                for each, worker, side in self._ends()
+            }
+            halfway.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -37,7 +37,7 @@ from devmemtcp.stack import form
 
 Message = dict[str, Any]
 
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 PORT = 5202
 
 

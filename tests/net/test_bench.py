@@ -20,6 +20,8 @@ from devmemtcp.agent.bench.cores import CoreClocks, process_seconds
 from devmemtcp.agent.bench.plan import CpuPlan
 from devmemtcp.agent.bench.tcp_turn import TURN_ATTEMPTS, Bench, Conditions, Turn
 from devmemtcp.agent.bench.tcp_variants import Factors, Variant, catalogue
+from devmemtcp.agent.bench.worker import Worker
+from devmemtcp.agent.journal import RUN_DIRECTORY
 from devmemtcp.stack.form import FORMS
 
 from ..slowness import SLOWNESS
@@ -107,6 +109,17 @@ def bench() -> Iterator[Bench]:
         pytest.skip("needs root: network namespaces and BPF")
     with Bench(1500, SHORT) as bench:
         yield bench
+
+
+@pytest.mark.usefixtures("_root")
+def test_nothing_is_left_of_a_bench_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **__: object) -> Any:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(Worker, "ask", silent)
+    with pytest.raises(TimeoutError), Bench(1500, SHORT):
+        pass
+    assert not (RUN_DIRECTORY / f"{os.getpid()}.journal").exists()
 
 
 @pytest.mark.parametrize("variant", EVERYTHING, ids=[each.name for each in EVERYTHING])

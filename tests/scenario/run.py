@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
+from ..slowness import SLOWNESS
 from . import frame
 from .end import End, Mail
 from .expression import Number, Range
@@ -39,7 +40,7 @@ from .target import Application, Target
 from .words import HARMLESS, MS, PATIENCE, QUIET
 
 #: How long the application may take to see what has happened.
-APP_PATIENCE = 2000 * MS
+APP_PATIENCE = int(2000 * MS * SLOWNESS)
 FILL_LIMIT = 64 << 20
 
 Steps = Generator[int, None, None]
