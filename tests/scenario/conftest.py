@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ..capability import RELEASE
 from ..net.veth import remove_leavings
 from ..slowness import SLOWNESS
 from . import language
@@ -70,6 +71,8 @@ class ScenarioItem(pytest.Item):
             return
         if os.geteuid() != 0:
             pytest.skip("needs root: network namespaces, BPF and packet sockets")
+        if self.target == "kernel" and (why := self.scenario.newer_than(RELEASE)):
+            pytest.skip(why)
         _results(self.session, self.target).judge(self.scenario, self.family)
 
     def repr_failure(

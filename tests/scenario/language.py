@@ -21,6 +21,7 @@ from .words import GIVEN
 
 _HEADERS = ("row", "rows", "given", "peer", "for", "stack", "only", "not")
 _RUNS = ("only core", "not core", "not kernel", "only v4", "only v6", "linux differs")
+_SINCE = re.compile(r"linux since ([0-9]+)\.([0-9]+)")
 
 
 def parse(text: str, file: Path) -> list[Scenario]:
@@ -54,7 +55,8 @@ def load(folder: Path) -> list[Scenario]:
 def _scenario(file: Path, raw: Raw, name: str) -> Scenario:
     header, body = [], list(raw.below)
     while body and (
-        body[0].text.split()[0] in _HEADERS or body[0].text.startswith("linux differs")
+        body[0].text.split()[0] in _HEADERS
+        or body[0].text.startswith(("linux differs", "linux since"))
     ):
         header.append(body.pop(0))
     where = f"{file.name}:{raw.number}"
@@ -105,9 +107,13 @@ def _header(file: str, lines: list[Raw]) -> tuple[tuple[int, ...], dict[str, str
             tables.append(_table(where, rest, line.below))
         elif word in ("only", "not", "linux"):
             what, colon, why = line.text.partition(":")
-            if what not in _RUNS or not colon or not why.strip():
-                raise ScenarioError(f"{where}: wanted one of {', '.join(_RUNS)}, each with ': why'")
-            reasons[what] = why.strip()
+            since = _SINCE.fullmatch(what)
+            if not (what in _RUNS or since) or not colon or not why.strip():
+                wanted = ", ".join([*_RUNS, "linux since 6.18"])
+                raise ScenarioError(f"{where}: wanted one of {wanted}, each with ': why'")
+            reasons["linux since" if since else what] = (
+                f"{since[1]}.{since[2]}: {why.strip()}" if since else why.strip()
+            )
     return tuple(rows), reasons, tables
 
 

@@ -83,6 +83,13 @@ class Scenario:
             return self.reasons["only core"]
         return self.reasons.get("not kernel") if target == "kernel" else None
 
+    def newer_than(self, release: tuple[int, ...]) -> str | None:
+        """What this kernel does not do yet, and since when there is one that does; or None."""
+        since, _, what = self.reasons.get("linux since", "0.0").partition(":")
+        if tuple(map(int, since.split("."))) <= release:
+            return None
+        return f"Linux {since}:{what}"
+
 
 def all_lines(lines: tuple[Line, ...]) -> Iterator[Line]:
     """Those in blocks too, each once."""

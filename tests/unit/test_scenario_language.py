@@ -195,6 +195,13 @@ def test_lateness_is_told_from_other_faults(line: str, why: str) -> None:
     run("> S. 0 ack 1 after 900ms..1100ms", given="syn_received")
 
 
+def test_what_linux_does_since_some_version_is_not_asked_of_older_ones() -> None:
+    scenario = read("scenario one\n  row 1\n  linux since 6.18: answers\n  given listen\n  < S 0\n")
+    assert scenario.newer_than((6, 12)) == "Linux 6.18: answers"
+    assert scenario.newer_than((6, 18)) is scenario.newer_than((7, 3)) is None
+    assert trace("< . 1").newer_than((6, 1)) is None
+
+
 @pytest.mark.parametrize(("allowed", "fault"), [(149, Late), (2000, Diverged)])
 def test_a_tester_that_was_late_itself_says_so(
     monkeypatch: pytest.MonkeyPatch, allowed: int, fault: type[Diverged]
