@@ -45,6 +45,7 @@ from devmemtcp.agent.netdev import NetNs
 from devmemtcp.agent.preflight import check_capabilities
 from devmemtcp.agent.signals import STOP_SIGNALS
 from devmemtcp.netlink.constants import TcpDataSplit
+from devmemtcp.netlink.errors import Unsupported
 from devmemtcp.netlink.model import NetdevModel
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.server import NetlinkServer
@@ -145,8 +146,7 @@ class Agent:
 
     def _make_server(self, undo: ExitStack) -> None:
         server = NetlinkServer()
-        kernel = undo.enter_context(Netdev("kernel"))
-        self._backend = LiveBackend(self._interfaces, kernel)
+        self._backend = LiveBackend(self._interfaces, self._kernel_netdev(undo))
         self._model = model = NetdevModel(server, self._backend)
         self._backend.events = model
         for ifindex, interface in self._interfaces.items():
@@ -177,6 +177,15 @@ class Agent:
                 max_per_user=lambda: self.config.limits.clients,
             )
         )
+
+    @staticmethod
+    def _kernel_netdev(undo: ExitStack) -> Netdev | None:
+        """None before Linux 6.3, which has no such family."""
+        try:
+            return undo.enter_context(Netdev("kernel"))
+        except Unsupported as error:
+            log.info("%s: no XDP features are told of interfaces", error)
+            return None
 
     def _watch(self, fd: int, call: Callable[[], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, call)

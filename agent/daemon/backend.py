@@ -57,8 +57,11 @@ class LiveBackend:
     events: Events
     """The model; to be set before the first call."""
 
-    def __init__(self, interfaces: Mapping[int, Interface], kernel: Netdev) -> None:
-        """`interfaces` by ifindex. `kernel` is asked for XDP features."""
+    def __init__(self, interfaces: Mapping[int, Interface], kernel: Netdev | None) -> None:
+        """`interfaces` by ifindex. `kernel` is asked for XDP features; None: it does not know them.
+
+        Then none are told, as for a driver that has none.
+        """
         self._interfaces = interfaces
         self._kernel = kernel
         self._features: dict[int, _Features] = {}
@@ -93,6 +96,8 @@ class LiveBackend:
         )
 
     def _features_of(self, ifindex: int) -> _Features:
+        if self._kernel is None:
+            return _Features()
         if ifindex not in self._features:
             try:
                 device = self._kernel.dev_get(ifindex)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -98,10 +99,13 @@ class AgentProcess:
                 stderr=log,
                 text=True,
             )
+        ended = os.pidfd_open(self.process.pid)
         try:
-            told = self.told()
-        except TimeoutError:
-            raise AssertionError(f"the agent is not ready: {self.log}") from None
+            news, _, _ = select.select([self._manager, ended], [], [], READY_SECONDS)
+        finally:
+            os.close(ended)
+        assert self._manager in news, f"the agent is not ready: {self.log}"
+        told = self.told()
         assert told.startswith("READY=1"), told
 
     def told(self) -> str:
