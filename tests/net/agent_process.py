@@ -101,7 +101,8 @@ class AgentProcess:
             )
         ended = os.pidfd_open(self.process.pid)
         try:
-            news, _, _ = select.select([self._manager, ended], [], [], READY_SECONDS)
+            either: list[Any] = [self._manager, ended]
+            news, _, _ = select.select(either, [], [], READY_SECONDS)
         finally:
             os.close(ended)
         assert self._manager in news, f"the agent is not ready: {self.log}"
