@@ -89,7 +89,8 @@ def test_a_quick_run_has_every_sample_and_judges_the_aims() -> None:
         assert sample["values"]["goodput_gbps"] > 0
         assert sample["values"]["cpu_s_per_gb"] > 0
         assert sample["values"]["latency_us_p50"] > 0
-        assert sample["values"]["sender_cpu"] > 0
+        # An emulated CPU's time is accounted in lumps, which a window this short cannot level out.
+        assert 0 < sample["values"]["sender_cpu"] < 1.2 * SLOWNESS
         assert 0 < sample["values"]["busiest_core"] <= 1
         assert sample["details"]["acks_per_gb"] > 0
         assert sum(count for _, count in sample["details"]["latency_us_histogram"]) > 0

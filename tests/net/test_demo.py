@@ -176,6 +176,15 @@ def host(veth: Any) -> Any:
     return end
 
 
+def killed_over_nics(host: Any) -> str:
+    """Kill a demo that has lent both NICs; the namespace that one is in is left, by this name."""
+    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
+        near = f"devmemtcp-{process.pid}-near"
+        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near)))
+        process.kill()
+    return near
+
+
 def test_two_nics_are_lent_and_come_back_as_they_were(host: Any) -> None:
     before = state_of_nics(host)
     process = host.run(
@@ -220,11 +229,8 @@ def test_link_local_addresses_come_back_with_all_they_had(host: Any) -> None:
     process = host.run([*COMMAND, "--size", "1M", *OVER_NICS], capture_output=True, check=False)
     assert process.returncode == 0, process.stderr
     assert link_locals(host) == before
-    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
-        near = NETNS / f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near.name)))
-        process.kill()
-    wait_until(lambda: not inhabitants(near.name))
+    near = killed_over_nics(host)
+    wait_until(lambda: not inhabitants(near))
     process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
     assert process.returncode == 0, process.stderr
     assert link_locals(host) == before
@@ -266,25 +272,19 @@ def test_nics_go_by_their_names_also_where_altnames_are_given(host: Any) -> None
 
 def test_a_killed_demo_s_nics_come_back_with_the_next(host: Any) -> None:
     before = state_of_nics(host)
-    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
-        near = NETNS / f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near.name)))
-        assert state_of_nics(host) == []
-        process.kill()
+    near = killed_over_nics(host)
+    assert state_of_nics(host) == []
     elsewhere, _ = demo("--size", "1M")  # in another namespace, which they are not of
     assert (elsewhere.returncode, state_of_nics(host)) == (0, [])
     assert "nic1 is of another network namespace; run it there" in elsewhere.stderr
-    wait_until(lambda: not inhabitants(near.name))
+    wait_until(lambda: not inhabitants(near))
     process = host.run([*COMMAND, "--size", "1M"], capture_output=True, check=False)
     assert process.returncode == 0, process.stderr
     assert state_of_nics(host) == before
 
 
 def test_a_killed_demo_s_nic_that_is_in_use_by_now_is_left(host: Any) -> None:
-    with host.popen([*COMMAND, "--size", "1T", *OVER_NICS]) as process:
-        near = f"devmemtcp-{process.pid}-near"
-        wait_until(lambda: state_of_nics(host) == [] and bool(inhabitants(near)))
-        process.kill()
+    near = killed_over_nics(host)
     wait_until(lambda: not inhabitants(near))
     # An administrator fetches the one that was down, with an MTU of 1400, and uses it.
     fetch = ["ip", "-n", near, "link", "set", "nic0", "netns", host.netns]

@@ -228,14 +228,19 @@ def test_a_plan_without_privilege_says_what_it_does_not_know(end: VethEnd) -> No
     assert "could not be tried" not in str(nic(end, "plan", "-i", end.ifname)[1]["notes"])
 
 
-def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
-    end.set_link(mtu=9000)
+def assert_refused(end: VethEnd, says: str, *args: str) -> None:
+    """By both verbs, in these words, and nothing is changed."""
     before = snapshot(end.ifname)
     for verb in ("plan", "apply"):
-        status, refused = nic(end, verb, "-i", end.ifname, "--mode", "zerocopy")
+        status, refused = nic(end, verb, "-i", end.ifname, *args)
         assert status == 2
-        assert "veth, the driver of veth0, has no zero-copy" in str(refused["error"])
+        assert says in str(refused["error"])
     assert snapshot(end.ifname) == before
+
+
+def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
+    end.set_link(mtu=9000)
+    assert_refused(end, "veth, the driver of veth0, has no zero-copy", "--mode", "zerocopy")
 
 
 def test_one_with_a_receiver_is_refused_unless_forced(end: VethEnd) -> None:
@@ -256,12 +261,7 @@ def test_one_with_a_receiver_is_refused_unless_forced(end: VethEnd) -> None:
 
 def test_one_that_is_down_is_refused(end: VethEnd) -> None:
     end.run(["ip", "link", "set", end.ifname, "down"])
-    before = snapshot(end.ifname)
-    for verb in ("plan", "apply"):
-        status, refused = nic(end, verb, "-i", end.ifname, "--mtu", "1400")
-        assert status == 2
-        assert "`ip link set veth0 up` first" in str(refused["error"])
-    assert snapshot(end.ifname) == before
+    assert_refused(end, "`ip link set veth0 up` first", "--mtu", "1400")
     assert nic(end, "undo", "-i", end.ifname)[1]["notes"] == ["nothing was applied to veth0"]
 
 

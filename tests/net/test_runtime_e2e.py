@@ -21,6 +21,7 @@ import pytest
 from devmemtcp.agent import Connection, Listener, Region, RegionView, Runtime
 from devmemtcp.agent.datapath import Datapath
 
+from ..slowness import SLOWNESS
 from .traffic import MIB, PATIENCE, PORT, assert_clean, dial, settled
 
 TCPI_BYTES_SENT = 200  # offset in struct tcp_info
@@ -103,9 +104,10 @@ def test_a_stream_arrives_whole_and_an_answer_goes_back(
         assert len(data) <= stats.steer["redirect_bytes"] <= sent
         assert stats.steer["redirect"] == stats.stack["rx_segments"]
         assert stats.stack["frags_delivered"] == stats.stack["tokens_returned"] > 0
-        # What was sent twice may be dropped, nothing else: by its number, or by its timestamp.
+        # What was sent twice may be dropped, nothing else: by its number, or, where a machine is so
+        # slow that it comes milliseconds late, by its timestamp.
         dropped = {reason for reason, count in stats.drops.items() if count}
-        assert dropped <= {"OLD_SEQ", "DUPLICATE", "PAWS"}
+        assert dropped <= {"OLD_SEQ", "DUPLICATE"} | ({"PAWS"} if SLOWNESS > 1 else set())
 
 
 @pytest.mark.parametrize("altname", ["alt0", "longer-than-a-name-may-be"])

@@ -21,7 +21,7 @@ from .words import GIVEN
 
 _HEADERS = ("row", "rows", "given", "peer", "for", "stack", "only", "not")
 _RUNS = ("only core", "not core", "not kernel", "only v4", "only v6", "linux differs")
-_SINCE = re.compile(r"linux since ([0-9]+)\.([0-9]+)")
+_SINCE = re.compile(r"linux since ([0-9]+\.[0-9]+)")
 
 
 def parse(text: str, file: Path) -> list[Scenario]:
@@ -111,9 +111,9 @@ def _header(file: str, lines: list[Raw]) -> tuple[tuple[int, ...], dict[str, str
             if not (what in _RUNS or since) or not colon or not why.strip():
                 wanted = ", ".join([*_RUNS, "linux since 6.18"])
                 raise ScenarioError(f"{where}: wanted one of {wanted}, each with ': why'")
-            reasons["linux since" if since else what] = (
-                f"{since[1]}.{since[2]}: {why.strip()}" if since else why.strip()
-            )
+            if since:
+                what, why = "linux since", f"{since[1]}:{why}"
+            reasons[what] = why.strip()
     return tuple(rows), reasons, tables
 
 
