@@ -6,24 +6,25 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devmemtcp.agent import Region, Runtime
+from devmemtcp.agent import Listener, Region, Runtime
 from devmemtcp.agent.errors import ConfigError
 from devmemtcp.agent.pattern import one_period
+from devmemtcp.agent.session import Session
 from devmemtcp.agent.zerocopy import zero_copy_refusals
 from devmemtcp.pyxdp.features import features
 
+from ..huge_pages import huge_pages
+from ..net.agent_process import open_folder, running_agent
 from ..net.test_bindings import echo, host_only, queues_of, region_of
 from ..net.test_runtime_e2e import exchange, receiver
 from ..net.traffic import MIB, PATIENCE, PORT, assert_clean, dial, dial_queue, settled
 
 PERIOD = 251
 HUNDRED_MB = 100_000_000
-HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
 @pytest.fixture
@@ -54,8 +55,13 @@ def send_pattern(end: Any, address: tuple[str, int], size: int) -> None:
 
 def receive_pattern(rt: Runtime, view: Any, peer: Any, address: str, size: int) -> None:
     """One stream of so many bytes, each of them compared."""
+    with rt.listen((address, PORT)) as listener:
+        receive_stream(listener, view, peer, size)
+
+
+def receive_stream(listener: Listener, view: Any, peer: Any, size: int) -> None:
     total = errors = phase = 0
-    with rt.listen((address, PORT)) as listener, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(send_pattern, peer, listener.address, size)
         with listener.accept(PATIENCE) as conn:
             while batch := conn.recv_frags(timeout=PATIENCE):
@@ -126,24 +132,33 @@ def test_tiny_segments_are_filled_up_within_their_chunk(pair: Any) -> None:
 
 
 def test_a_region_of_huge_pages(pair: Any) -> None:
-    before = HUGE_PAGES.read_text()
-    HUGE_PAGES.write_text("24")
-    try:
-        if int(HUGE_PAGES.read_text()) < 24:
-            pytest.skip("this machine has no 48 MiB in huge pages")
-        with (
-            Region(16 * MIB, memory="hugetlb") as region,
-            region.map() as view,
-            Runtime(
-                pair.right.ifname, region, netns=pair.right.netns, mode="zerocopy", isolate=True
-            ) as rt,
-        ):
-            receive_pattern(rt, view, pair.left, pair.right.ip4, 8 * MIB)
-            assert_clean(rt)
-            check_counters(rt)
-            assert rt.unreadable, rt.unreadable.reason
-    finally:
-        HUGE_PAGES.write_text(before)
+    with (
+        huge_pages(48 * MIB),
+        Region(16 * MIB, memory="hugetlb") as region,
+        region.map() as view,
+        Runtime(
+            pair.right.ifname, region, netns=pair.right.netns, mode="zerocopy", isolate=True
+        ) as rt,
+    ):
+        receive_pattern(rt, view, pair.left, pair.right.ip4, 8 * MIB)
+        assert_clean(rt)
+        check_counters(rt)
+        assert rt.unreadable, rt.unreadable.reason
+
+
+def test_a_region_of_huge_pages_by_the_agent(pair: Any) -> None:
+    with (
+        huge_pages(48 * MIB),
+        open_folder() as folder,
+        running_agent(folder, pair.right, interface='mode = "zerocopy"') as agent,
+        Session(agent.path) as session,
+        Region(16 * MIB, memory="hugetlb") as region,
+        region.map() as view,
+        session.bind_rx(pair.right.ifname, [0], region),
+        session.listen((pair.right.ip4, PORT)) as listener,
+    ):
+        receive_stream(listener, view, pair.left, 8 * MIB)
+        assert session.stack(pair.right.ifname).unreadable
 
 
 def test_busy_poll_drives_the_driver(pair: Any) -> None:

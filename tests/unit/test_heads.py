@@ -46,7 +46,8 @@ class SlotNic(Nic):
         self.memory[end - META_LEN : end] = ref.rjust(META_LEN, b"\xee")
 
     def lost(self) -> int:
-        return int(self.stats()[0].drops[lib.DROP_NO_HEAD])
+        stack, _ = self.stats()  # the array is no owner of its memory
+        return int(stack.drops[lib.DROP_NO_HEAD])
 
     def refused(self) -> int:
         """Drops of any other kind."""

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from devmemtcp.agent import ConfigError, Frag, FragBatch, Region, RegionView, Runtime
 from devmemtcp.agent._loop import ffi
 
+from ..huge_pages import huge_pages
+
 MIB = 1 << 20
-NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
 def batch(*pieces: tuple[int, int]) -> FragBatch:
@@ -187,24 +188,12 @@ def test_a_closed_view_is_never_read(region: Region) -> None:
         batch((0, 1)).check_pattern(view, 7)
 
 
-@pytest.fixture
-def huge_pages() -> Iterator[None]:
-    """Two of them, if the machine lets us; given back afterwards."""
-    before = NR_HUGEPAGES.read_text()
-    try:
-        NR_HUGEPAGES.write_text(str(int(before) + 2))
-    except PermissionError:
-        pytest.skip("needs root: /proc/sys/vm/nr_hugepages")
-    try:
-        if int(NR_HUGEPAGES.read_text()) < int(before) + 2:
-            pytest.skip("needs 4 MiB of memory in huge pages")
-        yield
-    finally:
-        NR_HUGEPAGES.write_text(before)
-
-
-def test_a_hugetlb_region_is_of_huge_pages_and_no_runtime_takes_it(huge_pages: None) -> None:
-    with Region(2 * MIB, memory="hugetlb") as region, region.map() as view:
+def test_a_hugetlb_region_is_of_huge_pages_and_no_runtime_takes_it() -> None:
+    with (
+        huge_pages(4 * MIB),
+        Region(2 * MIB, memory="hugetlb") as region,
+        region.map() as view,
+    ):
         os.posix_fallocate(region.fd, 0, 2 * MIB)
         assert bytes(view[:1]) == b"\0"
         # The reason: no piece of 4 KiB of such a file can be mapped.
