@@ -145,7 +145,8 @@ def link_refusals(dev: NetDev, mtu: int, *, force: bool) -> Iterator[Refusal]:
         yield Refusal(
             "default route",
             f"the default route leaves by {name}",
-            "taking it may cut this machine off; choose another interface, or insist (force)",
+            "taking it may cut this machine off; choose another interface, or insist (--force; "
+            "force=True)",
         )
     if dev.loopback:
         yield Refusal(

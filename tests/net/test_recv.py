@@ -460,7 +460,7 @@ def test_the_default_routes_interface_needs_force(veth: Any, start: Callable[...
     veth.right.run(["ip", "route", "add", "default", "via", veth.left.ip4])
     line = refused(veth.right, "-i", "veth1", "--listen", f":{PORT}")
     assert "default route" in line
-    assert "insist (force)" in line
+    assert "insist (--force; " in line
     assert start("--listen", f":{PORT}", "--force").stop()[0] == 0
 
 

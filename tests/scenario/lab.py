@@ -146,6 +146,7 @@ class Place:
         early=10 * MS,
         late=int(300 * MS * SLOWNESS),
         lag=100 * MS,  # half of the least time after which anything is sent again
+        slowness=SLOWNESS,
     )
 
     def __init__(self, lab: Lab, server: Server, family: int) -> None:

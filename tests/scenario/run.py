@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
-from ..slowness import SLOWNESS
 from . import frame
 from .end import End, Mail
 from .expression import Number, Range
@@ -40,10 +39,8 @@ from .target import Application, Target
 from .words import HARMLESS, MS, PATIENCE, QUIET
 
 #: How long the application may take to see what has happened.
-APP_PATIENCE = int(2000 * MS * SLOWNESS)
+APP_PATIENCE = 2000 * MS
 FILL_LIMIT = 64 << 20
-#: So long nothing comes when all has come; less than an RTO, on a slow machine too.
-_SETTLED = int(QUIET * min(SLOWNESS, 5))
 
 Steps = Generator[int, None, None]
 
@@ -350,7 +347,9 @@ class Run:
     def _expect_times(self, peer: _Peer, step: Expect) -> Steps:
         assert step.times is not None
         count = 0
-        quiet = _SETTLED if step.within is None else step.within
+        # So long nothing comes when all has come; less than an RTO, on a slow machine too.
+        settled = int(QUIET * min(self._target.tolerance.slowness, 5))
+        quiet = settled if step.within is None else step.within
         some = not step.times.holds(0, self._names(peer))
         until = self._target.now() + (max(quiet, PATIENCE) if some else quiet)
         while True:
@@ -401,7 +400,7 @@ class Run:
             getattr(app, verb)()
 
     def _until_app(self, seen: Callable[[], bool], why: str | Callable[[], str]) -> Steps:
-        until = self._target.now() + APP_PATIENCE
+        until = self._target.now() + int(APP_PATIENCE * self._target.tolerance.slowness)
         while not seen() and self._target.now() < until:
             yield until
             self._unbroken()

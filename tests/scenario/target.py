@@ -54,6 +54,8 @@ class Tolerance:
     late: int = 0
     lag: int = 0
     """Of the tester itself, before it is to blame for whatever diverges."""
+    slowness: float = 1
+    """Of the machine, for limits; where time is virtual no machine is slow."""
 
 
 class Target(Protocol):

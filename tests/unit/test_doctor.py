@@ -464,7 +464,9 @@ def test_how_to_insist_is_said_once_for_all_who_are_told() -> None:
     """`--force` of a verb, `force=` of Runtime, `force =` of the agent's configuration."""
     way_out = NetDev(nic(), up=True, loopback=False, default_route=True)
     (refusal,) = preflight.link_refusals(way_out, 1500, force=False)
-    assert str(refusal.error()).endswith("choose another interface, or insist (force)")
+    assert str(refusal.error()).endswith(
+        "choose another interface, or insist (--force; force=True)"
+    )
     assert not list(preflight.link_refusals(way_out, 1500, force=True))
 
 
