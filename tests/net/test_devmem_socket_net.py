@@ -30,6 +30,7 @@ from devmemtcp.socket import (
     pack_tokens,
 )
 
+from ..capability import since
 from ..slowness import SLOWNESS
 from .veth import Veth
 
@@ -44,6 +45,7 @@ PEEK, TRUNC, WAITALL, DONTWAIT = (
     socket.MSG_DONTWAIT,
 )
 RESET = struct.pack("=ii", 1, 0)
+has_tokens = since(6, 12, "SO_DEVMEM_DONTNEED")
 
 
 def answer(call: Callable[[], Any]) -> Any:
@@ -428,13 +430,14 @@ SCENARIOS = [
     receive_timeouts,
     not_connected,
     listening,
-    giving_tokens_back,
+    pytest.param(giving_tokens_back, marks=has_tokens),
     options,
     what_poll_shows,
     what_poll_shows_after_shutting_down,
 ]
 
 
+@has_tokens
 @pytest.mark.parametrize(
     ("family", "kind", "proto", "expected"),
     [

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ..slowness import SLOWNESS
 from ..vm import __main__ as command_line
 from ..vm import apt, cache, initramfs, kernels, machine, matrix, nics, outcome, qemu, tier
 from ..vm.failure import BadUsage, Failure, TimedOut
@@ -271,7 +272,7 @@ def some_busybox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
 
-def run(kernel: kernels.Kernel, code: str, timeout: float = 60.0) -> int:
+def run(kernel: kernels.Kernel, code: str, timeout: float = 60.0 * SLOWNESS) -> int:
     task = machine.Task(["x"], ROOT, {}, timeout)
     return machine.run(machine.Machine(kernel), emulated(code), task)
 
