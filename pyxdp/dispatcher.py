@@ -19,6 +19,9 @@ from devmemtcp.pyxdp.resource import Resource
 #: Name of the program that libxdp puts on an interface, and by which it knows it again.
 DISPATCHER_NAME = "xdp_dispatcher"
 
+_CHANGES_PACKETS = "Extension program changes packet data, while original does not"
+"""The verifier of Linux 6.13, and of stable kernels before it: bpf_check_attach_target()."""
+
 
 @dataclass(frozen=True)
 class DispatcherSupport:
@@ -68,8 +71,8 @@ class DispatcherSlot(Resource):
     def __init__(self, program: Program, ifindex: int, generic: bool) -> None:
         """Load ``program`` once more, as a replacement function on the same maps, and attach it.
 
-        Raises :class:`Unsupported` where :func:`dispatcher_supported` says no, else
-        :class:`XdpError`.
+        Raises :class:`Unsupported` where :func:`dispatcher_supported` says no, and where this
+        libxdp's dispatcher takes no program that changes packets; else :class:`XdpError`.
         """
         support = dispatcher_supported()
         if not support:
@@ -84,6 +87,12 @@ class DispatcherSlot(Resource):
             )
         if result:
             self._object.close()
+            if _CHANGES_PACKETS in log.text:
+                raise Unsupported(
+                    f"{program.name} changes packets, which libxdp's dispatcher does not say of "
+                    "itself, and this kernel insists on it: a libxdp after 1.5.4 does (xdp-tools "
+                    "#509)"
+                )
             message = f"cannot add {program.name} to the dispatcher of interface {ifindex}"
             raise XdpError(-result, message, log.text)
         self._handle: Any = handle[0]

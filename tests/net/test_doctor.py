@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -191,6 +192,9 @@ def test_what_is_wrong_has_a_line_and_its_command_mends_it(
         assert wrong.state is state
         assert wrong.mend is not None
         assert before.ok == (state is State.WARN)
+        tool = wrong.mend.split()[0]
+        if tool == "bpftool" and shutil.which(tool) is None:
+            pytest.skip("bpftool is not installed: nothing else detaches another's BPF link")
         patient.shell(wrong.mend)
         mended = await_mended(patient, name)
         assert [check for check in mended.checks if check == wrong] == []

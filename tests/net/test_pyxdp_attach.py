@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,11 +236,23 @@ def test_a_dispatcher_that_cannot_be_loaded_is_unsupported(loaded: BpfObject, ri
     assert modes(right) == []
 
 
-def test_two_programs_share_an_interface(loaded: BpfObject, right: str, veth: Veth) -> None:
+@contextmanager
+def skipped_without_dispatcher() -> Iterator[None]:
+    """Where libxdp has one that this kernel takes, and that takes what changes packets."""
     support = dispatcher_supported()
     if not support:
         pytest.skip(f"libxdp's dispatcher: {support.reason}")
+    try:
+        yield
+    except Unsupported as error:
+        if "xdp-tools #509" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def test_two_programs_share_an_interface(loaded: BpfObject, right: str, veth: Veth) -> None:
     with ExitStack() as stack:
+        stack.enter_context(skipped_without_dispatcher())
         first = attach(loaded.programs["annotate"], right, sharing=Sharing.DISPATCHER)
         stack.enter_context(first)
         assert (first.kind, first.mode) == ("dispatcher", Mode.NATIVE)
@@ -259,11 +271,8 @@ def test_two_programs_share_an_interface(loaded: BpfObject, right: str, veth: Ve
 def test_a_dispatcher_takes_jumbo_packets_if_its_program_does(
     loaded: BpfObject, netns_pair: Callable[..., Veth]
 ) -> None:
-    support = dispatcher_supported()
-    if not support:
-        pytest.skip(f"libxdp's dispatcher: {support.reason}")
     right, share = netns_pair(mtu=9000).right, Sharing.DISPATCHER
-    with right.enter():
+    with skipped_without_dispatcher(), right.enter():
         with attach(loaded.programs["redirect_frags"], right.ifname, sharing=share) as attachment:
             assert attachment.mode is Mode.NATIVE
         with attach(loaded.programs["redirect"], right.ifname, sharing=share) as attachment:
