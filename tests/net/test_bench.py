@@ -29,7 +29,7 @@ from ..slowness import SLOWNESS
 BENCH = [sys.executable, "-P", "-m", "devmemtcp.agent.cli", "bench"]
 TOO_BUSY = "the machine is too busy"  # to be measured: somebody else never leaves a core
 SHORT = Conditions(
-    duration=0.1, ask_seconds=0.1, region_size=4 << 20, rx_csum="verify", window=1 << 20
+    duration=0.1 * SLOWNESS, ask_seconds=0.1, region_size=4 << 20, rx_csum="verify", window=1 << 20
 )
 EVERYTHING = catalogue(
     Factors(("auto", "native"), "plain", FORMS, acks=(1, 8), spins=(50,), busy_poll=True, copy=True)
