@@ -33,6 +33,9 @@ def since(major: int, minor: int, what: str) -> pytest.MarkDecorator:
     )
 
 
+auto_is_generic = since(6, 6, "a veth in generic mode")
+
+
 def skip_if_lacking(error: str) -> None:
     """Skip when a verb's one line says that this kernel is too old for what was asked."""
     if not _HAS_ALL and "need Linux " in error:

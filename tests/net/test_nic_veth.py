@@ -20,6 +20,7 @@ from devmemtcp.agent.nic.planner import Wishes
 from devmemtcp.agent.runtime import Runtime
 from devmemtcp.agent.terminal import printable
 
+from ..capability import auto_is_generic, since
 from ..slowness import SLOWNESS
 from .nic_snapshot import apply, killed_at, snapshot, undo
 from .veth import Veth, VethEnd
@@ -238,11 +239,13 @@ def assert_refused(end: VethEnd, says: str, *args: str) -> None:
     assert snapshot(end.ifname) == before
 
 
+@since(6, 3, "NETDEV_A_DEV_XDP_FEATURES")
 def test_zero_copy_mode_without_zero_copy_is_refused(end: VethEnd) -> None:
     end.set_link(mtu=9000)
     assert_refused(end, "veth, the driver of veth0, has no zero-copy", "--mode", "zerocopy")
 
 
+@auto_is_generic  # with fewer queues than the peer sends by
 def test_one_with_a_receiver_is_refused_unless_forced(end: VethEnd) -> None:
     before = snapshot(end.ifname)
     with Runtime(end.ifname, None):

@@ -21,13 +21,12 @@ from devmemtcp.netlink.errors import Unsupported as NoFamily
 from devmemtcp.netlink.netdev import Netdev
 from devmemtcp.netlink.records import Napi
 
-from ..capability import since
+from ..capability import auto_is_generic, since
 from .test_runtime_e2e import exchange, receiver
 from .traffic import MIB, PATIENCE, PORT, dial
 
 CPU = max(os.sched_getaffinity(0))
 in_threads = since(6, 17, "NETDEV_A_NAPI_THREADED")
-auto_is_generic = since(6, 6, "a veth in generic mode")
 
 
 def instances(end: Any) -> list[Napi]:
