@@ -439,7 +439,7 @@ def test_tests_that_are_named_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_pat
     [
         (TimedOut("too late"), "FAILED too late"),
         (3, "FAILED pytest ended with status 3"),
-        (124, "FAILED pytest was stopped after 1500 s"),
+        (124, "FAILED pytest was stopped after 5400 s"),
         ("", "FAILED pytest has left no report"),
         ("<testsuites><testcase name='x'/>", "FAILED pytest's report is torn: no element found"),
         ("<testsuites></testsuites>", "FAILED no test was run"),

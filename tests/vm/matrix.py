@@ -45,7 +45,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--kernel", action="append", metavar="|".join(kernels.SUITES))
     parser.add_argument("--nic", action="append", metavar="|".join(nics.NAMES))
     parser.add_argument(
-        "--limit", type=positive, default=1500, metavar="S", help="seconds a guest (%(default)s)"
+        "--limit", type=positive, default=5400, metavar="S", help="seconds a guest (%(default)s)"
     )
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="keep reports and kernel messages there"
