@@ -42,8 +42,7 @@ for module; do
 done
 
 # As systemd has it: init's own 4096 would be the most that anybody could ask for.
-ulimit -Hn 524288
-ulimit -Sn 1024
+must prlimit --pid $$ --nofile=1024:524288
 
 must ip link set lo up
 hostname guest
