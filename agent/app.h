@@ -198,7 +198,7 @@ struct app_want {
 int app_peers_open(struct app *a);
 void app_nudge(struct app *a); /* something was closed: whoever waits for it must look */
 #define APP_FOREVER INT64_MAX
-int64_t app_deadline(int64_t timeout_ms); /* in ms of CLOCK_MONOTONIC; -1 ms: APP_FOREVER */
+int64_t app_deadline(int64_t timeout_ms); /* in ns of CLOCK_MONOTONIC; -1 ms: APP_FOREVER */
 int app_wait_for(struct app *a, const struct app_want *want, int64_t deadline);
 
 /* app_watch.c */

@@ -63,17 +63,23 @@ static bool satisfied(struct app *a, const struct app_want *want)
 	return c->ready;
 }
 
-static int64_t now_ms(void)
+#define NS_PER_MS 1000000
+
+static int64_t now_ns(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (int64_t)ts.tv_sec * 1000 * NS_PER_MS + ts.tv_nsec;
 }
 
 int64_t app_deadline(int64_t timeout_ms)
 {
-	return timeout_ms < 0 ? APP_FOREVER : now_ms() + timeout_ms;
+	const int64_t now = now_ns();
+
+	if (timeout_ms < 0 || timeout_ms > (APP_FOREVER - now) / NS_PER_MS)
+		return APP_FOREVER;
+	return now + timeout_ms * NS_PER_MS;
 }
 
 static bool events_waiting(const struct app *a)
@@ -166,14 +172,18 @@ static int lead(struct app *a, int extra_fd, int timeout_ms)
 	return !fds[3].revents;
 }
 
+/* Rounded up, as poll(2) does: a wait may end late, but not early. */
 static int ms_left(int64_t deadline)
 {
 	int64_t left;
 
 	if (deadline == APP_FOREVER)
 		return -1;
-	left = deadline - now_ms();
-	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
+	left = deadline - now_ns();
+	if (left <= 0)
+		return 0;
+	left = (left - 1) / NS_PER_MS + 1;
+	return left > INT_MAX ? INT_MAX : left;
 }
 
 int app_wait_for(struct app *a, const struct app_want *want, int64_t deadline)

@@ -17,6 +17,7 @@ is in docs/differences.md.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -537,7 +538,7 @@ class DevmemSocket(Closing):
         if self._conn is None:
             return
         half, flow, options = self._conn.app.require_open(), self._conn.id, self._options
-        timeo = -1 if options.rcvtimeo is None else round(options.rcvtimeo * 1000)
+        timeo = -1 if options.rcvtimeo is None else math.ceil(options.rcvtimeo * 1000)
         options.rcvlowat = max(1, lib.app_set_rcvlowat(half, flow, options.rcvlowat))
         lib.app_set_rcvtimeo(half, flow, timeo)
 

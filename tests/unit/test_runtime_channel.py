@@ -898,6 +898,26 @@ def test_waiting_ends_in_time(conn: Connection, listener: Listener, app: AppHalf
     assert 0.15 <= time.monotonic() - start < 30
 
 
+def test_a_wait_does_not_end_early(stack: FakeStack, app: AppHalf) -> None:
+    """Wherever in a millisecond it begins, and however often it looks at the time."""
+    done = threading.Event()
+
+    def nudge() -> None:
+        while not done.wait(0.0005):
+            stack.wake_app()
+
+    nudger = threading.Thread(target=nudge)
+    nudger.start()
+    try:
+        for _ in range(50):
+            start = time.monotonic()
+            assert not app.wait(timeout=0.003)
+            assert time.monotonic() - start >= 0.003
+    finally:
+        done.set()
+        nudger.join()
+
+
 def test_another_descriptor_ends_a_wait(stack: FakeStack, app: AppHalf) -> None:
     reader, writer = os.pipe()
     try:
