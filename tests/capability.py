@@ -24,6 +24,9 @@ RELEASE = tuple(int(part) for part in platform.release().split(".")[:2])
 _HAS_ALL = RELEASE >= (6, 8) and not os.environ.get("NETIF")
 """docs/kernels.md: metadata, multi-buffer, the netdev family. NICs are as they are."""
 
+DRIVERS_TELL = RELEASE >= (6, 3)
+"""The kernel says whether a driver has zero-copy AF_XDP; before, only its refusal does."""
+
 
 def since(major: int, minor: int, what: str) -> pytest.MarkDecorator:
     """Skip on kernels before the one that has it. For the kernel's own answers, not for ours."""
