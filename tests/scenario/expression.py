@@ -105,6 +105,10 @@ class Range:
             return False
         return self.high is None or value <= self.high.value(names)
 
+    def exhausted(self, value: int, names: Mapping[str, int]) -> bool:
+        """Whether no higher number is in it."""
+        return self.high is not None and value >= self.high.value(names)
+
     def __str__(self) -> str:
         return self.text
 

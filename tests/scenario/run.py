@@ -347,7 +347,8 @@ class Run:
     def _expect_times(self, peer: _Peer, step: Expect) -> Steps:
         assert step.times is not None
         count = 0
-        # So long nothing comes when all has come; less than an RTO, on a slow machine too.
+        # So long nothing comes when all has come; on a slow machine longer, while more may come.
+        # Not after that: an RTO would end, and what it sends again would be counted.
         settled = int(QUIET * min(self._target.tolerance.slowness, 5))
         quiet = settled if step.within is None else step.within
         some = not step.times.holds(0, self._names(peer))
@@ -361,6 +362,8 @@ class Run:
             if why is not None and not mail.again:
                 raise self._diverged(f"{why}, got {mail.segment}")
             count += why is None
+            if step.within is None and step.times.exhausted(count, self._names(peer)):
+                quiet = QUIET
             until = self._target.now() + quiet
         if not step.times.holds(count, self._names(peer)):
             raise self._diverged(f"{step.times} of these wanted, got {count}")

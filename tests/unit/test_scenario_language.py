@@ -195,6 +195,15 @@ def test_lateness_is_told_from_other_faults(line: str, why: str) -> None:
     run("> S. 0 ack 1 after 900ms..1100ms", given="syn_received")
 
 
+def test_what_is_sent_again_after_all_has_come_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who takes a machine for slow waits longer, but not until an RTO has passed."""
+    monkeypatch.setattr(core.Core, "tolerance", Tolerance(slowness=10))
+    measured = "send 100\n> . 1:101\n< . 1 ack 101"  # its RTO is 200 ms from now on
+    run(f"{measured}\nsend 5000\n> . 101..:102.. times 4\nsilence\n< . 1 ack 5101")
+
+
 def test_what_linux_does_since_some_version_is_not_asked_of_older_ones() -> None:
     scenario = read("scenario one\n  row 1\n  linux since 6.18: answers\n  given listen\n  < S 0\n")
     assert scenario.newer_than((6, 12)) == "Linux 6.18: answers"
