@@ -58,6 +58,34 @@ static void answer_unacceptable(struct stack *s, struct flow *f, const struct se
 		challenge_ack(s, f, now);
 }
 
+/* The peer's route or its hash may change: answer where the last good segment came from. */
+static void follow_path(struct stack *s, struct flow *f, const struct seg *seg)
+{
+	f->link = seg->link;
+	if (f->queue == seg->queue)
+		return;
+	window_forget(s, f);
+	f->queue = seg->queue;
+	window_account(s, f);
+}
+
+static bool acks_what_we_sent(const struct flow *f, const struct seg *seg)
+{
+	if (seq_lt(f->snd_nxt, seg->ack))
+		return false;
+	return !seq_lt(seg->ack, f->snd_una) ||
+	       (uint32_t)seq_sub(f->snd_una, seg->ack) <= f->snd_wnd_max;
+}
+
+/* What the peer has sent again says where it is, too: the answers to the first may have gone
+ * astray, and without one nothing new would come. Not what somebody may have guessed. */
+static void follow_repeated(struct stack *s, struct flow *f, const struct seg *seg)
+{
+	if (seg_space(seg) && seg->flags & TCPF_ACK && acks_what_we_sent(f, seg) &&
+	    (uint32_t)seq_sub(f->rcv_nxt, seg->seq) <= s->cfg.rcv_wnd_max)
+		follow_path(s, f, seg);
+}
+
 /* ---- the steps ---- */
 
 /* RFC 6191, RFC 9293 3.10.7.4 MAY-2: a SYN that cannot be an old one may reopen a
@@ -88,6 +116,7 @@ static enum drop check_syn_received(struct stack *s, struct flow *f, const struc
 		return DROP_NONE;
 	if ((seg->flags & (TCPF_SYN | TCPF_ACK)) == TCPF_SYN && seq_eq(seg->seq, f->irs)) {
 		f->ecn_ok &= seg_asks_for_ecn(seg); /* it has tried in vain: RFC 3168 6.1.1.1 */
+		follow_path(s, f, seg);
 		tcp_send_synack(s, f, now);
 		return DROP_DUPLICATE;
 	}
@@ -159,6 +188,7 @@ static enum drop check_sequence(struct stack *s, struct flow *f, const struct se
 			f->dsack_end = seq_add(seg->seq, seg->len);
 			s->stats.rx_dup_bytes += seg->len;
 		}
+		follow_repeated(s, f, seg);
 		answer_unacceptable(s, f, seg, now);
 		return DROP_OLD_SEQ;
 	}
@@ -213,14 +243,9 @@ static enum drop check_ack(struct stack *s, struct flow *f, const struct seg *se
 		return DROP_FLAGS;
 	if (f->state == TCP_SYN_RECEIVED) /* check_syn_received() has seen that it fits */
 		return DROP_NONE;
-	if (seq_lt(f->snd_nxt, seg->ack)) {
+	if (!acks_what_we_sent(f, seg)) {
 		challenge_ack(s, f, now);
-		return DROP_FUTURE_ACK;
-	}
-	if (seq_lt(seg->ack, f->snd_una) &&
-	    (uint32_t)seq_sub(f->snd_una, seg->ack) > f->snd_wnd_max) {
-		challenge_ack(s, f, now);
-		return DROP_OLD_ACK;
+		return seq_lt(f->snd_nxt, seg->ack) ? DROP_FUTURE_ACK : DROP_OLD_ACK;
 	}
 	return DROP_NONE;
 }
@@ -241,17 +266,6 @@ static void take_ack(struct stack *s, struct flow *f, const struct seg *seg, uin
 	f->t_first_unacked = 0;
 	tcp_set_state(s, f, TCP_EV_SYN_ACKED);
 	tell_accept(s, f);
-}
-
-/* The peer's route or its hash may change: answer where the last good segment came from. */
-static void follow_path(struct stack *s, struct flow *f, const struct seg *seg)
-{
-	f->link = seg->link;
-	if (f->queue == seg->queue)
-		return;
-	window_forget(s, f);
-	f->queue = seg->queue;
-	window_account(s, f);
 }
 
 /* RFC 7323 4.3: the timestamp to echo is that of the segment the next ACK answers. */
