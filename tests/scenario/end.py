@@ -24,6 +24,8 @@ class Mail:
     time: int
     segment: Segment
     again: bool
+    probe: bool
+    """Sent again sooner than after an RTO, as a tail loss probe is (RFC 8985)."""
 
 
 class End(FarEnd):
@@ -72,12 +74,13 @@ class End(FarEnd):
         if segment.flags.isdisjoint("R"):
             shift = 0 if "S" in segment.flags else self.rcv_wscale
             self.last_window = segment.win << shift
-        again = False
+        again = probe = False
         if segment.data or segment.flags & {"S", "F"}:
             key = (segment.rseq, segment.flags - {"P"}, len(segment.data))
             again = time - self._sent.get(key, time) >= SENT_AGAIN
+            probe = key in self._sent and not again
             self._sent[key] = time
-        self.letters.append(Mail(time, segment, again))
+        self.letters.append(Mail(time, segment, again, probe))
 
     def open_letter(self) -> Mail:
         """Take the next segment; the acknowledgment number follows it."""

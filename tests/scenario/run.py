@@ -95,8 +95,11 @@ class Run:
     def _all_is_read(self) -> None:
         for peer in self._peers.values():
             for mail in peer.end.letters:
+                why = f"at the end: {mail.segment} was not expected"
+                if mail.probe:  # our ACK was later than two round trips
+                    raise self._late(why)
                 if not mail.again:
-                    raise self._diverged(f"at the end: {mail.segment} was not expected")
+                    raise self._diverged(why)
             self._check_data(peer, len(peer.app.data), conflicting=True)
 
     def _leave(self) -> None:

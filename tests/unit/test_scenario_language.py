@@ -204,6 +204,23 @@ def test_what_is_sent_again_after_all_has_come_is_not_counted(
     run(f"{measured}\nsend 5000\n> . 101..:102.. times 4\nsilence\n< . 1 ack 5101")
 
 
+@pytest.mark.parametrize(("gap", "fault"), [(30 * MS, Late), (None, Diverged)])
+def test_a_tail_loss_probe_at_the_end_is_lateness(
+    monkeypatch: pytest.MonkeyPatch, gap: int | None, fault: type[Diverged]
+) -> None:
+    deliver = End.deliver
+
+    def twice(end: End, segment: Segment, time: int) -> None:
+        deliver(end, segment, time)
+        if gap and segment.data:
+            deliver(end, segment, time + gap)
+
+    monkeypatch.setattr(End, "deliver", twice)
+    with pytest.raises(Diverged, match="at the end") as found:
+        run("send 10\n> P. 1:11\n< . 1 ack 11" if gap else "send 10")
+    assert type(found.value) is fault
+
+
 def test_what_linux_does_since_some_version_is_not_asked_of_older_ones() -> None:
     scenario = read("scenario one\n  row 1\n  linux since 6.18: answers\n  given listen\n  < S 0\n")
     assert scenario.newer_than((6, 12)) == "Linux 6.18: answers"
